@@ -1,0 +1,37 @@
+"""flowguard: streaming backpressure for real-time inference on Faust and Kafka.
+
+    import flowguard as fg
+
+    realtime = fg.Lane("realtime", target="50ms", reserve=0.5)
+    backfill = fg.Lane("backfill")
+    app = fg.App("fraud", broker="kafka://localhost:9092", lanes=[realtime, backfill])
+
+Only what is named here is public.
+"""
+
+from flowguard.agents.feed import Feed
+from flowguard.app import App
+from flowguard.batch import Batch
+from flowguard.dispatch.sizing import BatchSize
+from flowguard.errors import ConfigError, FlowguardError, HookError, SettleError, WireError
+from flowguard.lanes.lane import Block, Lane
+from flowguard.lanes.rules import by_header, by_key_prefix, by_topic
+
+__all__ = [
+    "App",
+    "Batch",
+    "BatchSize",
+    "Block",
+    "ConfigError",
+    "Feed",
+    "FlowguardError",
+    "HookError",
+    "Lane",
+    "SettleError",
+    "WireError",
+    "by_header",
+    "by_key_prefix",
+    "by_topic",
+]
+
+__version__ = "0.1.0"

@@ -14,6 +14,8 @@ from typing import Final
 from flowguard.errors import ConfigError
 
 __all__ = [
+    "KIB",
+    "MIB",
     "MICROSECOND",
     "MILLISECOND",
     "SECOND",
@@ -32,6 +34,9 @@ Size = str | int | float
 MICROSECOND: Final = 1_000
 MILLISECOND: Final = 1_000_000
 SECOND: Final = 1_000_000_000
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
 
 DURATION_UNITS: Final = {
     "ns": 1,

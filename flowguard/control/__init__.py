@@ -1,0 +1,1 @@
+"""Decisions that keep the worker within its limits; no I/O, no clock."""

@@ -1,0 +1,3 @@
+import pyarrow as pa
+
+def partitions_of(keys: pa.BinaryArray, count: int, keyless: int = 0) -> pa.Int32Array: ...

@@ -1,0 +1,95 @@
+"""The stream of an agent on a feed: what `async for batch in batches` runs through."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from faust.streams import Stream
+from mode.utils.aiter import aiter
+
+from flowguard.agents.delivered import Delivered, current
+from flowguard.agents.event import BatchEvent, set_current_event
+from flowguard.errors import HookError
+
+__all__ = ["FeedStream"]
+
+NO_TAKE = (
+    "{name} is not available on batches; take the records from the batch itself, or use "
+    "a plain topic (app.topic) for this agent"
+)
+
+
+class FeedStream(Stream[Any]):
+    """Batches for one instance of an agent.
+
+    Coming back for the next batch tells that the last one is finished; nothing else does.
+    """
+
+    inbox: Any = None  # asyncio.Queue[Delivered], set by the agent when it starts
+    current: Delivered | None = None
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        """Return an iterator; after a failure a new one goes on where the last one stopped."""
+        return self._batches()
+
+    async def _batches(self) -> AsyncIterator[Any]:
+        self._finalized = True
+        while not self.should_stop:
+            delivered = await self.inbox.get()
+            self._begin(delivered)
+            # What comes after this yield is reached only when the function asks for its
+            # next batch: an exception, break or return ends the generator instead.
+            yield delivered.batch
+            self._end()
+            delivered.returned()
+
+    def _begin(self, delivered: Delivered) -> None:
+        self.current = delivered
+        event = BatchEvent(self.app, delivered.batch)
+        self.current_event = event  # Faust's context variable keeps a weak reference only
+        set_current_event(event)
+        current.set(delivered)
+        self.events_total += 1
+
+    def _end(self) -> None:
+        self.current = None
+        self.current_event = None
+        set_current_event(None)
+        current.set(None)
+
+    def fail(self, error: BaseException) -> bool:
+        """Report that the function did not come back for the current batch.
+
+        Returns:
+            Whether there was a current batch.
+        """
+        delivered = self.current
+        self._end()
+        if delivered is None:
+            return False
+        delivered.failed(error)
+        return True
+
+    async def events(self) -> AsyncIterator[Any]:
+        """Yield the event of each batch."""
+        async for _ in aiter(self):
+            if self.current_event is not None:
+                yield self.current_event
+
+    def _refuse(self, name: str) -> HookError:
+        return HookError(NO_TAKE.format(name=f"stream.{name}()"))
+
+    def take(self, *args: Any, **kwargs: Any) -> Any:
+        """Raise: batches are already batches."""
+        raise self._refuse("take")
+
+    take_events = take_with_timestamp = noack_take = take
+
+    def group_by(self, *args: Any, **kwargs: Any) -> Any:
+        """Raise: a batch has many keys."""
+        raise self._refuse("group_by")
+
+    def through(self, *args: Any, **kwargs: Any) -> Any:
+        """Raise: send the frame to a feed instead."""
+        raise self._refuse("through")

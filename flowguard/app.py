@@ -1,0 +1,277 @@
+"""The app: a `faust.App` that can have feeds. Wiring only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+import faust
+import pyarrow as pa
+from faust.app.base import BootStrategy
+from faust.transport.drivers.aiokafka import Transport
+from faust.types import ProcessingGuarantee
+from faust.types.settings import Settings
+
+from flowguard.agents.agent import FeedAgent
+from flowguard.agents.feed import Feed, FeedOptions
+from flowguard.config import AppSettings, resolve
+from flowguard.control.memory import MemoryBudget
+from flowguard.dispatch.sizing import BatchSize
+from flowguard.errors import ConfigError
+from flowguard.intake.consumer import FeedConsumer
+from flowguard.intake.producer import FeedProducer
+from flowguard.intake.schema import Schema
+from flowguard.lanes.lane import Lane
+from flowguard.lanes.lane_set import LaneSet
+from flowguard.lanes.rules import Rule
+from flowguard.runtime import FeedRuntime
+from flowguard.settle.service import EgressService, LetterService
+from flowguard.suggest import reject_unknown
+from flowguard.units import Size
+
+__all__ = ["App"]
+
+#: What `faust.App` takes beside its settings.
+FAUST_ARGUMENTS = frozenset({"monitor", "config_source", "loop", "beacon", "env"})
+
+AGENT_LATER = frozenset({"retries", "timeout", "dead_letters"})
+
+
+class FeedBootStrategy(BootStrategy):
+    """Start the runtime of feeds before the consumer, which feeds it."""
+
+    def kafka_consumer(self) -> Iterable[Any]:
+        """Return the services around the consumer."""
+        app = self.app
+        assert isinstance(app, App)
+        services = list(super().kafka_consumer())
+        return [app.runtime, *services] if services and app.has_feeds else services
+
+
+class App(faust.App):
+    """A Faust app that can have feeds.
+
+    Without feeds it is a `faust.App` in every setting.
+
+    Args:
+        id: The app's id, and its consumer group.
+        memory: Most that feeds hold: fetch buffers, columns, decoded frames.
+        lanes: The worker's one order of priority, highest first; without it there is one
+            lane, `default`.
+        **options: All that `faust.App` takes.
+
+    Raises:
+        ConfigError: An option is unknown; the message names the nearest known one.
+    """
+
+    BootStrategy = FeedBootStrategy
+
+    def __init__(
+        self,
+        id: str,
+        *,
+        memory: Size | None = None,
+        lanes: Sequence[Lane] | None = None,
+        **options: Any,
+    ) -> None:
+        known = {*Settings.SETTINGS, *FAUST_ARGUMENTS}
+        reject_unknown(
+            options.keys() - known,
+            known=(*known, "memory", "lanes"),
+            later=("spill_dir", "shadow"),
+            owner="App",
+        )
+        self._declared_lanes = LaneSet.of(lanes)
+        self._declared = {"memory": memory}
+        #: What the command line and the configuration file say; set before the start.
+        self.command_line: dict[str, Any] = {}
+        self.config_file: tuple[Mapping[str, Any], str] = ({}, "the configuration file")
+        super().__init__(id, **options)
+
+    # Declarations.
+
+    def feed(
+        self,
+        *topics: str,
+        codec: str | object = "json",
+        columns: Mapping[str, Any] | pa.Schema | type | None = None,
+        key_by: str | None = None,
+        lanes: Lane | Rule | None = None,
+        order: Literal["partition", "key", "none"] = "partition",
+        on_offset_loss: Literal["stop", "earliest", "latest"] = "stop",
+        **topic_options: Any,
+    ) -> Feed:
+        """Declare a guarded topic.
+
+        Args:
+            topics: One name or more.
+            codec: `json`, `msgpack`, `arrow`, `raw`, or an object with
+                `decode(values: pa.BinaryArray) -> pa.RecordBatch` and `encode(frame)`.
+            columns: Name → Arrow type, a `pa.Schema` or a `faust.Record`; None infers them.
+            key_by: Column whose text is the key of what is sent to it.
+            lanes: The lane of all its records, or a rule.
+            order: What may not be reordered inside a lane. This version keeps the order of
+                the key by keeping that of the partition.
+            on_offset_loss: What to do when the broker no longer has the next offset.
+            **topic_options: What `app.topic` takes.
+
+        Raises:
+            ConfigError: An option is unknown or not one of its choices.
+        """
+        if not topics:
+            raise ConfigError("a feed needs a topic; patterns are not available in this version")
+        reject_unknown(
+            topic_options.keys() - TOPIC_OPTIONS,
+            known=(*TOPIC_OPTIONS, *FEED_OPTIONS),
+            later=("pattern", "registry"),
+            owner=f"feed {topics[0]!r}",
+        )
+        options = FeedOptions(
+            codec=codec,
+            columns=None if columns is None else Schema.parse(columns),
+            key_by=key_by,
+            rule=lanes,
+            order=order,
+            on_offset_loss=on_offset_loss,
+        )
+        feed = Feed(self, topics=topics, options=options, **topic_options)
+        feed.routes(self._declared_lanes)
+        _ = feed.codec
+        return feed
+
+    def agent(self, channel: Any = None, **options: Any) -> Callable[[Any], Any]:
+        """Declare an agent; on a feed its events are batches.
+
+        On a feed, `concurrency` is the most batches at once, and `batch` an `fg.BatchSize`.
+        """
+        if not isinstance(channel, Feed):
+            return super().agent(channel, **options)
+        return self._feed_agent(channel, **options)
+
+    def _feed_agent(
+        self,
+        feed: Feed,
+        *,
+        name: str | None = None,
+        concurrency: int = 1,
+        sink: Iterable[Any] | None = None,
+        batch: BatchSize | None = None,
+        **unknown: Any,
+    ) -> Callable[[Any], FeedAgent]:
+        known = ("name", "concurrency", "sink", "batch")
+        reject_unknown(unknown, known=known, later=AGENT_LATER, owner="an agent on a feed")
+        if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
+            raise ConfigError(f"concurrency={concurrency!r} is no number of batches; use 1 or more")
+        if batch is not None and not isinstance(batch, BatchSize):
+            raise ConfigError(f"batch={batch!r} is not available; use fg.BatchSize(…)")
+
+        def declare(function: Any) -> FeedAgent:
+            agent = FeedAgent(
+                function,
+                app=self,
+                name=name,
+                channel=feed,
+                concurrency=concurrency,
+                sink=sink,
+                batch=batch,
+                on_error=self._on_agent_error,
+                help=function.__doc__,
+            )
+            self.agents[agent.name] = agent
+            self.topics.beacon.add(agent)
+            return agent
+
+        return declare
+
+    # Wiring.
+
+    @property
+    def has_feeds(self) -> bool:
+        """Tell whether an agent reads a feed."""
+        return any(isinstance(agent, FeedAgent) for agent in self.agents.values())
+
+    @cached_property
+    def feed_settings(self) -> AppSettings:
+        """Return the resolved settings; the command line must have been read by then."""
+        file, file_name = self.config_file
+        return resolve(
+            lanes=self._declared_lanes,
+            code=self._declared,
+            file=file,
+            file_name=file_name,
+            environment=os.environ,
+            command_line=self.command_line,
+        )
+
+    @cached_property
+    def runtime(self) -> FeedRuntime:
+        """Return what drives the engine; made when the worker starts."""
+        settings = self.feed_settings
+        return FeedRuntime(
+            self,
+            lanes=settings.lanes,
+            memory=MemoryBudget(settings.memory_bytes),
+            drain_timeout_s=settings.drain_timeout_s,
+            loop=self.loop,
+            beacon=self.beacon,
+        )
+
+    @cached_property
+    def egress(self) -> EgressService:
+        """Return what sends frames."""
+        return EgressService(self)
+
+    @cached_property
+    def letters(self) -> LetterService:
+        """Return what writes dead letters."""
+        return LetterService(self)
+
+    def check(self) -> None:
+        """Raise ConfigError for what cannot work with feeds; nothing is started."""
+        if not self.has_feeds:
+            return
+        if self.conf.processing_guarantee == ProcessingGuarantee.EXACTLY_ONCE:
+            raise ConfigError(
+                'processing_guarantee="exactly_once" is not available with feeds in this version; '
+                "leave it out: delivery is at least once"
+            )
+        if not isinstance(self.transport, Transport):
+            raise ConfigError(
+                f"feeds need Kafka; broker={self.conf.broker[0]} is not kafka://HOST:PORT"
+            )
+        self.runtime.check()
+
+    async def on_first_start(self) -> None:
+        """Check the declarations before anything starts."""
+        await super().on_first_start()
+        self.check()
+
+    def _new_consumer(self) -> Any:
+        if not self.has_feeds:
+            return super()._new_consumer()
+        self.check()
+        return FeedConsumer(
+            self.transport,
+            callback=self.topics.on_message,
+            on_partitions_revoked=self._on_partitions_revoked,
+            on_partitions_assigned=self._on_partitions_assigned,
+            beacon=self.beacon,
+            loop=self.loop,
+        )
+
+    def _new_producer(self) -> Any:
+        if not self.has_feeds:
+            return super()._new_producer()
+        return FeedProducer(self.transport, loop=self.loop, beacon=self.beacon)
+
+
+FEED_OPTIONS = frozenset({"codec", "columns", "key_by", "lanes", "order", "on_offset_loss"})
+TOPIC_OPTIONS = frozenset(
+    {
+        "schema", "key_type", "value_type", "partitions", "retention", "compacting", "deleting",
+        "replicas", "internal", "config", "maxsize", "allow_empty", "has_prefix",
+        "key_serializer", "value_serializer",
+    }
+)  # fmt: skip

@@ -1,0 +1,204 @@
+"""Batches: what an agent on a feed receives.
+
+Row i of every view is the same record. Views are made when they are asked for, and stay
+valid after the batch is settled: nothing of them is ever written again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from flowguard._native import wire
+from flowguard.chunk import Slice, TopicPartition
+from flowguard.lanes.lane import Lane
+
+if TYPE_CHECKING:
+    from faust.types import EventT
+
+__all__ = ["Batch", "Delivery", "join_columns", "without_rows"]
+
+META = ("_topic", "_partition", "_offset", "_timestamp", "_key")
+
+
+class Delivery(Protocol):
+    """The Faust side of a batch, which its views do not need to know."""
+
+    def events(self, batch: Batch) -> Iterator[EventT]:
+        """Yield the batch's records as ordinary Faust events, each current in its turn."""
+        ...
+
+    def now_epoch(self) -> float:
+        """Return the wall clock in seconds since 1970."""
+        ...
+
+
+class Batch:
+    """Records of one lane of one feed, 1 to N of them.
+
+    Attributes:
+        lane: The lane they belong to.
+        feed: The feed they came from.
+        attempt: 1 at first, one more after each failure.
+        degraded: Whether a fallback serves it; always False in this version.
+        num_bytes: Bytes of its columns.
+    """
+
+    def __init__(
+        self,
+        *,
+        feed: Any,
+        lane: Lane,
+        slices: Sequence[Slice],
+        frame: Callable[[], pl.DataFrame],
+        rejected: Sequence[int] = (),
+        attempt: int,
+        delivery: Delivery,
+    ) -> None:
+        self.feed = feed
+        self.lane = lane
+        self.attempt = attempt
+        self.degraded = False
+        self.num_bytes = sum(piece.num_bytes for piece in slices)
+        self._slices = slices
+        self._make_frame = frame
+        self._rejected = rejected
+        self._delivery = delivery
+        self._len = sum(piece.count for piece in slices) - len(rejected)
+
+    def __len__(self) -> int:
+        return self._len
+
+    def __repr__(self) -> str:
+        places = sorted({f"{p.chunk.partition.topic}[{p.chunk.partition.partition}]"
+                         for p in self._slices})
+        return f"<Batch: {len(self)} records, lane {self.lane.name}, {', '.join(places)}>"
+
+    @cached_property
+    def deadline(self) -> float | None:
+        """Return when the oldest record is late, in seconds since 1970; None without target."""
+        if self.lane.target is None:
+            return None
+        return self.oldest_timestamp_ms / 1e3 + self.lane.target
+
+    @property
+    def remaining(self) -> float | None:
+        """Return the seconds left until `deadline`, 0 if it has passed, None without one."""
+        if self.deadline is None:
+            return None
+        return max(0.0, self.deadline - self._delivery.now_epoch())
+
+    @cached_property
+    def oldest_timestamp_ms(self) -> int:
+        """Return the oldest record timestamp, in milliseconds since 1970."""
+        return min(pc.min(piece.columns.column("timestamp")).as_py() for piece in self._slices)
+
+    @cached_property
+    def _frame(self) -> pl.DataFrame:
+        return self._make_frame()
+
+    @cached_property
+    def _columns(self) -> pa.RecordBatch:
+        return without_rows(join_columns(self._slices), self._rejected)
+
+    @property
+    def partitions(self) -> frozenset[TopicPartition]:
+        """Return the partitions its records were read from."""
+        return frozenset(piece.chunk.partition for piece in self._slices)
+
+    @property
+    def topics(self) -> list[str]:
+        """Return the topic of each record."""
+        return self._columns.column("topic").to_pylist()
+
+    def to_polars(self, meta: bool = False) -> pl.DataFrame:
+        """Return the decoded values.
+
+        Args:
+            meta: Add `_topic`, `_partition`, `_offset`, `_timestamp` (ms) and `_key`.
+
+        Shape: one row a record.
+        """
+        if not meta:
+            return self._frame
+        columns = self._columns
+        return self._frame.with_columns(
+            pl.from_arrow(columns.column(name[1:])).alias(name)  # type: ignore[union-attr]
+            for name in META
+        )
+
+    def to_arrow(self) -> pa.Table:
+        """Return the decoded values as an Arrow table; one row a record."""
+        return self._frame.to_arrow()
+
+    def to_pylist(self) -> list[dict[str, Any]]:
+        """Return the decoded values as one dict a record."""
+        return self._frame.to_dicts()
+
+    @property
+    def records(self) -> pa.Table:
+        """Return the records as Kafka has them: nothing is decoded.
+
+        Shape: partition int32, offset int64, timestamp int64 (ms since 1970), key binary,
+        value binary, headers list<struct<name, value>>; one row a record.
+        """
+        columns = self._columns
+        return pa.table(
+            {
+                "partition": columns.column("partition"),
+                "offset": columns.column("offset"),
+                "timestamp": columns.column("timestamp"),
+                "key": columns.column("key"),
+                "value": columns.column("value"),
+                "headers": wire.decode_headers(columns.column("headers")),
+            }
+        )
+
+    def header(self, name: str) -> pa.BinaryArray:
+        """Return one header of every record; the last if it is repeated, null if missing."""
+        return wire.header_values(self._columns.column("headers"), name.encode())
+
+    def events(self) -> Iterator[EventT]:
+        """Yield the records as ordinary Faust events.
+
+        Each is the current event in its turn, so tables, windows and `current_event()` work
+        inside the loop as in an agent on a plain topic.
+        """
+        return self._delivery.events(self)
+
+
+def join_columns(slices: Sequence[Slice]) -> pa.RecordBatch:
+    """Return the records of all slices, with their topic and partition.
+
+    Shape: topic, partition, offset, timestamp, key, value, headers; one row a record. The
+    columns of a single slice are not copied.
+    """
+    batches = [add_place(piece) for piece in slices]
+    return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+
+
+def add_place(piece: Slice) -> pa.RecordBatch:
+    """Return a slice's columns with its topic and partition before them."""
+    columns = piece.columns
+    topic, partition = piece.chunk.partition
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.repeat(pa.scalar(topic), piece.count),
+            pa.repeat(pa.scalar(partition, pa.int32()), piece.count),
+            *columns.columns,
+        ],
+        names=["topic", "partition", *columns.schema.names],
+    )
+
+
+def without_rows(columns: pa.RecordBatch, rows: Sequence[int]) -> pa.RecordBatch:
+    """Return the columns without these rows, ascending; the very same if there are none."""
+    if not rows:
+        return columns
+    gone = set(rows)
+    return columns.take(pa.array([row for row in range(columns.num_rows) if row not in gone]))

@@ -1,0 +1,76 @@
+"""Chunks and slices: the unit of work everywhere behind the parser.
+
+A *chunk* is what one fetch response held for one lane of one partition, as Arrow columns.
+A *slice* is a run of records of a chunk; cutting one copies nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import pyarrow as pa
+
+__all__ = ["Chunk", "Slice", "TopicPartition"]
+
+
+class TopicPartition(NamedTuple):
+    """A partition of a topic; equal to Faust's and aiokafka's."""
+
+    topic: str
+    partition: int
+
+
+@dataclass(slots=True, eq=False)
+class Chunk:
+    """Records of one lane and partition, in offset order.
+
+    Args:
+        partition: Where they were read.
+        lane: Rank of their lane, 0 the highest.
+        columns: offset int64, timestamp int64 (ms), key, value, headers (raw) binary; one
+            row a record.
+        num_bytes: Bytes of the column buffers.
+        first_offset: Offset of row 0.
+        first_timestamp_ms: The oldest timestamp.
+        fetched_ns: When they arrived, on the monotonic clock.
+    """
+
+    partition: TopicPartition
+    lane: int
+    columns: pa.RecordBatch
+    num_bytes: int
+    first_offset: int
+    first_timestamp_ms: int
+    fetched_ns: int
+    unsettled: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.unsettled = self.num_records
+
+    @property
+    def num_records(self) -> int:
+        """Return the number of records."""
+        return int(self.columns.num_rows)
+
+    def offset_at(self, row: int) -> int:
+        """Return the offset of one record."""
+        return int(self.columns.column(0)[row].as_py())
+
+
+class Slice(NamedTuple):
+    """Rows `start` to `start + count` of a chunk."""
+
+    chunk: Chunk
+    start: int
+    count: int
+
+    @property
+    def columns(self) -> pa.RecordBatch:
+        """Return the records as columns; nothing is copied."""
+        return self.chunk.columns.slice(self.start, self.count)
+
+    @property
+    def num_bytes(self) -> int:
+        """Return the slice's share of the chunk's bytes."""
+        return self.chunk.num_bytes * self.count // max(1, self.chunk.num_records)

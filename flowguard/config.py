@@ -1,0 +1,229 @@
+"""Settings of an app, each with the place it came from.
+
+Strongest first: command line, environment (`FLOWGUARD_MEMORY`,
+`FLOWGUARD_LANES__REALTIME__TARGET`; with `_FILE` appended, the file that holds the value),
+the configuration file, arguments in code, defaults.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from flowguard.errors import ConfigError
+from flowguard.lanes.lane import Lane
+from flowguard.lanes.lane_set import LaneSet
+from flowguard.suggest import nearest, reject_unknown
+from flowguard.units import MIB, duration_ns, size_bytes
+
+__all__ = ["AppSettings", "Origin", "Setting", "read_config_file", "resolve"]
+
+MEMORY_MIN: Final = MIB
+PREFIX: Final = "FLOWGUARD_"
+LANE_PREFIX: Final = "FLOWGUARD_LANES__"
+
+#: Option → default. Lanes have their own below.
+DEFAULTS: Final[Mapping[str, Any]] = {
+    "memory": "512MiB",
+    "drain_timeout": "25s",
+}
+LANE_OPTIONS: Final = ("target", "reserve", "weight")
+
+Origin = str
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One value and where it came from."""
+
+    name: str
+    value: Any
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
+class AppSettings:
+    """What an app with feeds is configured with.
+
+    Args:
+        memory_bytes: Most bytes that feeds hold.
+        drain_timeout_s: How long stopping waits for what is in flight.
+        lanes: The lanes, with what environment and file changed in them.
+        origins: Every value with its origin, for people.
+    """
+
+    memory_bytes: int
+    drain_timeout_s: float
+    lanes: LaneSet
+    origins: tuple[Setting, ...]
+
+
+def resolve(
+    *,
+    lanes: LaneSet,
+    code: Mapping[str, Any],
+    file: Mapping[str, Any],
+    file_name: str = "the configuration file",
+    environment: Mapping[str, str],
+    command_line: Mapping[str, Any],
+) -> AppSettings:
+    """Return the settings of an app.
+
+    Args:
+        lanes: As declared in code.
+        code: Options given to `App`; None means not given.
+        file: The parsed table of the configuration file.
+        environment: All variables; those that do not begin with FLOWGUARD_ are ignored.
+        command_line: Options given there; None means not given.
+
+    Raises:
+        ConfigError: An option is unknown or its value cannot be read.
+    """
+    reject_unknown(set(file) - {"lanes"}, known=(*DEFAULTS, "lanes"), owner=file_name)
+    variables = read_variables(environment)
+    layers: list[tuple[Mapping[str, Any], str]] = [
+        (command_line, "command line"),
+        ({name: value for name, (value, _) in variables.items()}, "environment"),
+        (file, file_name),
+        (code, "code"),
+        (DEFAULTS, "default"),
+    ]
+    settings = {name: first_of(name, layers) for name in DEFAULTS}
+    changed, lane_origins = change_lanes(lanes, environment, file.get("lanes", {}), file_name)
+    memory_bytes = size_bytes(settings["memory"].value, name="memory")
+    if memory_bytes < MEMORY_MIN:
+        raise ConfigError(
+            f"memory={settings['memory'].value!r} is too little; a worker needs 1MiB or more"
+        )
+    return AppSettings(
+        memory_bytes=memory_bytes,
+        drain_timeout_s=duration_ns(settings["drain_timeout"].value, name="drain_timeout") / 1e9,
+        lanes=changed,
+        origins=(*settings.values(), *lane_origins),
+    )
+
+
+def first_of(name: str, layers: list[tuple[Mapping[str, Any], str]]) -> Setting:
+    """Return the strongest value of an option."""
+    for layer, origin in layers:
+        if layer.get(name) is not None:
+            return Setting(name, layer[name], origin)
+    raise ConfigError(f"{name} has no value")
+
+
+def read_variables(environment: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Return option → (value, variable) for the variables that are options of an app.
+
+    Raises:
+        ConfigError: A file that a `_FILE` variable names cannot be read.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    for option in DEFAULTS:
+        value = read_variable(environment, PREFIX + option.upper())
+        if value is not None:
+            found[option] = (value, PREFIX + option.upper())
+    return found
+
+
+def read_variable(environment: Mapping[str, str], name: str) -> str | None:
+    """Return the value of a variable, or of the file that its `_FILE` twin names."""
+    if name in environment:
+        return environment[name]
+    path = environment.get(f"{name}_FILE")
+    if path is None:
+        return None
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigError(f"{name}_FILE: cannot read {path}: {error.strerror}") from error
+
+
+def change_lanes(
+    lanes: LaneSet, environment: Mapping[str, str], file: Mapping[str, Any], file_name: str
+) -> tuple[LaneSet, list[Setting]]:
+    """Return the lanes with what environment and file change, and where each value is from."""
+    check_lane_names(lanes, environment, file, file_name)
+    changed: list[Lane] = []
+    origins: list[Setting] = []
+    for lane in lanes:
+        options: dict[str, Any] = {}
+        declared = {"target": lane.target, "reserve": lane.reserve, "weight": lane.weight}
+        for option in LANE_OPTIONS:
+            variable = f"{LANE_PREFIX}{variable_name(lane.name)}__{option.upper()}"
+            text = read_variable(environment, variable)
+            table = file.get(lane.name, {})
+            if text is not None:
+                setting = Setting(f"lanes.{lane.name}.{option}", parse_text(option, text), variable)
+            elif option in table:
+                setting = Setting(f"lanes.{lane.name}.{option}", table[option], file_name)
+            else:
+                setting = Setting(f"lanes.{lane.name}.{option}", declared[option], "code")
+            options[option] = setting.value
+            origins.append(setting)
+        changed.append(Lane(lane.name, overflow=lane.overflow, **options))
+    return LaneSet(tuple(changed)), origins
+
+
+def check_lane_names(
+    lanes: LaneSet, environment: Mapping[str, str], file: Mapping[str, Any], file_name: str
+) -> None:
+    """Raise ConfigError for lanes and lane options that do not exist."""
+    names = {lane.name for lane in lanes}
+    for name, table in file.items():
+        if name not in names:
+            raise ConfigError(unknown_lane(f"{file_name}: lanes.{name}", name, names))
+        reject_unknown(table, known=LANE_OPTIONS, owner=f"{file_name}: lanes.{name}")
+    known = {
+        f"{LANE_PREFIX}{variable_name(name)}__{option.upper()}{suffix}"
+        for name in names
+        for option in LANE_OPTIONS
+        for suffix in ("", "_FILE")
+    }
+    for variable in environment:
+        if variable.startswith(LANE_PREFIX) and variable not in known:
+            like = nearest(variable, known)
+            raise ConfigError(f"{variable} is no setting of this app; did you mean {like}?")
+
+
+def unknown_lane(owner: str, name: str, names: set[str]) -> str:
+    like = nearest(name, names)
+    hint = f"did you mean {like!r}?" if like else f"lanes are {', '.join(sorted(names))}"
+    return f"{owner}: the app has no such lane; {hint}"
+
+
+def variable_name(lane: str) -> str:
+    """Return a lane's name as it is written in a variable."""
+    return lane.upper().replace("-", "_")
+
+
+def parse_text(option: str, text: str) -> Any:
+    """Return a lane option from text."""
+    try:
+        return {"target": str, "reserve": float, "weight": int}[option](text)
+    except ValueError:
+        raise ConfigError(f"lane option {option}={text!r} is no number") from None
+
+
+def read_config_file(path: str | None) -> tuple[dict[str, Any], str]:
+    """Return the table of settings in a TOML file, and the file's name.
+
+    Args:
+        path: The file; None reads `[tool.flowguard]` of `pyproject.toml`, if it is there.
+
+    Raises:
+        ConfigError: The file cannot be read or is no TOML.
+    """
+    name = path or "pyproject.toml"
+    try:
+        document = tomllib.loads(Path(name).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if path is None:
+            return {}, name
+        raise ConfigError(f"--config {name}: there is no such file") from None
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{name} cannot be read: {error}") from error
+    table = document.get("tool", {}).get("flowguard", {}) if path is None else document
+    return table, name

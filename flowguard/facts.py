@@ -1,0 +1,137 @@
+"""Facts: what the engine is told. Each carries the time it happened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from flowguard.chunk import Chunk, TopicPartition
+
+__all__ = [
+    "Assigned",
+    "Committed",
+    "Fact",
+    "Failed",
+    "Fetched",
+    "Finished",
+    "Returned",
+    "Revoked",
+    "Revoking",
+    "Stopped",
+    "Ticked",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assigned:
+    """These partitions are ours; reading starts, or goes on, at these offsets.
+
+    A partition that is already held and whose committed offset is still ours keeps what
+    it has.
+    """
+
+    offsets: Mapping[TopicPartition, int]
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revoking:
+    """These partitions may go away: nothing of theirs is started any more."""
+
+    partitions: frozenset[TopicPartition]
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revoked:
+    """These partitions are no longer ours: what they hold is let go."""
+
+    partitions: frozenset[TopicPartition]
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    """Records of one partition were read and parsed.
+
+    Args:
+        epoch: The assignment they were fetched for; chunks of an older one are ignored.
+        next_offset: Where the next fetch begins.
+    """
+
+    partition: TopicPartition
+    epoch: int
+    chunks: Sequence[Chunk]
+    next_offset: int
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopped:
+    """A partition cannot be read any further; the reason is for people."""
+
+    partition: TopicPartition
+    epoch: int
+    why: str
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Returned:
+    """The agent came back for its next batch; what it sent may not be acknowledged yet."""
+
+    batch_id: int
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """The agent came back, and all that was sent for the batch is acknowledged.
+
+    Args:
+        dead_letters: How many of its records went to dead letters instead of the agent.
+        epoch_ms: The wall clock, for latency from the records' timestamps.
+    """
+
+    batch_id: int
+    dead_letters: int
+    at_ns: int
+    epoch_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """The agent raised, or something sent for the batch was not acknowledged."""
+
+    batch_id: int
+    why: str
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """The broker has stored these offsets."""
+
+    offsets: Mapping[TopicPartition, int]
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ticked:
+    """Time has passed."""
+
+    at_ns: int
+
+
+Fact = (
+    Assigned
+    | Revoking
+    | Revoked
+    | Fetched
+    | Stopped
+    | Returned
+    | Finished
+    | Failed
+    | Committed
+    | Ticked
+)

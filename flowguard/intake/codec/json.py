@@ -1,0 +1,102 @@
+"""`codec="json"`: one JSON object a value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars as pl
+import pyarrow as pa
+
+from flowguard.intake.codec.codec import Decoded
+from flowguard.intake.codec.inferred import InferredColumns
+from flowguard.intake.codec.json_columns import JsonColumns, parse_json
+from flowguard.intake.codec.plain import plain_columns
+from flowguard.intake.codec.rows import Part, RowReader, to_frame
+from flowguard.intake.schema import Schema
+
+__all__ = ["JsonCodec"]
+
+
+class JsonCodec:
+    """JSON objects ⇄ rows.
+
+    Reading: decimals take numbers and text, timestamps ISO 8601 (without an offset: UTC)
+    or a number in their unit, dates ISO 8601 or days, durations a number in their unit,
+    binary columns the UTF-8 of a string. `NaN` and `Infinity` are no JSON.
+
+    Writing: nulls are written, decimals as text, timestamps and dates as ISO 8601,
+    durations as numbers, binary as the string it is; NaN and infinities, which JSON does
+    not have, become null.
+
+    Args:
+        columns: The declared columns; None to infer them.
+    """
+
+    name = "json"
+
+    def __init__(self, columns: Schema | None = None) -> None:
+        self.notices: list[str] = []
+        self._inferred = InferredColumns(self.notices) if columns is None else None
+        self._declared = _declared(columns) if columns is not None else None
+
+    @property
+    def schema(self) -> Schema | None:
+        """The columns inferred so far; None if they were declared."""
+        return self._inferred.schema if self._inferred is not None else None
+
+    def decode(self, values: Sequence[pa.BinaryArray]) -> Decoded:
+        """Return the rows; see `Codec.decode`."""
+        column = _one_array(values)
+        if self._declared is not None:
+            part = self._declared.decode(column)
+        else:
+            assert self._inferred is not None
+            part = _decode_inferred(column, self._inferred)
+        return Decoded(to_frame(part.table), part.rejected)
+
+    def encode(self, frame: pl.DataFrame | pa.Table) -> pa.BinaryArray:
+        """Return one JSON object per row, with all columns as members.
+
+        Raises:
+            ValueError: A column has a type that JSON cannot say, or bytes that are no UTF-8.
+        """
+        plain = plain_columns(frame, binary_as_text=True)
+        if not plain.width:
+            return pa.array([b"{}"] * plain.height, pa.binary())
+        objects = plain.select(pl.struct(pl.all()).struct.json_encode()).to_series()
+        return objects.to_arrow().cast(pa.binary())
+
+
+def _one_array(values: Sequence[pa.BinaryArray]) -> pa.BinaryArray:
+    if len(values) == 1:
+        return values[0]
+    return pa.concat_arrays(list(values)) if values else pa.array([], pa.binary())
+
+
+def _declared(schema: Schema) -> JsonColumns:
+    reader = RowReader(schema)
+
+    def by_row(values: Sequence[bytes | None]) -> Part:
+        return reader.read(map(parse_json, values))
+
+    return JsonColumns(schema, by_row)
+
+
+def _decode_inferred(values: pa.BinaryArray, columns: InferredColumns) -> Part:
+    def by_row(some: Sequence[bytes | None]) -> Part:
+        parsed = [parse_json(value) for value in some]
+        return RowReader(columns.take_in(parsed), anything_as_text=True).read(parsed)
+
+    schema = columns.schema
+    if columns.fixed:
+        try:
+            part = JsonColumns(schema, by_row, closed=True).decode(values)
+        except _SCHEMA_CHANGED:
+            part = None
+        if part is not None and columns.schema is schema:
+            return part
+    return by_row(values.to_pylist())
+
+
+#: Parts with different columns cannot be joined: a later piece widened a type.
+_SCHEMA_CHANGED = (pa.ArrowInvalid, pa.ArrowTypeError)

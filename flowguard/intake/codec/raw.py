@@ -1,0 +1,44 @@
+"""`codec="raw"`: the bytes as they are, in one column `value`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars as pl
+import pyarrow as pa
+
+from flowguard.intake.codec.codec import Decoded
+
+__all__ = ["RawCodec"]
+
+
+class RawCodec:
+    """One binary column `value`; a tombstone is null. Never rejects."""
+
+    name = "raw"
+
+    def __init__(self) -> None:
+        self.notices: list[str] = []
+
+    def decode(self, values: Sequence[pa.BinaryArray]) -> Decoded:
+        """Return the values as the column `value`. Shape: as many rows as values."""
+        column = pa.chunked_array(list(values), pa.binary())
+        return Decoded(pl.DataFrame(pa.table({"value": column})))
+
+    def encode(self, frame: pl.DataFrame | pa.Table) -> pa.BinaryArray:
+        """Return the column `value`; a null is a tombstone.
+
+        Raises:
+            ValueError: The frame has other columns, or `value` is neither binary nor string.
+        """
+        table = frame if isinstance(frame, pa.Table) else frame.to_arrow()
+        if table.column_names != ["value"]:
+            raise ValueError(
+                f'codec "raw" writes one column, "value"; the frame has {table.column_names}'
+            )
+        column = table.column(0)
+        text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+        binary = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
+        if not any(is_one(column.type) for is_one in (*text, *binary)):
+            raise ValueError(f'codec "raw" writes binary or string, but "value" is {column.type}')
+        return column.cast(pa.binary()).combine_chunks()

@@ -1,0 +1,293 @@
+"""The Faust consumer of an app with feeds.
+
+Group membership, metadata, heartbeats, commits and plain topics stay with Faust and
+aiokafka. For partitions of feeds three things differ:
+
+- aiokafka never fetches them: they are paused in its subscription the moment they are
+  assigned, for good. flowguard's own `Fetcher` reads them, on the same thread.
+- What may be committed is the engine's answer, not a list of acknowledged offsets.
+- A commit that fails is tried again at the next interval; it does not crash the app.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import aiokafka
+from aiokafka import TopicPartition as KafkaTopicPartition
+from aiokafka.consumer.subscription_state import SubscriptionState
+from aiokafka.errors import KafkaError
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer
+from faust.types import TP
+
+from flowguard.chunk import TopicPartition
+from flowguard.intake.fetcher import Fetcher
+
+if TYPE_CHECKING:
+    from flowguard.runtime import FeedRuntime
+
+__all__ = ["FeedConsumer"]
+
+#: Finished work that is not committed yet is repeated after a crash.
+COMMIT_INTERVAL_S = 1.0
+
+
+class FeedSubscription(SubscriptionState):
+    """A subscription whose feed partitions are paused as soon as they are assigned.
+
+    aiokafka's fetcher runs at the same time as the rebalance callbacks, so pausing there
+    would be too late now and then.
+    """
+
+    def __init__(self, *, is_feed: Callable[[str], bool]) -> None:
+        super().__init__()
+        self._is_feed = is_feed
+
+    def assign_from_subscribed(self, assignment: set[KafkaTopicPartition]) -> None:
+        """Set the assignment, and pause what aiokafka must not fetch."""
+        super().assign_from_subscribed(assignment)
+        for partition in assignment:
+            if self._is_feed(partition.topic):
+                self.pause(partition)
+
+
+class FeedConsumerThread(AIOKafkaConsumerThread):
+    """The consumer's thread, which also runs the feed fetcher."""
+
+    fetcher: Fetcher | None = None
+
+    @property
+    def runtime(self) -> FeedRuntime:
+        """Return what drives the engine."""
+        return cast("FeedConsumer", self.consumer).runtime
+
+    def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._subscription = FeedSubscription(is_feed=self.runtime.is_feed)
+        return consumer
+
+    async def on_thread_stop(self) -> None:
+        """Stop fetching before the connections close."""
+        if self.fetcher is not None:
+            await self.fetcher.stop()
+        await super().on_thread_stop()
+
+    # Fetching.
+
+    async def fetch(self, offsets: Mapping[TopicPartition, tuple[int, int]]) -> None:
+        """Let the fetcher read these partitions, and no others."""
+        await self.call_thread(self._fetch, offsets)
+
+    async def _fetch(self, offsets: Mapping[TopicPartition, tuple[int, int]]) -> None:
+        if self.fetcher is None:
+            self.fetcher = self._new_fetcher()
+        self.fetcher.assign(offsets)
+
+    def _new_fetcher(self) -> Fetcher:
+        runtime = self.runtime
+        consumer = self._ensure_consumer()
+
+        def touch() -> None:
+            with consumer._subscription.fetch_context():
+                pass
+
+        return Fetcher(
+            client=consumer._client,
+            plans=runtime.partition_plans,
+            lane_count=len(runtime.lanes),
+            memory=runtime.memory,
+            clock=runtime.clock,
+            deliver=runtime.deliver_threadsafe,
+            touch=touch,
+            find_offset=self._find_offset,
+        )
+
+    async def _find_offset(self, partition: TopicPartition, which: str) -> int:
+        name = KafkaTopicPartition(*partition)
+        return int((await self._find_offsets([name], which))[name])
+
+    async def _find_offsets(
+        self, names: Sequence[KafkaTopicPartition], which: str
+    ) -> Mapping[KafkaTopicPartition, int]:
+        """Return the earliest or latest offsets, in one question to each broker."""
+        consumer = self._ensure_consumer()
+        find = consumer.beginning_offsets if which == "earliest" else consumer.end_offsets
+        return cast("Mapping[KafkaTopicPartition, int]", await find(names))
+
+    # Positions and commits.
+
+    async def feed_positions(self, partitions: Sequence[TP]) -> dict[TopicPartition, int]:
+        """Return where to begin: the committed offset or, without one, where Faust says."""
+        return cast(
+            "dict[TopicPartition, int]", await self.call_thread(self._feed_positions, partitions)
+        )
+
+    async def _feed_positions(self, partitions: Sequence[TP]) -> dict[TopicPartition, int]:
+        consumer = self._ensure_consumer()
+        names = [KafkaTopicPartition(*partition) for partition in partitions]
+        committed = await consumer._coordinator.fetch_committed_offsets(names)
+        offsets = {name: committed[name].offset for name in names if name in committed}
+        if without := [name for name in names if name not in committed]:
+            offsets |= await self._find_offsets(without, self.app.conf.consumer_auto_offset_reset)
+        return {TopicPartition(*name): int(offset) for name, offset in offsets.items()}
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        """Commit; a failure is reported and tried again, never a crash."""
+        runtime = self.runtime
+        plain = {tp: offset for tp, offset in offsets.items() if not runtime.is_feed(tp.topic)}
+        feeds = {tp: offset for tp, offset in offsets.items() if runtime.is_feed(tp.topic)}
+        done = await super()._commit(plain) if plain else True
+        return await self._commit_feeds(feeds) and done if feeds else done
+
+    async def _commit_feeds(self, offsets: Mapping[TP, int]) -> bool:
+        consumer = self._ensure_consumer()
+        ours = consumer.assignment()
+        wanted = {
+            name: aiokafka.structs.OffsetAndMetadata(offset, "")
+            for tp, offset in offsets.items()
+            if (name := KafkaTopicPartition(*tp)) in ours
+        }
+        if not wanted:
+            return False
+        try:
+            await consumer.commit(wanted)
+        except (KafkaError, asyncio.TimeoutError) as error:
+            self.log.warning("commit failed, trying again: %s: %s", type(error).__name__, error)
+            return False
+        return True
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Leave feeds to flowguard's own state; Faust would report them as stuck."""
+        if not self.runtime.is_feed(tp.topic):
+            super().verify_event_path(now, tp)
+
+
+class FeedConsumer(Consumer):
+    """Faust's consumer; partitions of feeds are read and committed by flowguard."""
+
+    _thread: FeedConsumerThread
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._feeds_resumed: set[TP] = set()
+        self._feed_positions: dict[TopicPartition, int] | None = None
+        super().__init__(*args, **kwargs)
+        if not self.runtime.commit_interval_is_set:
+            self.commit_interval = COMMIT_INTERVAL_S
+
+    @property
+    def runtime(self) -> FeedRuntime:
+        """Return what drives the engine."""
+        return cast("FeedRuntime", self.app.runtime)  # type: ignore[attr-defined]
+
+    def _new_consumer_thread(self) -> FeedConsumerThread:
+        return FeedConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    def _split(self, tps: Iterable[TP]) -> tuple[set[TP], set[TP]]:
+        """Return the plain partitions, and those of feeds."""
+        plain: set[TP] = set()
+        feeds: set[TP] = set()
+        for tp in tps:
+            (feeds if self.runtime.is_feed(tp.topic) else plain).add(TP(*tp))
+        return plain, feeds
+
+    # Flow: Faust decides when feeds flow, and never fetches them itself.
+
+    def _set_active_tps(self, tps: set[TP]) -> set[TP]:
+        return cast("set[TP]", super()._set_active_tps(self._split(tps)[0]))
+
+    def pause_partitions(self, tps: Iterable[TP]) -> None:
+        """Pause fetching."""
+        plain, feeds = self._split(tps)
+        super().pause_partitions(plain)
+        self._feeds_resumed -= feeds
+
+    def resume_partitions(self, tps: Iterable[TP]) -> None:
+        """Resume fetching."""
+        plain, feeds = self._split(tps)
+        super().resume_partitions(plain)
+        self._feeds_resumed |= feeds
+
+    async def perform_seek(self) -> None:
+        """Seek all partitions to their committed offset."""
+        await super().perform_seek()
+        _, feeds = self._split(self.assignment())
+        self._feed_positions = await self._thread.feed_positions(sorted(feeds)) if feeds else {}
+
+    def resume_flow(self) -> None:
+        """Let messages flow; for feeds this is when reading begins.
+
+        Faust also calls this while tables recover, before it has sought any position.
+        """
+        super().resume_flow()
+        positions = {} if not self.assignment() else self._feed_positions
+        self._feed_positions = None
+        if positions is not None:
+            self.runtime.assigned(
+                {name: at for name, at in positions.items() if TP(*name) in self._feeds_resumed}
+            )
+
+    # Rebalance and shutdown.
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Finish what is in flight, commit it, and only then let Faust forget it."""
+        _, feeds = self._split(revoked)
+        if feeds:
+            await self.runtime.revoking(frozenset(TopicPartition(*tp) for tp in feeds))
+            await self._commit_now()
+        await super().on_partitions_revoked(revoked)
+
+    async def _commit_now(self) -> None:
+        """Commit a snapshot of its own; one that is under way may be too old."""
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.maybe_wait_for_commit_to_finish()
+        await self.commit()
+
+    async def wait_empty(self) -> None:
+        """Wait for what is in flight, but no longer than the drain timeout, and commit."""
+        await self.runtime.drain()
+        await super().wait_empty()
+
+    # Commits.
+
+    def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
+        yield from super()._filter_tps_with_pending_acks(topics)
+        for name in self.runtime.engine.partitions:
+            if topics is None or name in topics or name.topic in topics:
+                yield TP(*name)
+
+    def _new_offset(self, tp: TP) -> int | None:
+        if not self.runtime.is_feed(tp.topic):
+            return cast("int | None", super()._new_offset(tp))
+        partition = self.runtime.engine.partitions.get(TopicPartition(*tp))
+        return None if partition is None else partition.ledger.committable
+
+    def _should_commit(self, tp: TP, offset: int) -> bool:
+        if not self.runtime.is_feed(tp.topic):
+            return bool(super()._should_commit(tp, offset))
+        committed = self._committed_offset[tp]
+        return committed is None or offset > committed
+
+    async def _commit_offsets(
+        self, offsets: Mapping[TP, int], start_new_transaction: bool = True
+    ) -> bool:
+        before = dict(self._committed_offset)
+        done = await super()._commit_offsets(offsets, start_new_transaction)
+        feeds = {
+            TopicPartition(*tp): offset
+            for tp, offset in offsets.items()
+            if self.runtime.is_feed(tp.topic)
+        }
+        if done:
+            self.runtime.committed(feeds)
+        else:  # Faust notes an offset as committed even if it was not
+            for name in feeds:
+                self._committed_offset[TP(*name)] = before.get(TP(*name))
+        return bool(done)
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Leave feeds to flowguard's own state."""
+        if not self.runtime.is_feed(tp.topic):
+            super().verify_event_path(now, tp)

@@ -1,0 +1,471 @@
+"""The fetch loop: requests out, chunks in.
+
+Runs on the consumer's thread. One task for each broker and kind of partition keeps a
+request under way as long as a partition has room:
+
+    reserve memory ─▶ request ─▶ receive ─▶ parse ─▶ deliver ─┐
+          ▲                                                   │
+          └───────────────────────────────────────────────────┘
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from aiokafka import errors as kafka_errors
+from aiokafka.client import AIOKafkaClient
+from aiokafka.protocol.fetch import FetchRequest_v11
+
+from flowguard._native import wire
+from flowguard.chunk import Chunk, TopicPartition
+from flowguard.clock import Clock
+from flowguard.control.memory import MemoryBudget, Reservation
+from flowguard.errors import WireError
+from flowguard.facts import Fetched, Stopped
+from flowguard.intake.compression import decompress
+from flowguard.intake.connection import FetchConnection
+
+__all__ = ["Fetcher", "PartitionPlan"]
+
+logger = logging.getLogger(__name__)
+
+READ_COMMITTED: Final = 1
+
+#: The broker holds a request this long when it has nothing new. A partition that gets room
+#: meanwhile joins the next request, so it must be short for partitions that are paused.
+URGENT_WAIT_MS: Final = 500
+SHARED_WAIT_MS: Final = 50
+
+#: Where no record is urgent, a little more at a time saves most of the requests.
+BULK_BYTES_MIN: Final = 64 * 1024
+
+RETRY_BACKOFF_S: Final = 0.1
+RETRY_BACKOFF_S_MAX: Final = 5.0
+ANSWER_TIMEOUT_S: Final = 30.0
+
+#: aiokafka leaves the group when nothing is polled for long; a paused feed still polls.
+POLL_TOUCH_S: Final = 1.0
+
+#: Errors that new metadata cures.
+STALE_METADATA: Final = frozenset(
+    {
+        3,  # UNKNOWN_TOPIC_OR_PARTITION
+        5,  # LEADER_NOT_AVAILABLE
+        6,  # NOT_LEADER_OR_FOLLOWER
+        9,  # REPLICA_NOT_AVAILABLE
+        56,  # KAFKA_STORAGE_ERROR
+        74,  # FENCED_LEADER_EPOCH
+        75,  # UNKNOWN_LEADER_EPOCH
+        78,  # OFFSET_NOT_AVAILABLE
+        100,  # UNKNOWN_TOPIC_ID
+    }
+)
+OFFSET_OUT_OF_RANGE: Final = 1
+TOPIC_AUTHORIZATION_FAILED: Final = 29
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionPlan:
+    """How the partitions of a topic are read.
+
+    Args:
+        rule: Which lane a record belongs to.
+        urgent: By rule it holds nothing but lanes with a target.
+        may_be_urgent: It can hold a record of a lane with a target.
+        on_offset_loss: stop, earliest or latest.
+    """
+
+    rule: wire.LaneRule
+    urgent: bool
+    may_be_urgent: bool
+    on_offset_loss: str
+
+
+@dataclass(slots=True, eq=False)
+class Cursor:
+    """Where one partition is being read."""
+
+    name: TopicPartition
+    offset: int
+    epoch: int
+    plan: PartitionPlan
+    needed_bytes: int = 0  # the next wire batch needs this much room
+    not_before_s: float = 0.0
+    stopped: bool = False
+    losing: bool = False  # its position is being looked up anew
+
+
+@dataclass(slots=True)
+class Asked:
+    """A request under way."""
+
+    cursors: dict[TopicPartition, Cursor]
+    offsets: dict[TopicPartition, int]
+    reservation: Reservation
+    parsed: dict[TopicPartition, int] = field(default_factory=dict)
+
+
+class Fetcher:
+    """Keep fetch requests under way for the partitions that have room.
+
+    Args:
+        client: aiokafka's, for metadata, brokers and credentials.
+        plans: How each feed topic is read.
+        lane_count: Number of lanes of the app.
+        memory: Where room is reserved.
+        clock: For the time of arrival.
+        deliver: Called on this thread with what was fetched; must not block.
+        touch: Called now and then so that the group knows that we poll.
+        find_offset: Coroutine: partition, "earliest" or "latest" → offset.
+
+    Thread-safety: `assign`, `stop` on the consumer's thread; `wake` on any.
+    """
+
+    def __init__(
+        self,
+        *,
+        client: AIOKafkaClient,
+        plans: Mapping[str, PartitionPlan],
+        lane_count: int,
+        memory: MemoryBudget,
+        clock: Clock,
+        deliver: Callable[[Sequence[Fetched | Stopped]], None],
+        touch: Callable[[], None],
+        find_offset: Callable[[TopicPartition, str], Any],
+    ) -> None:
+        self._client = client
+        self._plans = plans
+        self._lane_count = lane_count
+        self._memory = memory
+        self._clock = clock
+        self._deliver = deliver
+        self._touch = touch
+        self._find_offset = find_offset
+        self._loop = asyncio.get_running_loop()
+        self._cursors: dict[TopicPartition, Cursor] = {}
+        self._tasks: dict[tuple[int, bool], asyncio.Task[None]] = {}
+        self._background: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
+        self._director: asyncio.Task[None] | None = None
+        self._requests = 0
+        self.errors_total = 0
+
+    # Control.
+
+    def assign(self, offsets: Mapping[TopicPartition, tuple[int, int]]) -> None:
+        """Read these partitions, and no others.
+
+        Args:
+            offsets: Partition → (next offset, epoch); one that is being read in the same
+                epoch goes on where it is.
+        """
+        before = self._cursors
+        self._cursors = {}
+        for name, (offset, epoch) in offsets.items():
+            cursor = before.get(name)
+            if cursor is None or cursor.epoch != epoch:
+                cursor = Cursor(name, offset, epoch, self._plans[name.topic])
+            self._cursors[name] = cursor
+        if self._director is None:
+            self._director = self._loop.create_task(self._direct(), name="feed fetcher")
+        self._pulse()
+
+    def wake(self) -> None:
+        """Look again for partitions with room."""
+        self._loop.call_soon_threadsafe(self._pulse)
+
+    async def stop(self) -> None:
+        """Stop fetching; what is under way is forgotten."""
+        tasks = [*self._tasks.values(), *self._background]
+        if self._director is not None:
+            tasks.append(self._director)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._tasks.clear()
+
+    def _pulse(self) -> None:
+        self._changed.set()
+
+    async def _direct(self) -> None:
+        """Keep a loop running for each broker that leads partitions of ours."""
+        while True:
+            self._touch()
+            leaders = {self._loop_key(cursor) for cursor in self._cursors.values()}
+            if None in leaders:
+                self._client.force_metadata_update()
+            for key in leaders - self._tasks.keys() - {None}:
+                assert key is not None
+                self._tasks[key] = self._loop.create_task(self._serve(*key))
+            self._changed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RETRY_BACKOFF_S if None in leaders else POLL_TOUCH_S):
+                    await self._changed.wait()
+
+    def _loop_key(self, cursor: Cursor) -> tuple[int, bool] | None:
+        leader = self._client.cluster.leader_for_partition(cursor.name)
+        return None if leader is None or leader < 0 else (leader, cursor.plan.urgent)
+
+    # One broker.
+
+    async def _serve(self, node: int, urgent: bool) -> None:
+        connection: FetchConnection | None = None
+        backoff_s = RETRY_BACKOFF_S
+        try:
+            while True:
+                asked = self._ask(node, urgent)
+                if asked is None:
+                    await self._wait_for_room()
+                    continue
+                try:
+                    if connection is None or not connection.alive:
+                        connection = await self._connect(node)
+                    frame = await self._request(connection, asked, urgent)
+                    throttle_s = self._take_in(frame, asked)
+                    backoff_s = RETRY_BACKOFF_S
+                except (OSError, TimeoutError, kafka_errors.KafkaError, WireError) as error:
+                    self._lost(node, error, backoff_s)
+                    if connection is not None:
+                        connection.close()
+                    connection, throttle_s = None, backoff_s
+                    backoff_s = min(RETRY_BACKOFF_S_MAX, backoff_s * 2)
+                finally:
+                    self._memory.settle(asked.reservation, asked.parsed)
+                if throttle_s > 0:
+                    await asyncio.sleep(throttle_s)
+        finally:
+            if connection is not None:
+                connection.close()
+
+    async def _wait_for_room(self) -> None:
+        """Wait until something changes; look again soon, as leaders and backoffs do too."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RETRY_BACKOFF_S):
+                await self._changed.wait()
+        self._changed.clear()
+
+    def _lost(self, node: int, error: BaseException, backoff_s: float) -> None:
+        self.errors_total += 1
+        self._client.force_metadata_update()
+        logger.warning(
+            "broker %s: %s: %s; trying again in %.1f s",
+            node, type(error).__name__, error or "no answer", backoff_s,
+        )  # fmt: skip
+
+    def _ask(self, node: int, urgent: bool) -> Asked | None:
+        """Reserve memory for the partitions of a broker that may be fetched now."""
+        now_s = self._loop.time()
+        cursors = {
+            cursor.name: cursor
+            for cursor in self._cursors.values()
+            if not cursor.stopped
+            and not cursor.losing
+            and cursor.not_before_s <= now_s
+            and self._loop_key(cursor) == (node, urgent)
+            and cursor.needed_bytes <= self._memory.room(cursor.name)
+        }
+        if not cursors:
+            return None
+        reservation = self._memory.reserve(list(cursors))
+        if not reservation.shares:
+            self._memory.settle(reservation, {})
+            return None
+        cursors = {name: cursors[name] for name in cursors if name in reservation.shares}
+        return Asked(cursors, {name: each.offset for name, each in cursors.items()}, reservation)
+
+    async def _connect(self, node: int) -> FetchConnection:
+        broker = self._client.cluster.broker_metadata(node)
+        if broker is None:
+            raise kafka_errors.StaleMetadata(f"broker {node} is not in the metadata")
+        client = self._client
+        connection = FetchConnection(
+            broker.host,
+            broker.port,
+            buffer_bytes=self._memory.fetch_bytes_max,
+            frame_bytes_max=max(self._memory.memory_bytes // 2, 2 * self._memory.fetch_bytes_max),
+            client_id=client._client_id,
+            request_timeout_ms=client._request_timeout_ms,
+            ssl_context=client._ssl_context,
+            security_protocol=client._security_protocol,
+            sasl_mechanism=client._sasl_mechanism,
+            sasl_plain_username=client._sasl_plain_username,
+            sasl_plain_password=client._sasl_plain_password,
+            sasl_kerberos_service_name=client._sasl_kerberos_service_name,
+            sasl_kerberos_domain_name=client._sasl_kerberos_domain_name,
+            sasl_oauth_token_provider=client._sasl_oauth_token_provider,
+        )
+        await connection.connect()
+        return connection
+
+    async def _request(
+        self, connection: FetchConnection, asked: Asked, urgent: bool
+    ) -> memoryview:
+        may_be_urgent = any(each.plan.may_be_urgent for each in asked.cursors.values())
+        topics: dict[str, list[tuple[int, int, int, int, int]]] = defaultdict(list)
+        self._requests += 1
+        for name, cursor in rotate(list(asked.cursors.items()), self._requests):
+            share_bytes = asked.reservation.shares[name]
+            topics[name.topic].append((name.partition, -1, cursor.offset, -1, share_bytes))
+        request = FetchRequest_v11(
+            -1,  # replica_id: a consumer
+            URGENT_WAIT_MS if urgent else SHARED_WAIT_MS,
+            1 if may_be_urgent else min(BULK_BYTES_MIN, asked.reservation.total_bytes),
+            asked.reservation.total_bytes,
+            READ_COMMITTED,
+            0,  # session_id: none
+            -1,  # session_epoch: final, a full request
+            list(topics.items()),
+            [],  # forgotten_topics_data
+            "",  # rack_id
+        )
+        return await connection.fetch(request, timeout_s=ANSWER_TIMEOUT_S)
+
+    # The response.
+
+    def _take_in(self, frame: memoryview, asked: Asked) -> float:
+        """Parse a response and deliver it; return how long the broker wants us to wait."""
+        throttle_ms, error_code, sections = wire.read_fetch_response(frame)
+        if error_code:
+            raise kafka_errors.for_code(error_code)()
+        facts: list[Fetched | Stopped] = []
+        for section in sections:
+            name = TopicPartition(section.topic, section.partition)
+            cursor = asked.cursors.get(name)
+            if cursor is None or self._cursors.get(name) is not cursor:
+                continue  # revoked while the request was under way
+            if section.error_code:
+                facts += self._refused(cursor, section)
+            elif section.size:
+                facts += self._parse(frame, section, cursor, asked)
+        if facts:
+            self._deliver(facts)
+        return throttle_ms / 1e3
+
+    def _parse(
+        self, frame: memoryview, section: wire.PartitionSection, cursor: Cursor, asked: Asked
+    ) -> Iterable[Fetched | Stopped]:
+        parsed = wire.parse_records(
+            frame,
+            section,
+            asked_offset=cursor.offset,
+            rule=cursor.plan.rule,
+            lane_count=self._lane_count,
+            max_bytes=self._allowance(cursor, asked),
+            batch_bytes_max=self._memory.wire_batch_bytes_max,
+            decompress=decompress,
+        )
+        at_ns = self._clock.now_ns()
+        chunks = [
+            Chunk(
+                partition=cursor.name,
+                lane=lane.lane,
+                columns=lane.columns,
+                num_bytes=lane.num_bytes,
+                first_offset=lane.first_offset,
+                first_timestamp_ms=lane.first_timestamp,
+                fetched_ns=at_ns,
+            )
+            for lane in parsed.lanes
+        ]
+        moved = parsed.next_offset != cursor.offset
+        cursor.offset = parsed.next_offset
+        cursor.needed_bytes = parsed.needed_bytes
+        asked.parsed[cursor.name] = sum(chunk.num_bytes for chunk in chunks)
+        if moved:
+            yield Fetched(
+                partition=cursor.name,
+                epoch=cursor.epoch,
+                chunks=chunks,
+                next_offset=parsed.next_offset,
+                at_ns=at_ns,
+            )
+        if parsed.error is not None:
+            yield self._stop_cursor(
+                cursor, f"{parsed.error}; its lanes stop here, other partitions go on"
+            )
+
+    def _allowance(self, cursor: Cursor, asked: Asked) -> int:
+        """Return how many bytes of columns this response may become for the partition."""
+        return self._memory.room(cursor.name) + 2 * asked.reservation.shares[cursor.name]
+
+    def _stop_cursor(self, cursor: Cursor, why: str) -> Stopped:
+        cursor.stopped = True
+        logger.error("%s", why)
+        return Stopped(
+            partition=cursor.name, epoch=cursor.epoch, why=why, at_ns=self._clock.now_ns()
+        )
+
+    def _refused(
+        self, cursor: Cursor, section: wire.PartitionSection
+    ) -> list[Fetched | Stopped]:
+        """React to an error that the broker reports for one partition."""
+        code = section.error_code
+        place = f"{cursor.name.topic}[{cursor.name.partition}]"
+        if code == OFFSET_OUT_OF_RANGE:
+            return self._offset_lost(cursor, place)
+        if code == TOPIC_AUTHORIZATION_FAILED:
+            return [self._stop_cursor(cursor, f"{place}: not authorized to read; grant READ on "
+                                              f"the topic and restart")]  # fmt: skip
+        cursor.not_before_s = self._loop.time() + RETRY_BACKOFF_S
+        if code in STALE_METADATA:
+            self._client.force_metadata_update()
+        else:
+            self.errors_total += 1
+            logger.warning("%s: %s; trying again", place, kafka_errors.for_code(code).__name__)
+        return []
+
+    def _offset_lost(self, cursor: Cursor, place: str) -> list[Fetched | Stopped]:
+        policy = cursor.plan.on_offset_loss
+        if policy == "stop":
+            return [
+                self._stop_cursor(
+                    cursor,
+                    f"{place}: offset {cursor.offset} is not in the log any more, so records were "
+                    f"lost before they were read; the partition stops. To go on, set "
+                    f"on_offset_loss to 'earliest' or 'latest', or reset the group's offset",
+                )
+            ]
+        cursor.losing = True
+        task = self._loop.create_task(self._find_again(cursor, place, policy))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return []
+
+    async def _find_again(self, cursor: Cursor, place: str, policy: str) -> None:
+        try:
+            offset = await self._find_offset(cursor.name, policy)
+        except kafka_errors.KafkaError as error:
+            logger.warning("%s: cannot find the %s offset: %r", place, policy, error)
+            cursor.not_before_s = self._loop.time() + RETRY_BACKOFF_S
+            cursor.losing = False
+            return
+        logger.warning(
+            "%s: offset %s is not in the log any more; going on at the %s one, %s",
+            place, cursor.offset, policy, offset,
+        )  # fmt: skip
+        cursor.offset = offset
+        cursor.losing = False
+        self._deliver(
+            [
+                Fetched(
+                    partition=cursor.name,
+                    epoch=cursor.epoch,
+                    chunks=(),
+                    next_offset=offset,
+                    at_ns=self._clock.now_ns(),
+                )
+            ]
+        )
+        self._pulse()
+
+
+def rotate(items: list[Any], turn: int) -> list[Any]:
+    """Return the items beginning at another one, so that none is always served last."""
+    start = turn % max(1, len(items))
+    return items[start:] + items[:start]

@@ -1,0 +1,434 @@
+"""The runtime of feeds in a worker: tells the engine what happens, does what it answers.
+
+    consumer's thread                         event loop
+    Fetcher ── deliver_threadsafe ──▶ observe ──▶ Engine ──▶ StartBatch ─▶ decode ─▶ agent
+       ▲                                 ▲                                            │
+       └───────── Fetch, Resume ─────────┴──── Returned, Finished, Failed ────────────┘
+
+It decides nothing. Everything here runs on the event loop unless its name says otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+
+import polars as pl
+from mode import Service, get_logger
+
+from flowguard._native.wire import LaneRule
+from flowguard.agents.agent import FeedAgent
+from flowguard.agents.delivered import Delivered
+from flowguard.agents.event import FaustDelivery
+from flowguard.agents.feed import Feed
+from flowguard.batch import Batch
+from flowguard.chunk import TopicPartition
+from flowguard.clock import Clock, SystemClock
+from flowguard.commands import Command, Cut, Fetch, Resume, StartBatch
+from flowguard.control.memory import MemoryBudget
+from flowguard.engine import Engine
+from flowguard.errors import ConfigError
+from flowguard.facts import (
+    Assigned,
+    Committed,
+    Fact,
+    Failed,
+    Fetched,
+    Finished,
+    Returned,
+    Revoked,
+    Revoking,
+    Stopped,
+    Ticked,
+)
+from flowguard.intake.codec import Decoded
+from flowguard.intake.codec.raw import RawCodec
+from flowguard.intake.fetcher import PartitionPlan
+from flowguard.lanes.lane_set import LaneSet
+from flowguard.lanes.rules import Route
+from flowguard.settle.dead_letter import DeadLetterWriter
+from flowguard.snapshot import Snapshot
+from flowguard.units import SECOND
+
+if TYPE_CHECKING:
+    from flowguard.app import App
+
+__all__ = ["FeedRuntime"]
+
+logger = get_logger(__name__)
+
+TICK_S: Final = 1.0
+
+#: Decoding less than this costs less than handing it to another thread.
+INLINE_BYTES: Final = 16 * 1024
+
+#: A partition that is revoked may finish what is in flight for this long; the group waits
+#: for it meanwhile.
+REVOKE_GRACE_S: Final = 3.0
+
+#: Faust's default; a feed commits more often unless it was changed.
+FAUST_COMMIT_INTERVAL_S: Final = 2.8
+
+TOPIC_CHECK_S: Final = 10.0
+
+
+class FeedRuntime(Service):
+    """Drives the engine of an app with feeds.
+
+    Args:
+        app: The app; its agents must have been declared when the engine is first used.
+        lanes: Its lanes.
+        memory: What its feeds may hold.
+        drain_timeout_s: How long stopping waits for what is in flight.
+    """
+
+    logger = logger
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        lanes: LaneSet,
+        memory: MemoryBudget,
+        drain_timeout_s: float,
+        clock: Clock | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.app = app
+        self.lanes = lanes
+        self.memory = memory
+        self.clock = clock or SystemClock()
+        self.drain_timeout_s = drain_timeout_s
+        self.draining = False
+        self.codec_notices: list[str] = []
+        self.missing_topics: frozenset[str] = frozenset()
+        self._delivery = FaustDelivery(app)
+        self._frame_bytes: dict[int, int] = {}
+        self._starting: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._wanted: Mapping[TopicPartition, tuple[int, int]] | None = None
+        self._wanted_changed = asyncio.Event()
+        self._landed = asyncio.Event()
+        self._decoding = asyncio.Lock()
+
+    # What the app declares.
+
+    @cached_property
+    def agents(self) -> dict[str, FeedAgent]:
+        """Return the agents on feeds, by name."""
+        return {
+            agent.name: agent for agent in self.app.agents.values() if isinstance(agent, FeedAgent)
+        }
+
+    @cached_property
+    def feeds(self) -> dict[str, Feed]:
+        """Return the feed of each topic that an agent reads.
+
+        Raises:
+            ConfigError: A topic is read by two agents, or as a plain topic too.
+        """
+        feeds: dict[str, Feed] = {}
+        for agent in self.agents.values():
+            for topic in agent.feed.topics:
+                if topic in feeds:
+                    raise ConfigError(
+                        f"topic {topic!r} is read by two agents on feeds; in this version a topic "
+                        f"has one: let it send to both, or give them feeds of their own"
+                    )
+                feeds[topic] = agent.feed
+        return feeds
+
+    def is_feed(self, topic: str) -> bool:
+        """Tell whether flowguard reads a topic, and not Faust."""
+        return topic in self.feeds
+
+    def check(self) -> None:
+        """Raise ConfigError for what cannot work."""
+        for topic in self.app.topics:
+            if not isinstance(topic, Feed):
+                for name in set(topic.topics) & self.feeds.keys():
+                    raise ConfigError(
+                        f"topic {name!r} is declared both as a feed and as a plain topic that is "
+                        f"read; a worker can read it in one way only"
+                    )
+        _ = self.partition_plans
+
+    @cached_property
+    def partition_plans(self) -> dict[str, PartitionPlan]:
+        """Return how the partitions of each feed topic are read."""
+        return {
+            topic: self._plan(feed, route)
+            for feed in set(self.feeds.values())
+            for topic, route in feed.routes(self.lanes).items()
+        }
+
+    def _plan(self, feed: Feed, route: Route) -> PartitionPlan:
+        targets = [self.lanes[rank].target_ns is not None for rank in route.ranks]
+        return PartitionPlan(
+            rule=lane_rule(route),
+            urgent=all(targets),
+            may_be_urgent=any(targets),
+            on_offset_loss=feed.options.on_offset_loss,
+        )
+
+    @property
+    def commit_interval_is_set(self) -> bool:
+        """Tell whether the user chose how often to commit."""
+        return bool(self.app.conf.broker_commit_interval != FAUST_COMMIT_INTERVAL_S)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """Return the engine; from now on the agents are fixed."""
+        return Engine(self.lanes, [agent.plan() for agent in self.agents.values()], self.memory)
+
+    @cached_property
+    def dead_letters(self) -> DeadLetterWriter:
+        """Return where rejected records are written."""
+        return DeadLetterWriter(f"{self.app.conf.id}.dlq", self.app.letters)
+
+    # Facts.
+
+    def deliver_threadsafe(self, facts: Sequence[Fetched | Stopped]) -> None:
+        """Take in what was fetched; may be called on any thread."""
+        self.loop.call_soon_threadsafe(self._observe_all, facts)
+
+    def assigned(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Take in the partitions that are ours now, all of them."""
+        lost = frozenset(self.engine.partitions.keys() - offsets.keys())
+        if lost:
+            self.observe(Revoked(partitions=lost, at_ns=self.clock.now_ns()))
+        self.observe(Assigned(offsets=offsets, at_ns=self.clock.now_ns()))
+
+    async def revoking(self, partitions: frozenset[TopicPartition]) -> None:
+        """Start nothing more of these partitions, and let them finish for a short while."""
+        self.observe(Revoking(partitions=partitions, at_ns=self.clock.now_ns()))
+        await self._wait_landed(partitions, REVOKE_GRACE_S)
+
+    async def drain(self) -> None:
+        """Start nothing more, and wait for what is in flight until the drain timeout."""
+        partitions = frozenset(self.engine.partitions)
+        self.observe(Revoking(partitions=partitions, at_ns=self.clock.now_ns()))
+        await self._wait_landed(partitions, self.drain_timeout_s)
+
+    def committed(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Take in that the broker stored these offsets."""
+        self.observe(Committed(offsets=offsets, at_ns=self.clock.now_ns()))
+
+    def returned(self, batch_id: int) -> None:
+        """Take in that an agent came back."""
+        self.observe(Returned(batch_id=batch_id, at_ns=self.clock.now_ns()))
+
+    def finished(self, batch_id: int, dead_letters: int) -> None:
+        """Take in that a batch is settled."""
+        self._let_frame_go(batch_id)
+        self.observe(
+            Finished(
+                batch_id=batch_id,
+                dead_letters=dead_letters,
+                at_ns=self.clock.now_ns(),
+                epoch_ms=self.clock.epoch_ms(),
+            )
+        )
+        self._landed.set()
+
+    def failed(self, batch_id: int, error: BaseException) -> None:
+        """Take in that a batch must be tried again."""
+        self._let_frame_go(batch_id)
+        why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        self.observe(Failed(batch_id=batch_id, why=why, at_ns=self.clock.now_ns()))
+        self._landed.set()
+
+    def _observe_all(self, facts: Iterable[Fact]) -> None:
+        for fact in facts:
+            self.observe(fact)
+
+    def observe(self, fact: Fact) -> None:
+        """Tell the engine, and do what it answers."""
+        for command in self.engine.observe(fact):
+            self._carry_out(command)
+        self._arm()
+
+    async def _wait_landed(self, partitions: frozenset[TopicPartition], timeout_s: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self.engine.records_in_flight(partitions):
+                    self._landed.clear()
+                    await self._landed.wait()
+        except TimeoutError:
+            self.log.warning(
+                "%s records are still in flight after %.0f s; they will be read again",
+                self.engine.records_in_flight(partitions), timeout_s,
+            )  # fmt: skip
+
+    # Commands.
+
+    def _carry_out(self, command: Command) -> None:
+        match command:
+            case StartBatch(cut):
+                self._start_batch(cut)
+            case Resume():
+                if self._fetcher is not None:
+                    self._fetcher.wake()
+            case Fetch(offsets):
+                self._wanted = offsets
+                self._wanted_changed.set()
+
+    @property
+    def _fetcher(self) -> Any:
+        consumer = self.app._consumer
+        return None if consumer is None else consumer._thread.fetcher
+
+    def _arm(self) -> None:
+        """Tick when the engine next wants it."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due_ns = self.engine.due_ns
+        if due_ns is not None:
+            delay_s = max(0, due_ns - self.clock.now_ns()) / SECOND
+            self._timer = self.loop.call_later(delay_s, self._tick)
+
+    def _tick(self) -> None:
+        self.observe(Ticked(at_ns=self.clock.now_ns()))
+
+    @Service.task
+    async def _tick_now_and_then(self) -> None:
+        while not self.should_stop:
+            await self.sleep(TICK_S)
+            self._tick()
+
+    @Service.task
+    async def _hand_over_fetches(self) -> None:
+        """Give the consumer's thread the latest positions; it is the only one to do so."""
+        while not self.should_stop:
+            await self._wanted_changed.wait()
+            self._wanted_changed.clear()
+            if self._wanted is not None:
+                await self.app.consumer._thread.fetch(self._wanted)  # type: ignore[attr-defined]
+
+    # Batches.
+
+    def _start_batch(self, cut: Cut) -> None:
+        feed = self.agents[cut.agent].feed
+        if isinstance(feed.codec, RawCodec):
+            self._deliver(cut, feed, None)
+        elif sum(piece.num_bytes for piece in cut.slices) <= INLINE_BYTES:
+            try:
+                decoded = decode(feed, cut)
+            except Exception as error:  # a codec of the user's may raise anything
+                self._refuse(cut, error)
+            else:
+                self._deliver(cut, feed, decoded)
+        else:
+            task = self.loop.create_task(self._decode_aside(cut, feed))
+            self._starting.add(task)
+            task.add_done_callback(self._starting.discard)
+
+    async def _decode_aside(self, cut: Cut, feed: Feed) -> None:
+        """Decode on another thread; columns that are being inferred one batch at a time."""
+        try:
+            if feed.options.columns is None:
+                async with self._decoding:
+                    decoded = await asyncio.to_thread(decode, feed, cut)
+            else:
+                decoded = await asyncio.to_thread(decode, feed, cut)
+        except Exception as error:  # a codec of the user's may raise anything
+            self._refuse(cut, error)
+        else:
+            self._deliver(cut, feed, decoded)
+
+    def _refuse(self, cut: Cut, error: Exception) -> None:
+        self.log.error("cannot decode a batch: %r", error, exc_info=error)
+        self.returned(cut.batch_id)
+        self.failed(cut.batch_id, error)
+
+    def _deliver(self, cut: Cut, feed: Feed, decoded: Decoded | None) -> None:
+        """Hand a batch to its agent, and its rejected rows to dead letters."""
+        rejected = {} if decoded is None else {row: why for row, why in decoded.rejected}
+        batch = Batch(
+            feed=feed,
+            lane=self.lanes[cut.lane],
+            slices=cut.slices,
+            frame=lambda: (decoded or decode(feed, cut)).frame,
+            rejected=sorted(rejected),
+            attempt=cut.attempt,
+            delivery=self._delivery,
+        )
+        if decoded is not None:
+            self._count_frame(cut.batch_id, decoded.frame)
+        delivered = Delivered(cut.batch_id, batch, dead_letters=len(rejected), outcome=self)
+        if rejected:
+            delivered.hold(
+                self.dead_letters.write(
+                    cut.slices, rejected, attempt=cut.attempt, error="Undecodable"
+                )
+            )
+        self._note_codec(feed)
+        if len(batch):
+            self.agents[cut.agent].inbox.put_nowait(delivered)
+        else:
+            delivered.returned()
+
+    def _note_codec(self, feed: Feed) -> None:
+        while feed.codec.notices:
+            notice = feed.codec.notices.pop(0)
+            self.codec_notices.append(f"{feed}: {notice}")
+            self.log.warning("feed %s: %s", feed, notice)
+
+    def _count_frame(self, batch_id: int, frame: pl.DataFrame) -> None:
+        self._frame_bytes[batch_id] = int(frame.estimated_size())
+        self.memory.frame_bytes += self._frame_bytes[batch_id]
+
+    def _let_frame_go(self, batch_id: int) -> None:
+        self.memory.frame_bytes -= self._frame_bytes.pop(batch_id, 0)
+
+    # Watching.
+
+    @Service.task
+    async def _look_for_topics(self) -> None:
+        """Say which topics of feeds do not exist."""
+        while not self.should_stop:
+            await self.sleep(TOPIC_CHECK_S)
+            consumer = self.app._consumer
+            if consumer is None or consumer._thread._consumer is None:
+                continue
+            cluster = consumer._thread._consumer._client.cluster
+            missing = frozenset(
+                topic for topic in self.feeds if not cluster.partitions_for_topic(topic)
+            )
+            for topic in sorted(missing - self.missing_topics):
+                self.log.error(
+                    "topic %r does not exist; its feed waits. Create it, and the worker reads it "
+                    "as soon as it learns of it", topic,
+                )  # fmt: skip
+            self.missing_topics = missing
+
+    def snapshot(self) -> Snapshot:
+        """Return what the engine shows of itself."""
+        return self.engine.snapshot(now_ns=self.clock.now_ns(), epoch_ms=self.clock.epoch_ms())
+
+    async def on_stop(self) -> None:
+        """Forget timers and batches that were never delivered."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in list(self._starting):
+            task.cancel()
+
+
+def decode(feed: Feed, cut: Cut) -> Decoded:
+    """Return a cut's values as columns; runs on any thread."""
+    return feed.codec.decode([piece.columns.column("value") for piece in cut.slices])
+
+
+def lane_rule(route: Route) -> LaneRule:
+    """Return a rule as the parser applies it."""
+    if not route.table:
+        return LaneRule.constant(route.default)
+    if route.header is not None:
+        return LaneRule.by_header(route.header, dict(route.table), route.default)
+    return LaneRule.by_key_prefix(dict(route.table), route.default)
+
+

@@ -1,0 +1,1 @@
+"""The tests of flowguard; CONTRIBUTING.md says what lives where."""

@@ -1,0 +1,342 @@
+"""What the scheduler promises, one sentence a test."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from flowguard._native.scheduler import Scheduler
+
+ALL = 2**64 - 1
+NO_LIMIT = 2**62
+
+
+def backlog(scheduler: Scheduler, lane: int, queue: int, *, slices: int = 2000) -> None:
+    """Admit slices of 10 records and 1000 bytes; handles count up."""
+    for handle in range(slices):
+        scheduler.admit(lane, queue, handle, 10, 1000)
+
+
+def serve(scheduler: Scheduler, batches: int, *, mask: int = ALL) -> list[int]:
+    """Take one slice a batch and return the lanes in order."""
+    lanes = []
+    for _ in range(batches):
+        taken = scheduler.take(mask, 10, NO_LIMIT, exclusive=False)
+        assert taken is not None
+        lanes.append(taken[0])
+    return lanes
+
+
+# -- One batch ---------------------------------------------------------------
+
+
+def test_nothing_is_taken_from_an_empty_scheduler() -> None:
+    assert Scheduler(1).take(ALL, 10, 10) is None
+
+
+def test_a_batch_is_cut_at_records_max_and_continues_there() -> None:
+    scheduler = Scheduler(1)
+    scheduler.admit(0, 7, 100, records=10, num_bytes=1000)
+
+    assert scheduler.take(1, 4, NO_LIMIT, exclusive=False) == (0, [(7, 100, 0, 4)])
+    assert scheduler.head(0, 7) == (100, 4)
+    assert scheduler.take(1, 40, NO_LIMIT, exclusive=False) == (0, [(7, 100, 4, 6)])
+    assert scheduler.head(0, 7) is None
+
+
+def test_a_batch_is_cut_at_bytes_max_in_proportion() -> None:
+    scheduler = Scheduler(1)
+    scheduler.admit(0, 7, 100, records=10, num_bytes=1000)
+
+    assert scheduler.take(1, 10, 399, exclusive=False) == (0, [(7, 100, 0, 3)])
+    assert scheduler.queued_bytes(0) == 700
+
+
+def test_one_record_is_taken_even_if_it_is_larger_than_bytes_max() -> None:
+    scheduler = Scheduler(1)
+    scheduler.admit(0, 7, 100, records=2, num_bytes=1000)
+
+    assert scheduler.take(1, 10, 0) == (0, [(7, 100, 0, 1)])
+
+
+def test_one_sub_queue_fills_the_batch_alone_with_one_entry_a_slice() -> None:
+    scheduler = Scheduler(1)
+    scheduler.admit(0, 7, 100, records=5000, num_bytes=10_000_000)
+    scheduler.admit(0, 7, 101, records=5000, num_bytes=10_000_000)
+
+    assert scheduler.take(1, 8000, NO_LIMIT) == (0, [(7, 100, 0, 5000), (7, 101, 0, 3000)])
+
+
+def test_a_batch_combines_sub_queues_with_one_entry_a_slice() -> None:
+    scheduler = Scheduler(1)
+    scheduler.admit(0, 7, 100, records=5000, num_bytes=10_000_000)
+    scheduler.admit(0, 8, 101, records=5000, num_bytes=10_000_000)
+
+    assert scheduler.take(1, NO_LIMIT, NO_LIMIT) == (0, [(7, 100, 0, 5000), (8, 101, 0, 5000)])
+
+
+def test_with_single_queue_all_records_come_from_one_sub_queue() -> None:
+    scheduler = Scheduler(1)
+    scheduler.admit(0, 7, 100, records=2, num_bytes=10)
+    scheduler.admit(0, 8, 101, records=2, num_bytes=10)
+    scheduler.admit(0, 7, 102, records=2, num_bytes=10)
+
+    taken = scheduler.take(1, 100, NO_LIMIT, single_queue=True)
+
+    assert taken == (0, [(7, 100, 0, 2), (7, 102, 0, 2)])
+
+
+# -- Open and closed ---------------------------------------------------------
+
+
+def test_a_sub_queue_is_closed_by_an_exclusive_take_until_it_is_opened() -> None:
+    scheduler = Scheduler(1)
+    scheduler.admit(0, 7, 100, records=10, num_bytes=1000)
+    scheduler.take(1, 4, NO_LIMIT)
+
+    scheduler.admit(0, 7, 101, records=1, num_bytes=1)
+    assert scheduler.take(1, 4, NO_LIMIT) is None
+    assert (scheduler.ready_records(0), scheduler.queued_records(0)) == (0, 7)
+    assert scheduler.ready_lanes() == 0
+
+    scheduler.open(0, 7)
+    assert (scheduler.ready_records(0), scheduler.ready_lanes()) == (7, 1)
+    assert scheduler.take(1, 100, NO_LIMIT) == (0, [(7, 100, 4, 6), (7, 101, 0, 1)])
+
+
+def test_a_sub_queue_can_be_closed_before_it_exists() -> None:
+    scheduler = Scheduler(1)
+    scheduler.close(0, 7)
+    scheduler.admit(0, 7, 100, records=1, num_bytes=1)
+
+    assert scheduler.take(1, 1, 1) is None
+
+
+def test_opening_an_unknown_sub_queue_does_nothing() -> None:
+    scheduler = Scheduler(1)
+    scheduler.open(0, 7)
+
+    assert scheduler.ready_lanes() == 0
+
+
+def test_a_dropped_queue_is_forgotten_in_every_lane_and_open_again() -> None:
+    scheduler = Scheduler(2)
+    scheduler.admit(1, 7, 100, records=2, num_bytes=2)
+    scheduler.admit(0, 7, 101, records=2, num_bytes=2)
+    scheduler.admit(0, 7, 102, records=2, num_bytes=2)
+    scheduler.admit(0, 8, 103, records=2, num_bytes=2)
+    scheduler.take(1, 1, NO_LIMIT)
+
+    assert scheduler.drop_queue(7) == [101, 102, 100]
+    assert (scheduler.queued_records(0), scheduler.queued_records(1)) == (2, 0)
+    assert scheduler.ready_lanes() == 0b01
+    scheduler.admit(0, 7, 104, records=1, num_bytes=2)
+    assert scheduler.ready_records(0) == 3
+
+
+# -- Between lanes -----------------------------------------------------------
+
+
+def test_the_first_batches_are_of_the_higher_lane() -> None:
+    scheduler = Scheduler(2)
+    backlog(scheduler, 1, 0)
+    backlog(scheduler, 0, 0)
+
+    assert serve(scheduler, 11) == [0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1]
+
+
+def test_lanes_get_cap_and_weighted_shares_at_saturation() -> None:
+    scheduler = Scheduler(3, weights=[1, 3, 1], cap=0.8)
+    for lane in range(3):
+        backlog(scheduler, lane, 0)
+
+    # A lane below is at most one batch behind, the top has what is left.
+    assert Counter(serve(scheduler, 1000)) == {0: 802, 1: 149, 2: 49}
+
+
+def test_a_lane_keeps_its_floor_beside_a_heavy_one() -> None:
+    scheduler = Scheduler(3, weights=[1, 1000, 1], cap=0.8, floor=0.05)
+    for lane in range(3):
+        backlog(scheduler, lane, 0)
+
+    served = Counter(serve(scheduler, 1000))
+    assert served[2] in (49, 50)
+    assert served[1] in (198, 199, 200)
+
+
+def test_a_wait_for_the_higher_lane_is_at_most_one_lower_batch() -> None:
+    scheduler = Scheduler(3)
+    for lane in range(3):
+        backlog(scheduler, lane, 0)
+
+    order = "".join(map(str, serve(scheduler, 1000)))
+    # Equal shares fall due together, so each of the two lanes goes once.
+    assert max(map(len, order.split("0"))) == 2
+    assert "11" not in order
+    assert "22" not in order
+
+
+def test_lower_lanes_use_all_that_the_higher_one_leaves() -> None:
+    scheduler = Scheduler(2)
+    backlog(scheduler, 1, 0)
+
+    assert serve(scheduler, 100) == [1] * 100
+
+
+def test_a_lane_banks_no_credit_while_it_is_empty_or_masked_out() -> None:
+    scheduler = Scheduler(2)
+    backlog(scheduler, 0, 0)
+    serve(scheduler, 500)
+    backlog(scheduler, 1, 0)
+    serve(scheduler, 500, mask=0b01)
+
+    assert serve(scheduler, 6) == [0, 0, 0, 0, 0, 1]
+
+
+def test_strict_priority_is_a_cap_of_one_without_a_floor() -> None:
+    scheduler = Scheduler(2, cap=1.0, floor=0.0)
+    backlog(scheduler, 1, 0)
+    backlog(scheduler, 0, 0)
+
+    assert serve(scheduler, 2000) == [0] * 2000
+    assert serve(scheduler, 1) == [1]
+
+
+def test_a_tiny_weight_can_be_due_without_a_share() -> None:
+    scheduler = Scheduler(3, weights=[1, 65536, 1], cap=0.99, floor=0.0)
+    backlog(scheduler, 0, 0)
+    backlog(scheduler, 2, 0)
+    serve(scheduler, 100)
+    backlog(scheduler, 1, 0)
+
+    assert 2 in serve(scheduler, 200)
+
+
+def test_only_lanes_of_the_mask_are_served() -> None:
+    scheduler = Scheduler(64, floor=0.01)
+    backlog(scheduler, 0, 0, slices=1)
+    backlog(scheduler, 63, 0, slices=1)
+
+    assert serve(scheduler, 1, mask=1 << 63) == [63]
+    assert scheduler.take(1 << 63, 1, 1) is None
+    assert scheduler.ready_lanes() == 1
+
+
+# -- Inside a lane -----------------------------------------------------------
+
+
+def turns(scheduler: Scheduler, count: int) -> list[int]:
+    """Take a whole turn each time, 64 records of cost 1024, and return the sub-queues."""
+    queues = []
+    for _ in range(count):
+        taken = scheduler.take(1, 64, NO_LIMIT, exclusive=False)
+        assert taken is not None
+        queues += [entry[0] for entry in taken[1]]
+    return queues
+
+
+def test_a_new_sub_queue_goes_before_old_ones_once() -> None:
+    scheduler = Scheduler(1)
+    for queue in (1, 2):
+        scheduler.admit(0, queue, queue, records=10_000, num_bytes=7_680_000)
+    turns(scheduler, 3)
+    scheduler.admit(0, 3, 3, records=10_000, num_bytes=7_680_000)
+
+    assert turns(scheduler, 7) == [3, 2, 3, 1, 2, 3, 1]
+
+
+def test_sub_queues_share_by_cost_not_by_records() -> None:
+    scheduler = Scheduler(1, record_cost=1)
+    scheduler.admit(0, 1, 1, records=100_000, num_bytes=100_000 * 99)
+    scheduler.admit(0, 2, 2, records=100_000, num_bytes=100_000 * 999)
+    records: Counter[int] = Counter()
+    for _ in range(100):
+        taken = scheduler.take(1, 500, NO_LIMIT, exclusive=False)
+        assert taken is not None
+        for queue, _handle, _start, count in taken[1]:
+            records[queue] += count
+
+    assert records[1] / records[2] == pytest.approx(10, rel=0.05)
+
+
+def test_a_thousand_sub_queues_have_a_turn_each() -> None:
+    scheduler = Scheduler(1)
+    for queue in range(1000):
+        scheduler.admit(0, queue, queue, records=1000, num_bytes=768_000)
+
+    assert turns(scheduler, 2000) == list(range(1000)) * 2
+
+
+# -- Arguments ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lane_count": 0}, "lane_count is 0"),
+        ({"lane_count": 65}, "lane_count is 65"),
+        ({"lane_count": 2, "weights": [1]}, "1 weights for 2 lanes"),
+        ({"lane_count": 1, "weights": [0]}, "a weight is 0"),
+        ({"lane_count": 2, "cap": 1.1}, "cap is 1.1"),
+        ({"lane_count": 2, "floor": -0.1}, "floor -0.1"),
+        ({"lane_count": 2, "record_cost": 0}, "record_cost is 0"),
+        ({"lane_count": 20}, "floors of 0.05 for 20 lanes do not fit"),
+    ],
+)
+def test_wrong_options_are_named(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Scheduler(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((2, 0, 0, 1, 0), "lane 2 does not exist; lanes are 0 to 1"),
+        ((-1, 0, 0, 1, 0), "lane -1"),
+        ((0, -1, 0, 1, 0), "queue is -1"),
+        ((0, 0, -1, 1, 0), "handle is -1"),
+        ((0, 0, 0, 0, 0), "a slice of 0 records"),
+        ((0, 0, 0, 2**31, 0), "a slice of 2147483648 records"),
+        ((0, 0, 0, 1, -1), "a slice of -1 bytes"),
+    ],
+)
+def test_wrong_slices_are_not_admitted(arguments: tuple[int, ...], message: str) -> None:
+    scheduler = Scheduler(2)
+    with pytest.raises(ValueError, match=message):
+        scheduler.admit(*arguments)
+    assert scheduler.queued_records(0) == scheduler.queued_records(1) == 0
+
+
+@pytest.mark.parametrize(("records_max", "bytes_max"), [(0, 1), (1, -1)])
+def test_an_impossible_batch_is_refused(records_max: int, bytes_max: int) -> None:
+    with pytest.raises(ValueError, match="cannot be cut"):
+        Scheduler(1).take(1, records_max, bytes_max)
+
+
+@pytest.mark.parametrize("name", ["ready_records", "queued_records", "queued_bytes"])
+def test_an_unknown_lane_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="lane 1 does not exist"):
+        getattr(Scheduler(1), name)(1)
+
+
+@pytest.mark.parametrize("name", ["open", "close", "head"])
+def test_an_unknown_place_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="queue is -2"):
+        getattr(Scheduler(1), name)(0, -2)
+
+
+def test_the_largest_numbers_do_not_overflow() -> None:
+    scheduler = Scheduler(2, record_cost=65536)
+    queue = handle = 2**63 - 1
+    for lane in (0, 1):
+        scheduler.admit(lane, queue, handle, 2**31 - 1, 2**31 - 1)
+
+    lanes = []
+    for _ in range(100):
+        taken = scheduler.take(ALL, 2**63 - 1, 2**63 - 1, exclusive=False)
+        assert taken is not None
+        [(queue, handle, _start, count)] = taken[1]
+        assert (queue, handle, count) == (2**63 - 1, 2**63 - 1, 2**24)
+        lanes.append(taken[0])
+    assert lanes.count(1) in (19, 20)
