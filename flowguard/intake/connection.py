@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import IncompatibleBrokerVersion, KafkaConnectionError
 from aiokafka.protocol.fetch import FetchRequest_v11
 
-__all__ = ["FETCH_VERSION", "FetchConnection"]
+__all__ = ["FETCH_VERSION", "Awaited", "FetchConnection"]
 
 #: The first version that fetches zstd is 10; 11 is the last without flexible fields.
 #: Kafka 2.3 and later have it.
@@ -31,7 +31,8 @@ BUFFER_SLACK: Final = 2
 class FrameReceiver(asyncio.BufferedProtocol):
     """Receive length-prefixed frames into one buffer that is used again and again.
 
-    The caller reads a frame before it asks for the next one, so one buffer is enough.
+    Whoever awaits a frame reads it at once, before the loop runs again and more bytes are
+    received, so one buffer is enough even when the next request is already under way.
     """
 
     def __init__(self, *, buffer_bytes: int, frame_bytes_max: int, before: Any) -> None:
@@ -75,7 +76,7 @@ class FrameReceiver(asyncio.BufferedProtocol):
             self._waiter.set_result(frame)
 
     def next_frame(self) -> asyncio.Future[memoryview]:
-        """Return the next frame, once it is complete; it is valid until the next call."""
+        """Return the next frame, once it is complete; it is valid until the loop runs again."""
         self._waiter = asyncio.get_running_loop().create_future()
         if self.lost is not None:
             self._waiter.set_exception(self.lost)
@@ -101,6 +102,13 @@ class FrameReceiver(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         """Nothing to do."""
+
+
+class Awaited(NamedTuple):
+    """A request whose answer is on its way."""
+
+    correlation_id: int
+    answer: asyncio.Future[memoryview]
 
 
 class FetchConnection(AIOKafkaConnection):
@@ -149,14 +157,11 @@ class FetchConnection(AIOKafkaConnection):
         """Tell whether a request can be sent."""
         return self._frames is not None and self._frames.lost is None and self.connected()
 
-    async def fetch(self, request: FetchRequest_v11, *, timeout_s: float) -> memoryview:
-        """Send a request and return the body of its response.
-
-        The bytes are valid until the next request; the caller parses them before that.
+    def send_fetch(self, request: FetchRequest_v11) -> Awaited:
+        """Send a request; its answer is `receive(…)`d before the next one but one.
 
         Raises:
             KafkaConnectionError: The connection was lost.
-            asyncio.TimeoutError: There was no answer in time; the connection is closed.
         """
         if not self.alive or self._frames is None:
             raise KafkaConnectionError(f"no connection to {self.host}:{self.port}")
@@ -165,15 +170,26 @@ class FetchConnection(AIOKafkaConnection):
             correlation_id=correlation_id, client_id=self._client_id
         )
         message = header.encode() + request.encode()
-        response = self._frames.next_frame()
+        answer = self._frames.next_frame()
         self._writer.transport.write(LENGTH.pack(len(message)) + message)
+        return Awaited(correlation_id, answer)
+
+    async def receive(self, awaited: Awaited, *, timeout_s: float) -> memoryview:
+        """Return the body of a response.
+
+        The bytes are valid until the event loop runs again: parse them at once.
+
+        Raises:
+            KafkaConnectionError: The connection was lost.
+            TimeoutError: There was no answer in time; the connection is closed.
+        """
         try:
             async with asyncio.timeout(timeout_s):
-                frame = await response
+                frame = await awaited.answer
         except TimeoutError:
             self.close()
             raise
-        if LENGTH.unpack_from(frame)[0] != correlation_id:
+        if LENGTH.unpack_from(frame)[0] != awaited.correlation_id:
             self.close()
             raise KafkaConnectionError("the broker answered another request than the last one")
         return frame[LENGTH.size :]

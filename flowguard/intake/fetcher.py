@@ -1,11 +1,12 @@
 """The fetch loop: requests out, chunks in.
 
 Runs on the consumer's thread. One task for each broker and kind of partition keeps a
-request under way as long as a partition has room:
+request under way as long as a partition has room. Where a response's batches end is plain
+from their headers, so the next request is sent before the response is parsed, and the
+broker works while we do:
 
-    reserve memory ─▶ request ─▶ receive ─▶ parse ─▶ deliver ─┐
-          ▲                                                   │
-          └───────────────────────────────────────────────────┘
+    reserve ─▶ request 1 ─▶ receive 1 ─▶ skim 1 ─▶ parse 1, deliver ─▶ receive 2 ─▶ …
+                                            └─▶ reserve ─▶ request 2 ──────┘
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import asyncio
 import contextlib
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -29,7 +30,7 @@ from flowguard.control.memory import MemoryBudget, Reservation
 from flowguard.errors import WireError
 from flowguard.facts import Fetched, Stopped
 from flowguard.intake.compression import decompress
-from flowguard.intake.connection import FetchConnection
+from flowguard.intake.connection import Awaited, FetchConnection
 
 __all__ = ["Fetcher", "PartitionPlan"]
 
@@ -44,6 +45,9 @@ SHARED_WAIT_MS: Final = 50
 
 #: Where no record is urgent, a little more at a time saves most of the requests.
 BULK_BYTES_MIN: Final = 64 * 1024
+
+#: A broker that does not wait for records, as small embedded ones do, is asked this often.
+EMPTY_PAUSE_S: Final = 0.005
 
 RETRY_BACKOFF_S: Final = 0.1
 RETRY_BACKOFF_S_MAX: Final = 5.0
@@ -100,15 +104,28 @@ class Cursor:
     stopped: bool = False
     losing: bool = False  # its position is being looked up anew
 
+    @property
+    def readable(self) -> bool:
+        """Tell whether it may be in a request at all."""
+        return not self.stopped and not self.losing
+
 
 @dataclass(slots=True)
 class Asked:
-    """A request under way."""
+    """A request, and what has become of it.
+
+    Args:
+        offsets: Where it begins in each partition. A section that does not begin where its
+            cursor is by then was asked for ahead of a response that could not be used whole.
+        parsed: Bytes of columns that each partition got from it.
+    """
 
     cursors: dict[TopicPartition, Cursor]
     offsets: dict[TopicPartition, int]
     reservation: Reservation
     parsed: dict[TopicPartition, int] = field(default_factory=dict)
+    awaited: Awaited | None = None
+    sent_s: float = 0.0
 
 
 class Fetcher:
@@ -215,33 +232,63 @@ class Fetcher:
     # One broker.
 
     async def _serve(self, node: int, urgent: bool) -> None:
-        connection: FetchConnection | None = None
+        """Fetch from one broker, connecting again as often as it takes."""
         backoff_s = RETRY_BACKOFF_S
-        try:
-            while True:
-                asked = self._ask(node, urgent)
-                if asked is None:
-                    await self._wait_for_room()
-                    continue
-                try:
-                    if connection is None or not connection.alive:
-                        connection = await self._connect(node)
-                    frame = await self._request(connection, asked, urgent)
-                    throttle_s = self._take_in(frame, asked)
-                    backoff_s = RETRY_BACKOFF_S
-                except (OSError, TimeoutError, kafka_errors.KafkaError, WireError) as error:
-                    self._lost(node, error, backoff_s)
-                    if connection is not None:
-                        connection.close()
-                    connection, throttle_s = None, backoff_s
-                    backoff_s = min(RETRY_BACKOFF_S_MAX, backoff_s * 2)
-                finally:
-                    self._memory.settle(asked.reservation, asked.parsed)
-                if throttle_s > 0:
-                    await asyncio.sleep(throttle_s)
-        finally:
-            if connection is not None:
-                connection.close()
+        while True:
+            answered = False
+            connection: FetchConnection | None = None
+            try:
+                await self._wait_for_work(node, urgent)
+                connection = await self._connect(node)
+                async for _ in self._exchange(connection, node, urgent):
+                    answered = True
+            except (OSError, TimeoutError, kafka_errors.KafkaError, WireError) as error:
+                backoff_s = RETRY_BACKOFF_S if answered else backoff_s
+                self._lost(node, error, backoff_s)
+                await asyncio.sleep(backoff_s)
+                backoff_s = min(RETRY_BACKOFF_S_MAX, backoff_s * 2)
+            finally:
+                if connection is not None:
+                    connection.close()
+
+    async def _exchange(
+        self, connection: FetchConnection, node: int, urgent: bool
+    ) -> AsyncIterator[None]:
+        """Send requests and take in answers until the connection is lost."""
+        asked: Asked | None = None
+        while True:
+            asked = asked or self._ask(node, urgent)
+            if asked is None:
+                await self._wait_for_room()
+                continue
+            ahead: Asked | None = None
+            try:
+                awaited = asked.awaited or self._send(connection, asked, urgent)
+                frame = await connection.receive(awaited, timeout_s=ANSWER_TIMEOUT_S)
+                throttle_ms, error_code, sections = wire.read_fetch_response(frame)
+                if error_code:
+                    raise kafka_errors.for_code(error_code)()
+                ahead = self._ask_ahead(frame, sections, asked)
+                if ahead is not None:
+                    ahead.awaited = self._send(connection, ahead, urgent)
+                self._take_in(frame, sections, asked)
+            except BaseException:
+                if ahead is not None:
+                    self._memory.settle(ahead.reservation, {})
+                raise
+            finally:
+                self._memory.settle(asked.reservation, asked.parsed)
+            if not asked.parsed and self._loop.time() - asked.sent_s < EMPTY_PAUSE_S:
+                throttle_ms = max(throttle_ms, EMPTY_PAUSE_S * 1e3)
+            asked = ahead
+            yield
+            if throttle_ms:
+                await asyncio.sleep(throttle_ms / 1e3)
+
+    async def _wait_for_work(self, node: int, urgent: bool) -> None:
+        """Wait until the broker leads a partition of ours."""
+        while not any(self._loop_key(each) == (node, urgent) for each in self._cursors.values()):
+            await self._wait_for_room()
 
     async def _wait_for_room(self) -> None:
         """Wait until something changes; look again soon, as leaders and backoffs do too."""
@@ -261,23 +308,56 @@ class Fetcher:
     def _ask(self, node: int, urgent: bool) -> Asked | None:
         """Reserve memory for the partitions of a broker that may be fetched now."""
         now_s = self._loop.time()
-        cursors = {
-            cursor.name: cursor
-            for cursor in self._cursors.values()
-            if not cursor.stopped
-            and not cursor.losing
-            and cursor.not_before_s <= now_s
-            and self._loop_key(cursor) == (node, urgent)
-            and cursor.needed_bytes <= self._memory.room(cursor.name)
+        return self._reserve(
+            {
+                cursor: cursor.offset
+                for cursor in self._cursors.values()
+                if cursor.readable
+                and cursor.not_before_s <= now_s
+                and self._loop_key(cursor) == (node, urgent)
+                and cursor.needed_bytes <= self._memory.room(cursor.name)
+            }
+        )
+
+    def _ask_ahead(
+        self, frame: memoryview, sections: Sequence[wire.PartitionSection], asked: Asked
+    ) -> Asked | None:
+        """Reserve memory for what comes after a response that is not parsed yet.
+
+        Where an unpacked batch ends up is not known before, and an error changes what to
+        do; then there is nothing to ask ahead.
+        """
+        offsets = {
+            cursor: asked.offsets[name]
+            for name, cursor in asked.cursors.items()
+            if self._cursors.get(name) is cursor and cursor.readable
         }
-        if not cursors:
+        found = False
+        for section in sections:
+            cursor = asked.cursors.get(TopicPartition(section.topic, section.partition))
+            if section.error_code:
+                return None
+            if section.size == 0 or cursor not in offsets:
+                continue
+            next_offset, compressed = wire.skim(frame, section.start, section.size)
+            if compressed or next_offset <= offsets[cursor]:
+                return None
+            offsets[cursor] = next_offset
+            found = True
+        return self._reserve(offsets) if found else None
+
+    def _reserve(self, offsets: Mapping[Cursor, int]) -> Asked | None:
+        """Reserve memory for a request; None if no partition of it has room."""
+        if not offsets:
             return None
-        reservation = self._memory.reserve(list(cursors))
+        reservation = self._memory.reserve([cursor.name for cursor in offsets])
         if not reservation.shares:
             self._memory.settle(reservation, {})
             return None
-        cursors = {name: cursors[name] for name in cursors if name in reservation.shares}
-        return Asked(cursors, {name: each.offset for name, each in cursors.items()}, reservation)
+        cursors = {each.name: each for each in offsets if each.name in reservation.shares}
+        return Asked(
+            cursors, {name: offsets[each] for name, each in cursors.items()}, reservation
+        )
 
     async def _connect(self, node: int) -> FetchConnection:
         broker = self._client.cluster.broker_metadata(node)
@@ -303,15 +383,13 @@ class Fetcher:
         await connection.connect()
         return connection
 
-    async def _request(
-        self, connection: FetchConnection, asked: Asked, urgent: bool
-    ) -> memoryview:
+    def _send(self, connection: FetchConnection, asked: Asked, urgent: bool) -> Awaited:
         may_be_urgent = any(each.plan.may_be_urgent for each in asked.cursors.values())
         topics: dict[str, list[tuple[int, int, int, int, int]]] = defaultdict(list)
         self._requests += 1
-        for name, cursor in rotate(list(asked.cursors.items()), self._requests):
+        for name, offset in rotate(list(asked.offsets.items()), self._requests):
             share_bytes = asked.reservation.shares[name]
-            topics[name.topic].append((name.partition, -1, cursor.offset, -1, share_bytes))
+            topics[name.topic].append((name.partition, -1, offset, -1, share_bytes))
         request = FetchRequest_v11(
             -1,  # replica_id: a consumer
             URGENT_WAIT_MS if urgent else SHARED_WAIT_MS,
@@ -324,28 +402,27 @@ class Fetcher:
             [],  # forgotten_topics_data
             "",  # rack_id
         )
-        return await connection.fetch(request, timeout_s=ANSWER_TIMEOUT_S)
+        asked.sent_s = self._loop.time()
+        return connection.send_fetch(request)
 
     # The response.
 
-    def _take_in(self, frame: memoryview, asked: Asked) -> float:
-        """Parse a response and deliver it; return how long the broker wants us to wait."""
-        throttle_ms, error_code, sections = wire.read_fetch_response(frame)
-        if error_code:
-            raise kafka_errors.for_code(error_code)()
+    def _take_in(
+        self, frame: memoryview, sections: Sequence[wire.PartitionSection], asked: Asked
+    ) -> None:
+        """Parse a response and deliver it."""
         facts: list[Fetched | Stopped] = []
         for section in sections:
             name = TopicPartition(section.topic, section.partition)
             cursor = asked.cursors.get(name)
-            if cursor is None or self._cursors.get(name) is not cursor:
-                continue  # revoked while the request was under way
+            if cursor is None or self._cursors.get(name) is not cursor or not cursor.readable:
+                continue  # revoked or stopped while the request was under way
             if section.error_code:
                 facts += self._refused(cursor, section)
-            elif section.size:
+            elif section.size and cursor.offset == asked.offsets[name]:
                 facts += self._parse(frame, section, cursor, asked)
         if facts:
             self._deliver(facts)
-        return throttle_ms / 1e3
 
     def _parse(
         self, frame: memoryview, section: wire.PartitionSection, cursor: Cursor, asked: Asked

@@ -18,7 +18,7 @@ CACHE = ROOT / ".cache" / "sanitized"
 MODULES = {
     "wire": ["flowguard/errors.py", "flowguard/intake/compression.py"],
 }
-RUNS = 4000
+RUNS = 10_000
 
 BUILT = "built"
 BUILD_S_MAX = 300

@@ -44,8 +44,7 @@ def infer(value: Any) -> pa.DataType:
             item = unify(item, infer(each))
         return pa.list_(item)
     if isinstance(value, dict):
-        fields = [pa.field(str(name), infer(each)) for name, each in value.items()]
-        return pa.struct(fields) if fields else pa.null()
+        return pa.struct([pa.field(str(name), infer(each)) for name, each in value.items()])
     return pa.timestamp("us", "UTC") if isinstance(value, dt.datetime) else pa.string()
 
 

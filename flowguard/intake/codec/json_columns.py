@@ -60,8 +60,8 @@ BLOCK_BYTES: Final = 1 << 20
 MAX_BRACKETS: Final = 500
 
 #: Looked for in every value, in one pass; what is found is looked at more closely.
-NEEDLES: Final = ["\n", "\r", "NaN", "Inf"]
-DOUBTFUL: Final = r"[\n\r]|[:,\[\s-](NaN|Inf(inity)?)\s*[,}\]]"
+NEEDLES: Final = ["NaN", "Inf"]
+DOUBTFUL: Final = r"[:,\[\s-](NaN|Inf(inity)?)\s*[,}\]]"
 #: The same where decimals are JSON numbers; an escape could spell an exponent.
 DECIMAL_NEEDLES: Final = [*NEEDLES, "e-", "E-", r"\u"]
 DECIMAL_DOUBTFUL: Final = DOUBTFUL + r"|[0-9.][eE]-|\\u"
@@ -235,6 +235,8 @@ def _doubtful_rows(values: pa.BinaryArray, decimals: bool) -> pl.Series:
     doubtful = ~_series(is_object.fill_null(True))
     if text.null_count() > values.null_count:
         doubtful = doubtful | (text.is_null() & ~_series(values.is_null()))
+    if not wire.join_lines([values])[1]:
+        doubtful = doubtful | text.str.contains(r"[\n\r]").fill_null(False)
     suspects = text.str.contains_any(DECIMAL_NEEDLES if decimals else NEEDLES).fill_null(False)
     if suspects.any():
         pattern = DECIMAL_DOUBTFUL if decimals else DOUBTFUL

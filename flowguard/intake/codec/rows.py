@@ -12,7 +12,7 @@ import datetime as dt
 import re
 import struct
 from collections.abc import Callable, Iterable, Sequence
-from decimal import Decimal, InvalidOperation, localcontext
+from decimal import Context, Decimal, InvalidOperation
 from typing import Any, Final
 
 import msgspec
@@ -160,17 +160,14 @@ class RowReader:
         for name, read, required in self.columns:
             cell = value.get(name)
             if cell is not None:
-                cell = self._cell(name, read, cell)
+                try:
+                    cell = read(cell)
+                except WrongValue as error:
+                    raise WrongValue(f'column "{name}{error.path}": {error.problem}') from None
             if cell is None and required:
                 raise WrongValue(f'column "{name}" is {"null" if name in value else "missing"}')
             row.append(cell)
         return tuple(row)
-
-    def _cell(self, name: str, read: Reader, cell: Any) -> Any:
-        try:
-            return read(cell)
-        except WrongValue as error:
-            raise WrongValue(f'column "{name}{error.path}": {error.problem}') from None
 
     def _tombstone(self) -> tuple[Any, ...]:
         for name, _, required in self.columns:
@@ -252,8 +249,7 @@ def _unfit(kind: object, value: Any) -> WrongValue:
 
 
 def _null(value: Any) -> None:
-    if value != {}:  # an object without fields tells nothing about a type
-        raise _wrong("null", value)
+    raise _wrong("null", value)
 
 
 def _bool(value: Any) -> bool:
@@ -340,19 +336,18 @@ def _overflows_float32(number: float) -> bool:
 
 
 def _decimal_reader(kind: pa.DataType) -> Reader:
-    scale, digits = kind.scale, kind.precision
-    step = Decimal(1).scaleb(-scale)
+    step = Decimal(1).scaleb(-kind.scale)
+    context = Context(prec=kind.precision, traps=[InvalidOperation])
 
     def read(value: Any) -> Decimal:
         number = _exact(value)
         if number is None:
             raise _wrong(kind, value)
-        with localcontext(prec=digits) as context:
-            try:
-                # Fails when the result has more digits than the precision allows.
-                fitted = number.quantize(step, context=context)
-            except InvalidOperation:
-                raise _unfit(kind, value) from None
+        try:
+            # Fails when the result has more digits than the precision allows.
+            fitted = number.quantize(step, context=context)
+        except InvalidOperation:
+            raise _unfit(kind, value) from None
         if fitted != number:
             raise _unfit(kind, value)
         return fitted
