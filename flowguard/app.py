@@ -20,6 +20,7 @@ from flowguard.config import AppSettings, resolve
 from flowguard.control.memory import MemoryBudget
 from flowguard.dispatch.sizing import BatchSize
 from flowguard.errors import ConfigError
+from flowguard.faust_conf import FaustConf
 from flowguard.intake.consumer import FeedConsumer
 from flowguard.intake.producer import FeedProducer
 from flowguard.intake.schema import Schema
@@ -28,13 +29,23 @@ from flowguard.lanes.lane_set import LaneSet
 from flowguard.lanes.rules import Rule
 from flowguard.runtime import FeedRuntime
 from flowguard.settle.service import EgressService, LetterService
-from flowguard.suggest import reject_unknown
+from flowguard.suggest import is_typo, reject_unknown
 from flowguard.units import Size
+from flowguard.web import FeedWeb
 
 __all__ = ["App"]
 
-#: What `faust.App` takes beside its settings.
-FAUST_ARGUMENTS = frozenset({"monitor", "config_source", "loop", "beacon", "env"})
+#: What `faust.App` takes: its settings, what is none, and the old names of some.
+FAUST_OPTIONS = frozenset(
+    {
+        *Settings.SETTINGS,
+        *("monitor", "config_source", "loop", "beacon", "env"),
+        *("client_id", "commit_interval", "create_reply_topic", "num_standby_replicas"),
+        *("default_partitions", "replication_factor"),
+    }
+)
+APP_OPTIONS = FAUST_OPTIONS | {"memory", "lanes"}
+LATER = frozenset({"spill_dir", "shadow"})
 
 AGENT_LATER = frozenset({"retries", "timeout", "dead_letters"})
 
@@ -67,6 +78,7 @@ class App(faust.App):
     """
 
     BootStrategy = FeedBootStrategy
+    Settings = FaustConf
 
     def __init__(
         self,
@@ -76,19 +88,19 @@ class App(faust.App):
         lanes: Sequence[Lane] | None = None,
         **options: Any,
     ) -> None:
-        known = {*Settings.SETTINGS, *FAUST_ARGUMENTS}
-        reject_unknown(
-            options.keys() - known,
-            known=(*known, "memory", "lanes"),
-            later=("spill_dir", "shadow"),
-            owner="App",
-        )
+        # Faust ignores what it does not know, and an app without feeds is Faust's app; but a
+        # slip of the pen is never meant.
+        self._unknown = options.keys() - FAUST_OPTIONS
+        self._reject(name for name in self._unknown if name in LATER or is_typo(name, APP_OPTIONS))
         self._declared_lanes = LaneSet.of(lanes)
         self._declared = {"memory": memory}
         #: What the command line and the configuration file say; set before the start.
         self.command_line: dict[str, Any] = {}
         self.config_file: tuple[Mapping[str, Any], str] = ({}, "the configuration file")
         super().__init__(id, **options)
+
+    def _reject(self, unknown: Iterable[str]) -> None:
+        reject_unknown(unknown, known=APP_OPTIONS, later=LATER, owner="App")
 
     # Declarations.
 
@@ -120,6 +132,7 @@ class App(faust.App):
         Raises:
             ConfigError: An option is unknown or not one of its choices.
         """
+        self._reject(self._unknown)
         if not topics:
             raise ConfigError("a feed needs a topic; patterns are not available in this version")
         reject_unknown(
@@ -243,11 +256,6 @@ class App(faust.App):
             )
         self.runtime.check()
 
-    async def on_first_start(self) -> None:
-        """Check the declarations before anything starts."""
-        await super().on_first_start()
-        self.check()
-
     def _new_consumer(self) -> Any:
         if not self.has_feeds:
             return super()._new_consumer()
@@ -260,6 +268,11 @@ class App(faust.App):
             beacon=self.beacon,
             loop=self.loop,
         )
+
+    def _new_web(self) -> Any:
+        # `@app.page` may ask for it before an agent is declared, so FeedWeb itself looks,
+        # once the server starts, whether the app has feeds.
+        return FeedWeb(self) if self.conf.web.scheme == "aiohttp" else super()._new_web()
 
     def _new_producer(self) -> Any:
         if not self.has_feeds:

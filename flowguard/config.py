@@ -82,7 +82,8 @@ def resolve(
     Raises:
         ConfigError: An option is unknown or its value cannot be read.
     """
-    reject_unknown(set(file) - {"lanes"}, known=(*DEFAULTS, "lanes"), owner=file_name)
+    known = (*DEFAULTS, "broker", "lanes")
+    reject_unknown(set(file) - {"broker", "lanes"}, known=known, owner=file_name)
     variables = read_variables(environment)
     layers: list[tuple[Mapping[str, Any], str]] = [
         (command_line, "command line"),

@@ -55,6 +55,10 @@ RECENT_NS = 15 * SECOND
 CAP = 0.8
 FLOOR = 0.05
 
+#: Where both a retry that is due and new records could be started, the one that would wait
+#: for the other gets every so manieth start: the same share that `CAP` leaves to lower lanes.
+PASSED_OVER_MAX = round(1 / (1 - CAP)) - 1
+
 #: Batches of one lane that wait for acknowledgement, for each seat of the agent.
 UNSETTLED_PER_SEAT = 8
 
@@ -98,6 +102,11 @@ class Partition:
     gone: bool = False
     why: str | None = None  # it cannot be read any further
 
+    @property
+    def account(self) -> tuple[TopicPartition, int]:
+        """Return what memory is counted by: the partition in this assignment."""
+        return self.name, self.epoch
+
 
 @dataclass(slots=True, eq=False)
 class Waiting:
@@ -116,6 +125,11 @@ class Flight:
     parts: list[tuple[Partition, Slice, Run]]
     seated: bool = False
     why: str = ""
+
+    @property
+    def revoking(self) -> bool:
+        """Tell whether a partition of it may go away."""
+        return any(part.revoking for part, _, _ in self.parts)
 
     def holds(self, partition: Partition) -> bool:
         """Tell whether records of the partition are among it."""
@@ -152,6 +166,7 @@ class View:
         self.unsettled_by_lane = [0] * len(lanes)
         self.waiting_since_ns: list[int | None] = [None] * len(lanes)
         self.service_ns = 0.0
+        self.passed_over = 0
         self.reserved = [int(lane.reserve * plan.seats) for lane in lanes]
 
     @property
@@ -196,15 +211,30 @@ class View:
             since_ns = self.waiting_since_ns[rank] = now_ns
         return now_ns - since_ns < self.plan.linger_ns
 
+    def may_retry(self, cut: Cut) -> bool:
+        """Tell whether nothing but time keeps a failed batch from being tried again."""
+        return self._may_sit(cut.lane) and not self.flights[cut.batch_id].revoking
+
+    def next_retry(self, now_ns: int) -> Cut | None:
+        """Return a batch that may be tried again now: of the highest lane, the first due."""
+        due = [
+            cut for due_ns, cut in self.retries.items() if due_ns <= now_ns and self.may_retry(cut)
+        ]
+        return min(due, key=lambda cut: cut.lane, default=None)
+
     @property
     def due_ns(self) -> int | None:
         """Return the next instant at which waiting alone changes what may be started."""
-        lingering = [
-            since_ns + self.plan.linger_ns for since_ns in self.waiting_since_ns if since_ns
+        if self.seats_free <= 0:
+            return None
+        ready = self.scheduler.ready_lanes()
+        due = [
+            since_ns + self.plan.linger_ns
+            for rank, since_ns in enumerate(self.waiting_since_ns)
+            if since_ns is not None and ready >> rank & 1 and self._may_sit(rank)
         ]
-        if self.retries.due_ns is not None:
-            lingering.append(self.retries.due_ns)
-        return min(lingering, default=None) if self.seats_free > 0 else None
+        due += [due_ns for due_ns, cut in self.retries.items() if self.may_retry(cut)]
+        return min(due, default=None)
 
 
 class Engine:
@@ -350,7 +380,7 @@ class Engine:
             number = self._numbers.setdefault(name, len(self._numbers))
             ledger = PartitionLedger.starting_at(offset, lane_count=len(self.lanes))
             self.partitions[name] = Partition(name, number, self._last_epoch, ledger, offset)
-        self.memory.assign(self.partitions)
+        self.memory.assign([each.account for each in self.partitions.values()])
         return [self._fetch(), *self._ticked(fact.at_ns)]
 
     def _revoking(self, fact: Revoking) -> list[Command]:
@@ -384,7 +414,7 @@ class Engine:
         """Fill the free seats: retries that are due first, then what the scheduler says."""
         commands: list[Command] = []
         while view.seats_free > 0:
-            flight = self._next_retry(view, now_ns) or self._next_cut(view, now_ns)
+            flight = self._next_flight(view, now_ns)
             if flight is None:
                 break
             cut = flight.cut
@@ -398,15 +428,27 @@ class Engine:
             commands.append(StartBatch(cut))
         return commands
 
-    def _next_retry(self, view: View, now_ns: int) -> Flight | None:
-        cut = view.retries.take(now_ns)
-        if cut is None:
-            return None
+    def _next_flight(self, view: View, now_ns: int) -> Flight | None:
+        """Return what is started next: of a retry and new records the higher lane, in turn."""
+        mask = view.lane_mask(now_ns)
+        retry = view.next_retry(now_ns)
+        if retry is None:
+            return self._next_cut(view, mask)
+        if mask == 0:
+            return self._retry(view, retry)
+        higher_is_new = mask & ((1 << retry.lane) - 1) != 0
+        view.passed_over += 1
+        if view.passed_over > PASSED_OVER_MAX:
+            view.passed_over = 0
+            higher_is_new = not higher_is_new
+        return self._next_cut(view, mask) if higher_is_new else self._retry(view, retry)
+
+    def _retry(self, view: View, cut: Cut) -> Flight:
+        view.retries.remove(cut)
         cut.attempt += 1
         return view.flights[cut.batch_id]
 
-    def _next_cut(self, view: View, now_ns: int) -> Flight | None:
-        mask = view.lane_mask(now_ns)
+    def _next_cut(self, view: View, mask: int) -> Flight | None:
         taken = mask and view.scheduler.take(
             mask,
             view.limit.records,
@@ -459,7 +501,7 @@ class Engine:
         piece.chunk.unsettled -= piece.count
         if piece.chunk.unsettled > 0:
             return False
-        return self.memory.release(partition.name, piece.chunk.num_bytes)
+        return self.memory.release(partition.account, piece.chunk.num_bytes)
 
     def _reopen(self, view: View, partition: Partition, lane: int) -> None:
         if view.plan.ordered and not partition.revoking:
@@ -488,7 +530,7 @@ class Engine:
             self._drop_from(view, flight, partition)
         for lane in range(len(self.lanes)):
             view.scheduler.open(lane, partition.number)
-        self.memory.revoke([partition.name])
+        self.memory.revoke([partition.account])
 
     def _drop_from(self, view: View, flight: Flight, partition: Partition) -> None:
         """Take a partition's records out of a batch that is in flight or waits."""
@@ -496,9 +538,8 @@ class Engine:
         count = sum(piece.count for part, piece, _ in flight.parts if part is partition)
         if count == 0:
             return
-        waiting = next((due for due, each in view.retries.items() if each is cut), None)
-        self._release(cut.lane, count, "in_flight" if waiting is None else "held")
-        if waiting is None:
+        self._release(cut.lane, count, "held" if cut in view.retries else "in_flight")
+        if cut not in view.retries:
             return
         flight.parts = [part for part in flight.parts if part[0] is not partition]
         cut.slices = tuple(piece for _, piece, _ in flight.parts)
@@ -539,7 +580,7 @@ class Engine:
             piece.count
             for view in self.views.values()
             for flight in view.flights.values()
-            if flight.cut.batch_id not in {cut.batch_id for _, cut in view.retries.items()}
+            if flight.cut not in view.retries
             for partition, piece, _ in flight.parts
             if not partition.gone and (partitions is None or partition.name in partitions)
         )
@@ -623,10 +664,11 @@ class Engine:
                         f"{', '.join(places)} waits: {flight.why}; "
                         f"attempt {cut.attempt + 1} in {wait:.1f} s"
                     )
-        for name in paused & self.partitions.keys():
-            partition = self.partitions[name]
-            if self._view_of[name.topic].scheduler.head(rank, partition.number) is not None:
-                return "paused", f"{str_partition(name)} is not fetched: its memory is full"
+        for partition in self.partitions.values():
+            scheduler = self._view_of[partition.name.topic].scheduler
+            if partition.account in paused and scheduler.head(rank, partition.number) is not None:
+                place = str_partition(partition.name)
+                return "paused", f"{place} is not fetched: its memory is full"
         return "ok", None
 
     def _agent_state(self, view: View) -> AgentState:
@@ -646,8 +688,8 @@ class Engine:
             position=partition.ledger.position,
             committable=partition.ledger.committable,
             committed=partition.committed,
-            held_bytes=self.memory.held_by(partition.name),
-            paused=partition.name in paused,
+            held_bytes=self.memory.held_by(partition.account),
+            paused=partition.account in paused,
             why=partition.why,
         )
 

@@ -103,6 +103,7 @@ class FeedRuntime(Service):
         self.clock = clock or SystemClock()
         self.drain_timeout_s = drain_timeout_s
         self.draining = False
+        self.joined = False  # the group has told us once which partitions are ours
         self.codec_notices: list[str] = []
         self.missing_topics: frozenset[str] = frozenset()
         self._delivery = FaustDelivery(app)
@@ -201,6 +202,7 @@ class FeedRuntime(Service):
         if lost:
             self.observe(Revoked(partitions=lost, at_ns=self.clock.now_ns()))
         self.observe(Assigned(offsets=offsets, at_ns=self.clock.now_ns()))
+        self.joined = True
 
     async def revoking(self, partitions: frozenset[TopicPartition]) -> None:
         """Start nothing more of these partitions, and let them finish for a short while."""
@@ -208,7 +210,14 @@ class FeedRuntime(Service):
         await self._wait_landed(partitions, REVOKE_GRACE_S)
 
     async def drain(self) -> None:
-        """Start nothing more, and wait for what is in flight until the drain timeout."""
+        """Start nothing more, and wait for what is in flight until the drain timeout.
+
+        Only when the app stops: Faust also asks in each rebalance, where `revoking` has
+        waited already. On the way down it asks twice, and the second time is not waited for.
+        """
+        if self.draining or not self.app.should_stop:
+            return
+        self.draining = True
         partitions = frozenset(self.engine.partitions)
         self.observe(Revoking(partitions=partitions, at_ns=self.clock.now_ns()))
         await self._wait_landed(partitions, self.drain_timeout_s)

@@ -7,13 +7,22 @@ from difflib import get_close_matches
 
 from flowguard.errors import ConfigError
 
-__all__ = ["nearest", "reject_unknown"]
+__all__ = ["is_typo", "nearest", "reject_unknown"]
+
+#: A name that is longer or shorter by more than this is another name.
+TYPO_LETTERS = 2
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name most like this one, or None if none is like it."""
     found = get_close_matches(name, list(known), n=1, cutoff=0.5)
     return found[0] if found else None
+
+
+def is_typo(name: str, known: Iterable[str]) -> bool:
+    """Tell whether a name is a known one but for a letter or two."""
+    found = get_close_matches(name, list(known), n=1, cutoff=0.8)
+    return bool(found) and found[0] != name and abs(len(found[0]) - len(name)) <= TYPO_LETTERS
 
 
 def reject_unknown(

@@ -16,7 +16,7 @@ own, the engine releases from the event loop's.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import Final
@@ -50,14 +50,19 @@ class Reservation:
     Args:
         total_bytes: Most bytes of the whole response.
         shares: Most bytes of each partition in it; those without room are left out.
+        left_bytes: What it still counts as held, instead of columns to come.
     """
 
     total_bytes: int
     shares: dict[Hashable, int]
+    left_bytes: int
 
 
 class MemoryBudget:
     """Bytes held for feeds, by partition, against a limit.
+
+    What is counted is a partition in one assignment: whoever asks adds its epoch, so that
+    what was fetched for an older one is not counted for the next.
 
     Args:
         memory_bytes: All that feeds may hold, >= 1 MiB.
@@ -114,20 +119,32 @@ class MemoryBudget:
         with self._lock:
             shares = {each: share for each in partitions if (share := self._share(each))}
             total_bytes = min(self.fetch_bytes_max, sum(shares.values()))
-            self.requested_bytes += total_bytes * COLUMNS_PER_WIRE_BYTE
-            return Reservation(total_bytes, shares)
+            left_bytes = total_bytes * COLUMNS_PER_WIRE_BYTE
+            self.requested_bytes += left_bytes
+            return Reservation(total_bytes, shares, left_bytes)
 
-    def settle(self, reservation: Reservation, parsed: Mapping[Hashable, int]) -> None:
-        """Replace what a request had reserved by the columns that came of it.
+    def allowance(self, partition: Hashable, reservation: Reservation) -> int:
+        """Return how many bytes of columns a response may become for one partition.
 
-        Args:
-            reservation: What `reserve` had returned.
-            parsed: Partition → bytes of its columns.
+        Little that is fetched can be much when it is unpacked, so this is asked again for
+        each partition of the response, after the one before was charged.
         """
         with self._lock:
-            self.requested_bytes -= reservation.total_bytes * COLUMNS_PER_WIRE_BYTE
-            for partition, num_bytes in parsed.items():
-                self._add(partition, num_bytes)
+            return self._room(partition, reserved_bytes=reservation.left_bytes)
+
+    def charge(self, partition: Hashable, num_bytes: int, reservation: Reservation) -> None:
+        """Count columns in place of what the request had reserved for them."""
+        with self._lock:
+            counted_bytes = min(num_bytes, reservation.left_bytes)
+            reservation.left_bytes -= counted_bytes
+            self.requested_bytes -= counted_bytes
+            self._add(partition, num_bytes)
+
+    def settle(self, reservation: Reservation) -> None:
+        """Let go of what a request had reserved and did not bring."""
+        with self._lock:
+            self.requested_bytes -= reservation.left_bytes
+            reservation.left_bytes = 0
 
     def release(self, partition: Hashable, num_bytes: int) -> bool:
         """Note that columns were let go; True if a paused partition may fetch again."""
@@ -162,9 +179,10 @@ class MemoryBudget:
         """Room at which a paused partition goes on: a whole request, or its share if smaller."""
         return min(self.fetch_bytes_max * COLUMNS_PER_WIRE_BYTE, self._own_share // 2)
 
-    def _room(self, partition: Hashable) -> int:
-        pool_bytes = self.columns_bytes_max // 2
-        pool_free = max(0, pool_bytes - self._pool_used - self.requested_bytes)
+    def _room(self, partition: Hashable, *, reserved_bytes: int = 0) -> int:
+        """Return the room of a partition; what is reserved for it is no one else's."""
+        others_bytes = self.requested_bytes - reserved_bytes
+        pool_free = max(0, self.columns_bytes_max // 2 - self._pool_used - others_bytes)
         return max(0, self._own_share - self._held.get(partition, 0)) + pool_free
 
     def _add(self, partition: Hashable, num_bytes: int) -> None:

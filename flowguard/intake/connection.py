@@ -35,9 +35,12 @@ class FrameReceiver(asyncio.BufferedProtocol):
     received, so one buffer is enough even when the next request is already under way.
     """
 
-    def __init__(self, *, buffer_bytes: int, frame_bytes_max: int, before: Any) -> None:
+    def __init__(
+        self, *, buffer_bytes: int, frame_bytes_max: int, transport: Any, before: Any
+    ) -> None:
         self._buffer_bytes = buffer_bytes
         self._frame_bytes_max = frame_bytes_max
+        self._transport = transport
         self._before = before  # aiokafka's protocol, which waits for connection_lost
         self._length = bytearray(LENGTH.size)
         self._frame = bytearray(buffer_bytes)
@@ -64,6 +67,7 @@ class FrameReceiver(asyncio.BufferedProtocol):
     def _begin_frame(self, size: int) -> None:
         if not 0 < size <= self._frame_bytes_max:
             self._lose(KafkaConnectionError(f"a response of {size} bytes is beyond all limits"))
+            self._transport.abort()  # what follows cannot be read either
             return
         if size > len(self._frame) or len(self._frame) > self._buffer_bytes * BUFFER_SLACK:
             self._frame = bytearray(max(size, self._buffer_bytes))
@@ -148,6 +152,7 @@ class FetchConnection(AIOKafkaConnection):
         self._frames = FrameReceiver(
             buffer_bytes=self._buffer_bytes,
             frame_bytes_max=self._frame_bytes_max,
+            transport=transport,
             before=self._protocol,
         )
         transport.set_protocol(self._frames)

@@ -105,6 +105,11 @@ class Cursor:
     losing: bool = False  # its position is being looked up anew
 
     @property
+    def account(self) -> tuple[TopicPartition, int]:
+        """Return what memory is counted by: the partition in this assignment."""
+        return self.name, self.epoch
+
+    @property
     def readable(self) -> bool:
         """Tell whether it may be in a request at all."""
         return not self.stopped and not self.losing
@@ -274,10 +279,10 @@ class Fetcher:
                 self._take_in(frame, sections, asked)
             except BaseException:
                 if ahead is not None:
-                    self._memory.settle(ahead.reservation, {})
+                    self._memory.settle(ahead.reservation)
                 raise
             finally:
-                self._memory.settle(asked.reservation, asked.parsed)
+                self._memory.settle(asked.reservation)
             if not asked.parsed and self._loop.time() - asked.sent_s < EMPTY_PAUSE_S:
                 throttle_ms = max(throttle_ms, EMPTY_PAUSE_S * 1e3)
             asked = ahead
@@ -315,7 +320,7 @@ class Fetcher:
                 if cursor.readable
                 and cursor.not_before_s <= now_s
                 and self._loop_key(cursor) == (node, urgent)
-                and cursor.needed_bytes <= self._memory.room(cursor.name)
+                and cursor.needed_bytes <= self._memory.room(cursor.account)
             }
         )
 
@@ -350,11 +355,11 @@ class Fetcher:
         """Reserve memory for a request; None if no partition of it has room."""
         if not offsets:
             return None
-        reservation = self._memory.reserve([cursor.name for cursor in offsets])
+        reservation = self._memory.reserve([cursor.account for cursor in offsets])
         if not reservation.shares:
-            self._memory.settle(reservation, {})
+            self._memory.settle(reservation)
             return None
-        cursors = {each.name: each for each in offsets if each.name in reservation.shares}
+        cursors = {each.name: each for each in offsets if each.account in reservation.shares}
         return Asked(
             cursors, {name: offsets[each] for name, each in cursors.items()}, reservation
         )
@@ -388,7 +393,7 @@ class Fetcher:
         topics: dict[str, list[tuple[int, int, int, int, int]]] = defaultdict(list)
         self._requests += 1
         for name, offset in rotate(list(asked.offsets.items()), self._requests):
-            share_bytes = asked.reservation.shares[name]
+            share_bytes = asked.reservation.shares[asked.cursors[name].account]
             topics[name.topic].append((name.partition, -1, offset, -1, share_bytes))
         request = FetchRequest_v11(
             -1,  # replica_id: a consumer
@@ -433,7 +438,7 @@ class Fetcher:
             asked_offset=cursor.offset,
             rule=cursor.plan.rule,
             lane_count=self._lane_count,
-            max_bytes=self._allowance(cursor, asked),
+            max_bytes=self._memory.allowance(cursor.account, asked.reservation),
             batch_bytes_max=self._memory.wire_batch_bytes_max,
             decompress=decompress,
         )
@@ -453,7 +458,9 @@ class Fetcher:
         moved = parsed.next_offset != cursor.offset
         cursor.offset = parsed.next_offset
         cursor.needed_bytes = parsed.needed_bytes
-        asked.parsed[cursor.name] = sum(chunk.num_bytes for chunk in chunks)
+        num_bytes = sum(chunk.num_bytes for chunk in chunks)
+        asked.parsed[cursor.name] = num_bytes
+        self._memory.charge(cursor.account, num_bytes, asked.reservation)
         if moved:
             yield Fetched(
                 partition=cursor.name,
@@ -466,10 +473,6 @@ class Fetcher:
             yield self._stop_cursor(
                 cursor, f"{parsed.error}; its lanes stop here, other partitions go on"
             )
-
-    def _allowance(self, cursor: Cursor, asked: Asked) -> int:
-        """Return how many bytes of columns this response may become for the partition."""
-        return self._memory.room(cursor.name) + 2 * asked.reservation.shares[cursor.name]
 
     def _stop_cursor(self, cursor: Cursor, why: str) -> Stopped:
         cursor.stopped = True

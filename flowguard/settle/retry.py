@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from typing import Final
 
 from flowguard.commands import Cut
@@ -27,31 +26,23 @@ class RetryQueue:
     """Failed batches, by the instant they are due."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, int, Cut]] = []
+        self._due_ns: dict[Cut, int] = {}
 
     def __len__(self) -> int:
-        return len(self._heap)
+        return len(self._due_ns)
+
+    def __contains__(self, cut: Cut) -> bool:
+        return cut in self._due_ns
 
     def add(self, cut: Cut, *, due_ns: int) -> None:
         """Keep a batch until it is due."""
-        heapq.heappush(self._heap, (due_ns, cut.batch_id, cut))
-
-    @property
-    def due_ns(self) -> int | None:
-        """Return when the next one is due, None without any."""
-        return self._heap[0][0] if self._heap else None
-
-    def take(self, now_ns: int) -> Cut | None:
-        """Return a batch that is due, or None."""
-        if self._heap and self._heap[0][0] <= now_ns:
-            return heapq.heappop(self._heap)[2]
-        return None
+        self._due_ns[cut] = due_ns
 
     def items(self) -> list[tuple[int, Cut]]:
         """Return all, with the instant each is due, the next one first."""
-        return [(due_ns, cut) for due_ns, _, cut in sorted(self._heap)]
+        items = [(due_ns, cut) for cut, due_ns in self._due_ns.items()]
+        return sorted(items, key=lambda item: (item[0], item[1].batch_id))
 
     def remove(self, cut: Cut) -> None:
         """Forget a batch."""
-        self._heap = [item for item in self._heap if item[2] is not cut]
-        heapq.heapify(self._heap)
+        self._due_ns.pop(cut, None)

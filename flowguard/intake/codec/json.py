@@ -36,22 +36,18 @@ class JsonCodec:
 
     def __init__(self, columns: Schema | None = None) -> None:
         self.notices: list[str] = []
-        self._inferred = InferredColumns(self.notices) if columns is None else None
-        self._declared = _declared(columns) if columns is not None else None
+        self._inferred = _InferredRows(self.notices) if columns is None else None
+        self._rows = _declared(columns) if columns is not None else self._inferred
 
     @property
     def schema(self) -> Schema | None:
         """The columns inferred so far; None if they were declared."""
-        return self._inferred.schema if self._inferred is not None else None
+        return self._inferred.columns.schema if self._inferred is not None else None
 
     def decode(self, values: Sequence[pa.BinaryArray]) -> Decoded:
         """Return the rows; see `Codec.decode`."""
-        column = _one_array(values)
-        if self._declared is not None:
-            part = self._declared.decode(column)
-        else:
-            assert self._inferred is not None
-            part = _decode_inferred(column, self._inferred)
+        assert self._rows is not None
+        part = self._rows.decode(_one_array(values))
         return Decoded(to_frame(part.table), part.rejected)
 
     def encode(self, frame: pl.DataFrame | pa.Table) -> pa.BinaryArray:
@@ -82,21 +78,31 @@ def _declared(schema: Schema) -> JsonColumns:
     return JsonColumns(schema, by_row)
 
 
-def _decode_inferred(values: pa.BinaryArray, columns: InferredColumns) -> Part:
-    def by_row(some: Sequence[bytes | None]) -> Part:
-        parsed = [parse_json(value) for value in some]
-        return RowReader(columns.take_in(parsed), anything_as_text=True).read(parsed)
+class _InferredRows:
+    """Rows of inferred columns: by row until the types are fixed, then as columns."""
 
-    schema = columns.schema
-    if columns.fixed:
-        try:
-            part = JsonColumns(schema, by_row, closed=True).decode(values)
-        except _SCHEMA_CHANGED:
-            part = None
-        if part is not None and columns.schema is schema:
-            return part
-    return by_row(values.to_pylist())
+    def __init__(self, notices: list[str]) -> None:
+        self.columns = InferredColumns(notices)
+        self._fast: tuple[Schema, JsonColumns] | None = None
 
+    def decode(self, values: pa.BinaryArray) -> Part:
+        """Return the rows, all of one schema, which is `columns.schema` afterwards."""
+        schema = self.columns.schema
+        if self.columns.fixed:
+            try:
+                part = self._reader(schema).decode(values)
+            except (pa.ArrowInvalid, pa.ArrowTypeError):
+                pass  # a later piece widened a type, so pieces could not be joined
+            else:
+                if self.columns.schema is schema:
+                    return part
+        return self._by_row(values.to_pylist())
 
-#: Parts with different columns cannot be joined: a later piece widened a type.
-_SCHEMA_CHANGED = (pa.ArrowInvalid, pa.ArrowTypeError)
+    def _reader(self, schema: Schema) -> JsonColumns:
+        if self._fast is None or self._fast[0] is not schema:
+            self._fast = (schema, JsonColumns(schema, self._by_row, closed=True))
+        return self._fast[1]
+
+    def _by_row(self, values: Sequence[bytes | None]) -> Part:
+        parsed = [parse_json(value) for value in values]
+        return RowReader(self.columns.take_in(parsed), anything_as_text=True).read(parsed)

@@ -1,0 +1,80 @@
+"""How commands report: for people, as JSON, or into a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from flowguard.cli.exit_codes import CommandError
+
+__all__ = ["app_option", "config_option", "report", "report_options"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def report_options(command: Command) -> Command:
+    """Add `--json` and `--output FILE`, as `as_json` and `output`."""
+    command = click.option(
+        "--output",
+        metavar="FILE",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="Write the report as JSON to FILE.",
+    )(command)
+    return click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")(
+        command
+    )
+
+
+def app_option(command: Command) -> Command:
+    """Add `-A MODULE[:APP]`, as `app`; given before the verb it is found in the context."""
+
+    def from_group(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+        spec = value or ctx.find_root().obj
+        if spec is None and not ctx.resilient_parsing:
+            raise click.UsageError("say which app: -A MODULE or -A MODULE:APP", ctx)
+        return spec
+
+    return click.option(
+        "-A",
+        "--app",
+        "app",
+        metavar="MODULE[:APP]",
+        callback=from_group,
+        help="The app, such as shop.stream or shop.stream:app.",
+    )(command)
+
+
+def config_option(command: Command) -> Command:
+    """Add `--config FILE`, as `config`."""
+    return click.option(
+        "--config",
+        metavar="FILE",
+        help="TOML file of settings; default [tool.flowguard] of pyproject.toml.",
+    )(command)
+
+
+def report(
+    document: dict[str, Any], text: Callable[[], str], *, as_json: bool, output: Path | None
+) -> None:
+    """Print a report, and write it where it was asked for.
+
+    Args:
+        document: The report for programs.
+        text: Makes the report for people.
+        as_json: Print the document instead of the text.
+        output: Write the document here too.
+
+    Raises:
+        CommandError: The file cannot be written.
+    """
+    encoded = json.dumps(document, indent=2, ensure_ascii=False)
+    if output is not None:
+        try:
+            output.write_text(encoded + "\n", encoding="utf-8")
+        except OSError as error:
+            raise CommandError(f"cannot write {output}: {error.strerror}") from error
+    click.echo(encoded if as_json else text())

@@ -1,0 +1,84 @@
+"""Faust's own settings in an app of flowguard: the same values, and where each came from.
+
+Beside Faust's variables, `FLOWGUARD_BROKER` and `FLOWGUARD_BROKER_*` are read here, so that
+every command, and `faust worker` too, talks to the same broker in the same way.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import Any
+
+from faust.auth import Credentials, SASLCredentials, SSLCredentials
+from faust.exceptions import AlreadyConfiguredWarning
+from faust.types.settings import Settings
+
+from flowguard.config import read_variable
+from flowguard.security import BrokerSecurity, read_security
+
+__all__ = ["FaustConf"]
+
+
+class FaustConf(Settings):
+    """`faust.Settings` that knows which of them somebody set.
+
+    `origins` has the name of each setting that is not left at its default, with the place
+    it was set: `code`, `environment`, or what `change` was told.
+    """
+
+    def _init_settings(self, kwargs: dict[str, Any]) -> None:
+        given = {name for name, value in kwargs.items() if value is not None}
+        super()._init_settings(kwargs)  # adds to kwargs what Faust's own variables say
+        self._origins = {
+            name: "code" if name in given and not self._has_variable(name) else "environment"
+            for name, value in kwargs.items()
+            if name in self.SETTINGS and value is not None
+        }
+        self._read_flowguard_variables()
+
+    def _has_variable(self, name: str) -> bool:
+        variable = self.SETTINGS[name].env_name
+        return variable is not None and self.getenv(variable) is not None
+
+    def _read_flowguard_variables(self) -> None:
+        broker = read_variable(os.environ, "FLOWGUARD_BROKER")
+        if broker:
+            self.change("broker", broker, origin="FLOWGUARD_BROKER")
+        security = read_security(os.environ)
+        if security is not None:
+            self.change("broker_credentials", credentials(security), origin="FLOWGUARD_BROKER_*")
+            self.change("ssl_context", None, origin="FLOWGUARD_BROKER_*")
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        super().__setattr__(key, value)
+        if key in self.SETTINGS and "_origins" in self.__dict__:
+            self._origins[key] = "code"
+
+    def change(self, name: str, value: Any, *, origin: str) -> None:
+        """Set a setting from outside of the program, and note from where."""
+        with warnings.catch_warnings():
+            # Faust warns about settings that were read before they change; whoever calls
+            # this knows who has read them.
+            warnings.simplefilter("ignore", AlreadyConfiguredWarning)
+            setattr(self, name, value)
+        self._origins[name] = origin
+
+    @property
+    def origins(self) -> dict[str, str]:
+        """Return setting → where it was set, for all that somebody set."""
+        return dict(self._origins)
+
+
+def credentials(security: BrokerSecurity) -> Credentials | None:
+    """Return the credentials as Faust wants them, None for an open connection."""
+    context = security.ssl_context()
+    if security.uses_sasl:
+        assert security.password is not None
+        return SASLCredentials(
+            username=security.username,
+            password=security.password.reveal(),
+            mechanism=security.mechanism,
+            ssl_context=context,
+        )
+    return None if context is None else SSLCredentials(context)

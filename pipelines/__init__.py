@@ -1,0 +1,1 @@
+"""Example pipelines: each is one app, ready for `flowguard worker -A pipelines.NAME`."""

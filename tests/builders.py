@@ -1,0 +1,269 @@
+"""Chunks, slices, lanes and an engine on a virtual clock, for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from flowguard._native import wire
+from flowguard.chunk import Chunk, Slice, TopicPartition
+from flowguard.commands import Command, Cut, Fetch, Resume, StartBatch
+from flowguard.control.memory import MemoryBudget
+from flowguard.engine import AgentPlan, Engine
+from flowguard.facts import (
+    Assigned,
+    Committed,
+    Fact,
+    Failed,
+    Fetched,
+    Finished,
+    Returned,
+    Revoked,
+    Revoking,
+    Stopped,
+    Ticked,
+)
+from flowguard.lanes.lane import Lane
+from flowguard.lanes.lane_set import LaneSet
+from flowguard.units import MIB, MILLISECOND, SECOND
+
+EPOCH_MS = 1_700_000_000_000
+NO_HEADERS = wire.encode_headers([])
+
+A = TopicPartition("orders", 0)
+B = TopicPartition("orders", 1)
+C = TopicPartition("orders", 2)
+
+REALTIME = Lane("realtime", target="50ms")
+BULK = Lane("bulk")
+
+
+def columns_of(
+    offsets: Sequence[int],
+    *,
+    timestamps: Sequence[int] | None = None,
+    keys: Sequence[bytes | None] | None = None,
+    values: Sequence[bytes | None] | None = None,
+    headers: Sequence[Sequence[tuple[bytes, bytes | None]]] | None = None,
+) -> pa.RecordBatch:
+    """Return what the parser makes of records with these offsets."""
+    size = len(offsets)
+    packed = [NO_HEADERS] * size if headers is None else [wire.encode_headers(h) for h in headers]
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array(offsets, pa.int64()),
+            pa.array(timestamps or [EPOCH_MS] * size, pa.int64()),
+            pa.array(keys if keys is not None else [None] * size, pa.binary()),
+            pa.array(values if values is not None else [b"{}"] * size, pa.binary()),
+            pa.array(packed, pa.binary()),
+        ],
+        names=["offset", "timestamp", "key", "value", "headers"],
+    )
+
+
+def chunk_of(
+    offsets: Sequence[int],
+    *,
+    partition: TopicPartition = A,
+    lane: int = 0,
+    num_bytes: int | None = None,
+    **columns: object,
+) -> Chunk:
+    """Return a chunk of these records."""
+    batch = columns_of(offsets, **columns)  # type: ignore[arg-type]
+    return Chunk(
+        partition=partition,
+        lane=lane,
+        columns=batch,
+        num_bytes=100 * len(offsets) if num_bytes is None else num_bytes,
+        first_offset=offsets[0],
+        first_timestamp_ms=min(batch.column(1).to_pylist()),
+        fetched_ns=0,
+    )
+
+
+def slice_of(chunk: Chunk, start: int = 0, count: int | None = None) -> Slice:
+    """Return rows of a chunk, all of them by default."""
+    return Slice(chunk, start, chunk.num_records - start if count is None else count)
+
+
+def offsets_of(cut: Cut) -> list[tuple[int, int]]:
+    """Return partition and offset of each record of a cut, in order."""
+    return [
+        (piece.chunk.partition.partition, offset)
+        for piece in cut.slices
+        for offset in piece.columns.column(0).to_pylist()
+    ]
+
+
+def only_offsets(cut: Cut) -> list[int]:
+    """Return the offsets of a cut, in order."""
+    return [offset for _, offset in offsets_of(cut)]
+
+
+@dataclass
+class EngineDriver:
+    """An engine with a clock that only moves when told; every fact is followed by checks.
+
+    Batches that the engine starts are in `running`, in the order they were started.
+    """
+
+    lanes: Sequence[Lane] = (REALTIME, BULK)
+    agents: Sequence[AgentPlan] | None = None
+    seats: int = 1
+    ordered: bool = True
+    records_max: int = 4096
+    linger_ns: int = 0
+    by_partition: bool = False
+    memory_bytes: int = 64 * MIB
+    now_ns: int = 1_000 * SECOND
+    running: list[Cut] = field(default_factory=list)
+    reading: dict[TopicPartition, tuple[int, int]] = field(default_factory=dict)
+    resumes: int = 0
+
+    def __post_init__(self) -> None:
+        plan = AgentPlan(
+            name="agent",
+            topics=frozenset({"orders"}),
+            seats=self.seats,
+            records_max=self.records_max,
+            linger_ns=self.linger_ns,
+            by_partition=self.by_partition,
+            ordered=self.ordered,
+        )
+        self.memory = MemoryBudget(self.memory_bytes)
+        self.engine = Engine(LaneSet(tuple(self.lanes)), self.agents or [plan], self.memory)
+
+    # What happens.
+
+    def assign(self, **offsets: int) -> list[Cut]:
+        """Own these partitions: `assign(A=100)`."""
+        named = {"A": A, "B": B, "C": C}
+        return self.own({named[name]: offset for name, offset in offsets.items()})
+
+    def own(self, offsets: dict[TopicPartition, int]) -> list[Cut]:
+        """Own these partitions, from these offsets on."""
+        return self.tell(Assigned(offsets=offsets, at_ns=self.now_ns))
+
+    def fetch(
+        self,
+        partition: TopicPartition,
+        *chunks: Chunk,
+        next_offset: int | None = None,
+        epoch: int | None = None,
+    ) -> list[Cut]:
+        """Take in chunks, and charge the memory for them as the fetcher does."""
+        last = max((each.offset_at(each.num_records - 1) for each in chunks), default=-1)
+        epoch = self.reading[partition][1] if epoch is None else epoch
+        num_bytes = sum(each.num_bytes for each in chunks)
+        self.memory.charge((partition, epoch), num_bytes, self.memory.reserve([]))
+        return self.tell(
+            Fetched(
+                partition=partition,
+                epoch=epoch,
+                chunks=chunks,
+                next_offset=last + 1 if next_offset is None else next_offset,
+                at_ns=self.now_ns,
+            )
+        )
+
+    def records(self, partition: TopicPartition, offsets: Iterable[int], lane: int = 1) -> list[Cut]:
+        """Take in records of one lane."""
+        return self.fetch(partition, chunk_of(list(offsets), partition=partition, lane=lane))
+
+    def give_back(self, cut: Cut) -> list[Cut]:
+        """Let the agent come back; the batch is not settled yet."""
+        return self.tell(Returned(batch_id=cut.batch_id, at_ns=self.now_ns))
+
+    def settle(self, cut: Cut, *, dead_letters: int = 0) -> list[Cut]:
+        """Let everything sent for a batch be acknowledged."""
+        self.running = [each for each in self.running if each is not cut]
+        return self.tell(
+            Finished(
+                batch_id=cut.batch_id,
+                dead_letters=dead_letters,
+                at_ns=self.now_ns,
+                epoch_ms=EPOCH_MS + 5,
+            )
+        )
+
+    def finish(self, cut: Cut, *, dead_letters: int = 0) -> list[Cut]:
+        """Let the agent come back, and settle the batch."""
+        return self.give_back(cut) + self.settle(cut, dead_letters=dead_letters)
+
+    def fail(self, cut: Cut, why: str = "RuntimeError: no") -> list[Cut]:
+        """Let the agent raise."""
+        started = self.give_back(cut)
+        self.running = [each for each in self.running if each is not cut]
+        return started + self.tell(Failed(batch_id=cut.batch_id, why=why, at_ns=self.now_ns))
+
+    def revoking(self, *partitions: TopicPartition) -> list[Cut]:
+        """Announce that partitions may go away."""
+        return self.tell(Revoking(partitions=frozenset(partitions), at_ns=self.now_ns))
+
+    def revoke(self, *partitions: TopicPartition) -> list[Cut]:
+        """Take partitions away."""
+        return self.tell(Revoked(partitions=frozenset(partitions), at_ns=self.now_ns))
+
+    def commit(self) -> dict[TopicPartition, int]:
+        """Commit what may be committed, and return it."""
+        offsets = self.engine.committable()
+        self.tell(Committed(offsets=offsets, at_ns=self.now_ns))
+        return offsets
+
+    def stop_reading(self, partition: TopicPartition, why: str) -> list[Cut]:
+        """Say that a partition cannot be read any further."""
+        epoch = self.reading[partition][1]
+        return self.tell(
+            Stopped(partition=partition, epoch=epoch, why=why, at_ns=self.now_ns)
+        )
+
+    def wait(self, ms: float) -> list[Cut]:
+        """Let time pass, and tick at its end."""
+        self.now_ns += round(ms * MILLISECOND)
+        return self.tell(Ticked(at_ns=self.now_ns))
+
+    # What comes of it.
+
+    def tell(self, fact: Fact) -> list[Cut]:
+        """Tell the engine, do what it answers, and check what must always hold."""
+        started = self._carry_out(self.engine.observe(fact))
+        self.check()
+        return started
+
+    def _carry_out(self, commands: Sequence[Command]) -> list[Cut]:
+        started: list[Cut] = []
+        for command in commands:
+            match command:
+                case StartBatch(cut):
+                    started.append(cut)
+                case Fetch(offsets):
+                    self.reading = dict(offsets)
+                case Resume():
+                    self.resumes += 1
+        self.running += started
+        return started
+
+    def check(self) -> None:
+        """Promise 2 and the bounds of seats, after every fact."""
+        for book in self.engine.books:
+            assert book.counts.balanced, f"{book.lane.name}: {book.counts}"
+            assert min(book.counts.as_dict().values()) >= 0, f"{book.lane.name}: {book.counts}"
+        for view in self.engine.views.values():
+            assert 0 <= sum(view.seats_by_lane) <= view.plan.seats
+        in_flight = sum(book.counts.in_flight for book in self.engine.books)
+        assert in_flight == self.engine.records_in_flight()
+        due_ns = self.engine.due_ns
+        assert due_ns is None or due_ns > self.now_ns or self._tick_helps(), "a tick would spin"
+
+    def _tick_helps(self) -> bool:
+        """Tell whether a tick that is due now starts a batch; if not, the worker would spin."""
+        started = self._carry_out(self.engine.observe(Ticked(at_ns=self.now_ns)))
+        return bool(started)
+
+    def counts(self, lane: int) -> dict[str, int]:
+        """Return the counts of a lane that are not zero."""
+        counts = self.engine.books[lane].counts.as_dict()
+        return {name: count for name, count in counts.items() if count}

@@ -1,0 +1,180 @@
+"""FetchConnection against a scripted broker: what can be wrong with an answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+from aiokafka.errors import IncompatibleBrokerVersion, KafkaConnectionError
+from aiokafka.protocol.fetch import FetchRequest_v11
+
+from flowguard.intake.connection import FetchConnection
+from tests.scripted_broker import LENGTH, ScriptedBroker, empty_fetch, frame
+
+REQUEST = FetchRequest_v11(-1, 5, 1, 1000, 1, 0, -1, [("t", [(0, -1, 7, -1, 500)])], [], "")
+
+
+@asynccontextmanager
+async def connected(
+    broker: ScriptedBroker, *, buffer_bytes: int = 1024, frame_bytes_max: int = 4096
+) -> AsyncIterator[FetchConnection]:
+    async with broker.running():
+        connection = FetchConnection(
+            "127.0.0.1", broker.port, buffer_bytes=buffer_bytes, frame_bytes_max=frame_bytes_max
+        )
+        await connection.connect()
+        try:
+            yield connection
+        finally:
+            connection.close()
+            await asyncio.sleep(0)
+
+
+async def fetch(connection: FetchConnection, *, timeout_s: float = 5.0) -> bytes:
+    """Send one request and return a copy of the answer's body."""
+    return bytes(await connection.receive(connection.send_fetch(REQUEST), timeout_s=timeout_s))
+
+
+async def test_an_answer_is_the_body_after_the_correlation_id() -> None:
+    broker = ScriptedBroker(raw_answer=lambda number: [frame(number, b"the body")])
+
+    async with connected(broker) as connection:
+        assert await fetch(connection) == b"the body"
+        assert connection.alive
+
+
+async def test_the_broker_sees_the_request_as_it_was_made() -> None:
+    broker = ScriptedBroker(raw_answer=lambda number: [frame(number, empty_fetch())])
+
+    async with connected(broker) as connection:
+        await fetch(connection)
+
+    (asked,) = broker.requests
+    assert asked.offsets == {("t", 0): 7}
+    assert (asked.max_wait_ms, asked.min_bytes, asked.max_bytes) == (5, 1, 1000)
+    assert asked.isolation_level == 1
+
+
+async def test_an_answer_that_arrives_byte_by_byte_is_put_together() -> None:
+    def crumbs(number: int) -> Sequence[bytes]:
+        whole = frame(number, b"in small pieces")
+        return [whole[i : i + 1] for i in range(len(whole))]
+
+    async with connected(ScriptedBroker(raw_answer=crumbs)) as connection:
+        assert await fetch(connection) == b"in small pieces"
+
+
+async def test_one_buffer_serves_answers_of_all_sizes_one_after_the_other() -> None:
+    sizes = iter([10, 3000, 1, 4000, 500])
+    broker = ScriptedBroker(raw_answer=lambda number: [frame(number, bytes(next(sizes)))])
+
+    async with connected(broker) as connection:
+        assert [len(await fetch(connection)) for _ in range(5)] == [10, 3000, 1, 4000, 500]
+
+
+async def test_a_connection_that_the_broker_closes_is_an_error_and_not_alive() -> None:
+    broker = ScriptedBroker()
+    broker.hold()
+
+    async with connected(broker) as connection:
+        fetching = asyncio.create_task(fetch(connection))
+        while not broker.requests:
+            await asyncio.sleep(0.001)
+        broker.drop_connections()
+
+        with pytest.raises(KafkaConnectionError, match="closed"):
+            await fetching
+        assert not connection.alive
+        with pytest.raises(KafkaConnectionError):
+            await fetch(connection)
+
+
+async def test_a_connection_that_closes_in_the_middle_of_an_answer_is_an_error() -> None:
+    broker = ScriptedBroker()
+
+    def half(number: int) -> Sequence[bytes]:
+        asyncio.get_running_loop().call_later(0.01, broker.drop_connections)
+        return [frame(number, b"never whole")[:-3]]
+
+    broker.raw_answer = half
+    async with connected(broker) as connection:
+        with pytest.raises(KafkaConnectionError):
+            await fetch(connection)
+
+
+async def test_the_answer_to_another_request_closes_the_connection() -> None:
+    broker = ScriptedBroker(raw_answer=lambda number: [frame(number + 1, b"not yours")])
+
+    async with connected(broker) as connection:
+        with pytest.raises(KafkaConnectionError, match="another request"):
+            await fetch(connection)
+        assert not connection.alive
+
+
+async def test_a_broker_that_does_not_answer_in_time_loses_its_connection() -> None:
+    broker = ScriptedBroker()
+    broker.hold()
+
+    async with connected(broker) as connection:
+        with pytest.raises(TimeoutError):
+            await fetch(connection, timeout_s=0.02)
+        assert not connection.alive
+        broker.go_on()
+
+
+@pytest.mark.parametrize("size", [4097, 2**31 - 1, -1, 0])
+async def test_a_length_beyond_all_limits_is_an_error_and_allocates_nothing(size: int) -> None:
+    broker = ScriptedBroker(raw_answer=lambda number: [LENGTH.pack(size)])
+
+    async with connected(broker) as connection:
+        with pytest.raises(KafkaConnectionError, match=f"{size} bytes is beyond all limits"):
+            await fetch(connection)
+        assert not connection.alive
+
+
+async def test_bytes_after_an_impossible_length_raise_nothing_in_the_event_loop() -> None:
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    broker = ScriptedBroker(raw_answer=lambda number: [LENGTH.pack(-5) + b"x" * 5000, b"y" * 5000])
+
+    async with connected(broker) as connection:
+        with pytest.raises(KafkaConnectionError, match="beyond all limits"):
+            await fetch(connection)
+        await asyncio.sleep(0.02)
+
+    assert complaints == []
+
+
+async def test_an_answer_nobody_asked_for_is_not_taken_for_the_next_one() -> None:
+    broker = ScriptedBroker(
+        raw_answer=lambda number: [frame(number, b"asked for") + frame(number, b"not asked for")]
+    )
+
+    async with connected(broker) as connection:
+        assert await fetch(connection) == b"asked for"
+        await asyncio.sleep(0.01)
+        broker.raw_answer = lambda number: [frame(number, b"the second")]
+        assert await fetch(connection) == b"the second"
+
+
+@pytest.mark.parametrize("versions", [(4, 10), (12, 17)])
+async def test_a_broker_without_the_needed_fetch_version_is_refused_by_name(
+    versions: tuple[int, int],
+) -> None:
+    async with ScriptedBroker(fetch_versions=versions).running() as broker:
+        connection = FetchConnection("127.0.0.1", broker.port, buffer_bytes=64, frame_bytes_max=64)
+
+        with pytest.raises(IncompatibleBrokerVersion, match=f"127.0.0.1:{broker.port} has Fetch v"):
+            await connection.connect()
+        assert not connection.alive
+
+
+async def test_a_broker_that_is_not_there_is_an_os_error() -> None:
+    async with ScriptedBroker().running() as broker:
+        port = broker.port
+    connection = FetchConnection("127.0.0.1", port, buffer_bytes=64, frame_bytes_max=64)
+
+    with pytest.raises(OSError, match=str(port)):
+        await connection.connect()
