@@ -94,6 +94,7 @@ class App(faust.App):
         self._reject(name for name in self._unknown if name in LATER or is_typo(name, APP_OPTIONS))
         self._declared_lanes = LaneSet.of(lanes)
         self._declared = {"memory": memory}
+        self.declared_feeds: list[Feed] = []
         #: What the command line and the configuration file say; set before the start.
         self.command_line: dict[str, Any] = {}
         self.config_file: tuple[Mapping[str, Any], str] = ({}, "the configuration file")
@@ -152,6 +153,7 @@ class App(faust.App):
         feed = Feed(self, topics=topics, options=options, **topic_options)
         feed.routes(self._declared_lanes)
         _ = feed.codec
+        self.declared_feeds.append(feed)
         return feed
 
     def agent(self, channel: Any = None, **options: Any) -> Callable[[Any], Any]:

@@ -33,6 +33,7 @@ DEFAULTS: Final[Mapping[str, Any]] = {
 LANE_OPTIONS: Final = ("target", "reserve", "weight")
 
 Origin = str
+ENVIRONMENT: Final = "environment"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +88,15 @@ def resolve(
     variables = read_variables(environment)
     layers: list[tuple[Mapping[str, Any], str]] = [
         (command_line, "command line"),
-        ({name: value for name, (value, _) in variables.items()}, "environment"),
+        ({name: value for name, (value, _) in variables.items()}, ENVIRONMENT),
         (file, file_name),
         (code, "code"),
         (DEFAULTS, "default"),
     ]
     settings = {name: first_of(name, layers) for name in DEFAULTS}
+    for name, setting in settings.items():
+        if setting.origin == ENVIRONMENT:
+            settings[name] = Setting(name, setting.value, variables[name][1])
     changed, lane_origins = change_lanes(lanes, environment, file.get("lanes", {}), file_name)
     memory_bytes = size_bytes(settings["memory"].value, name="memory")
     if memory_bytes < MEMORY_MIN:
@@ -173,9 +177,13 @@ def check_lane_names(
 ) -> None:
     """Raise ConfigError for lanes and lane options that do not exist."""
     names = {lane.name for lane in lanes}
+    if not isinstance(file, Mapping):
+        raise ConfigError(f"{file_name}: lanes={file!r} is no table; write [lanes.NAME]")
     for name, table in file.items():
         if name not in names:
             raise ConfigError(unknown_lane(f"{file_name}: lanes.{name}", name, names))
+        if not isinstance(table, Mapping):
+            raise ConfigError(f"{file_name}: lanes.{name}={table!r} is no table of options")
         reject_unknown(table, known=LANE_OPTIONS, owner=f"{file_name}: lanes.{name}")
     known = {
         f"{LANE_PREFIX}{variable_name(name)}__{option.upper()}{suffix}"

@@ -10,7 +10,8 @@ Invariants:
 
 - A partition's committed offset never passes a record that is not finished.
 - A record that was read is in exactly one of the counts of its lane.
-- With `ordered`, a lane of a partition has one unsettled batch at most.
+- With `ordered`, agents have one batch of a lane of a partition at most. The next one
+  starts when the agent came back from it; if it fails, when it has been settled.
 """
 
 from __future__ import annotations
@@ -98,6 +99,7 @@ class Partition:
     epoch: int
     ledger: PartitionLedger
     committed: int
+    failed: list[int]  # failed and unsettled batches, by lane
     revoking: bool = False
     gone: bool = False
     why: str | None = None  # it cannot be read any further
@@ -124,6 +126,7 @@ class Flight:
     cut: Cut
     parts: list[tuple[Partition, Slice, Run]]
     seated: bool = False
+    failed: bool = False  # once; its sub-queues stay closed until it is settled
     why: str = ""
 
     @property
@@ -213,7 +216,26 @@ class View:
 
     def may_retry(self, cut: Cut) -> bool:
         """Tell whether nothing but time keeps a failed batch from being tried again."""
-        return self._may_sit(cut.lane) and not self.flights[cut.batch_id].revoking
+        flight = self.flights[cut.batch_id]
+        return (
+            self._may_sit(cut.lane)
+            and not flight.revoking
+            and not (self.plan.ordered and self._follows_another(flight))
+        )
+
+    def _follows_another(self, flight: Flight) -> bool:
+        """Tell whether a failed batch must wait for another one of its partitions' lane.
+
+        What an agent sends may fail after it came back, when it has the next batch already,
+        so several batches of a lane can wait for their retry: they go one by one, in order.
+        """
+        return any(
+            other.cut.lane == flight.cut.lane
+            and (other.seated or (other.failed and other.cut.batch_id < flight.cut.batch_id))
+            and any(other.holds(partition) for partition, _, _ in flight.parts)
+            for other in self.flights.values()
+            if other is not flight
+        )
 
     def next_retry(self, now_ns: int) -> Cut | None:
         """Return a batch that may be tried again now: of the highest lane, the first due."""
@@ -318,6 +340,8 @@ class Engine:
         view = self._view_with(fact.batch_id)
         flight = view.flights[fact.batch_id]
         self._stand_up(view, flight)
+        if not flight.failed:
+            self._go_on(view, flight)
         service_ns = fact.at_ns - flight.cut.started_ns
         view.limit.sample(records=flight.cut.num_records, service_ns=service_ns)
         view.service_ns += (service_ns - view.service_ns) / (8 if view.service_ns else 1)
@@ -325,6 +349,8 @@ class Engine:
 
     def _finished(self, fact: Finished) -> list[Command]:
         view, flight = self._land(fact.batch_id)
+        if flight.failed:
+            self._recover(view, flight)
         settled = 0
         commands: list[Command] = []
         for partition, piece, run in flight.parts:
@@ -335,7 +361,6 @@ class Engine:
             settled += piece.count
             if self._let_go(partition, piece):
                 commands = [Resume()]
-            self._reopen(view, partition, flight.cut.lane)
         counts = self.books[flight.cut.lane].counts
         dead_letters = min(fact.dead_letters, settled)
         counts.in_flight -= settled
@@ -349,6 +374,7 @@ class Engine:
         if flight.parts:
             cut = flight.cut
             flight.why = fact.why
+            self._hold_back(view, flight)
             cut.slices = tuple(piece for _, piece, _ in flight.parts)
             counts = self.books[cut.lane].counts
             counts.in_flight -= cut.num_records
@@ -379,7 +405,9 @@ class Engine:
             self._last_epoch += 1
             number = self._numbers.setdefault(name, len(self._numbers))
             ledger = PartitionLedger.starting_at(offset, lane_count=len(self.lanes))
-            self.partitions[name] = Partition(name, number, self._last_epoch, ledger, offset)
+            self.partitions[name] = Partition(
+                name, number, self._last_epoch, ledger, offset, [0] * len(self.lanes)
+            )
         self.memory.assign([each.account for each in self.partitions.values()])
         return [self._fetch(), *self._ticked(fact.at_ns)]
 
@@ -503,19 +531,40 @@ class Engine:
             return False
         return self.memory.release(partition.account, piece.chunk.num_bytes)
 
-    def _reopen(self, view: View, partition: Partition, lane: int) -> None:
-        if view.plan.ordered and not partition.revoking:
-            view.scheduler.open(lane, partition.number)
+    def _go_on(self, view: View, flight: Flight) -> None:
+        """Let the sub-queues of a batch go on, unless a failed batch holds them back."""
+        lane = flight.cut.lane
+        for partition, _, _ in flight.parts:
+            idle = partition.gone or partition.revoking or partition.failed[lane]
+            if view.plan.ordered and not idle:
+                view.scheduler.open(lane, partition.number)
+
+    def _hold_back(self, view: View, flight: Flight) -> None:
+        """Keep the sub-queues of a failed batch closed until it is settled."""
+        if flight.failed or not view.plan.ordered:
+            return
+        flight.failed = True
+        for partition in {part for part, _, _ in flight.parts}:
+            partition.failed[flight.cut.lane] += 1
+            view.scheduler.close(flight.cut.lane, partition.number)
+
+    def _recover(self, view: View, flight: Flight) -> None:
+        """Let the sub-queues go on after a failed batch was settled at last."""
+        for partition in {part for part, _, _ in flight.parts}:
+            partition.failed[flight.cut.lane] -= 1
+        self._go_on(view, flight)
 
     def _take_up_again(self, partition: Partition) -> None:
         """Start a partition's batches again after a rebalance gave it back."""
         partition.revoking = False
         view = self._view_of[partition.name.topic]
         busy = {
-            flight.cut.lane for flight in view.flights.values() if flight.holds(partition)
+            flight.cut.lane
+            for flight in view.flights.values()
+            if flight.seated and flight.holds(partition)
         }
         for lane in range(len(self.lanes)):
-            if lane not in busy or not view.plan.ordered:
+            if not view.plan.ordered or (lane not in busy and not partition.failed[lane]):
                 view.scheduler.open(lane, partition.number)
 
     def _drop(self, partition: Partition) -> None:

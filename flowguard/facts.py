@@ -78,7 +78,10 @@ class Stopped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Returned:
-    """The agent came back for its next batch; what it sent may not be acknowledged yet."""
+    """The agent came back for its next batch; what it sent may not be acknowledged yet.
+
+    Not told of a batch that has failed by then.
+    """
 
     batch_id: int
     at_ns: int

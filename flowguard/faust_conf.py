@@ -24,22 +24,22 @@ class FaustConf(Settings):
     """`faust.Settings` that knows which of them somebody set.
 
     `origins` has the name of each setting that is not left at its default, with the place
-    it was set: `code`, `environment`, or what `change` was told.
+    it was set: `code`, the name of a variable, or what `change` was told.
     """
 
     def _init_settings(self, kwargs: dict[str, Any]) -> None:
-        given = {name for name, value in kwargs.items() if value is not None}
         super()._init_settings(kwargs)  # adds to kwargs what Faust's own variables say
         self._origins = {
-            name: "code" if name in given and not self._has_variable(name) else "environment"
+            name: self._variable(name) or "code"
             for name, value in kwargs.items()
             if name in self.SETTINGS and value is not None
         }
         self._read_flowguard_variables()
 
-    def _has_variable(self, name: str) -> bool:
+    def _variable(self, name: str) -> str | None:
+        """Return the variable that sets a setting now."""
         variable = self.SETTINGS[name].env_name
-        return variable is not None and self.getenv(variable) is not None
+        return variable if variable is not None and self.getenv(variable) is not None else None
 
     def _read_flowguard_variables(self) -> None:
         broker = read_variable(os.environ, "FLOWGUARD_BROKER")
@@ -48,7 +48,8 @@ class FaustConf(Settings):
         security = read_security(os.environ)
         if security is not None:
             self.change("broker_credentials", credentials(security), origin="FLOWGUARD_BROKER_*")
-            self.change("ssl_context", None, origin="FLOWGUARD_BROKER_*")
+            if self.ssl_context is not None:
+                self.change("ssl_context", None, origin="FLOWGUARD_BROKER_*")
 
     def __setattr__(self, key: str, value: Any) -> None:
         super().__setattr__(key, value)

@@ -38,6 +38,8 @@ def reject_unknown(
         ConfigError: It names the option, and the nearest known one.
     """
     for name in options:
+        if name in known:
+            continue
         if name in later:
             raise ConfigError(f"{owner}: {name} is not available in this version of flowguard")
         like = nearest(name, known)

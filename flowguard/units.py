@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from math import inf
 from typing import Final
 
 from flowguard.errors import ConfigError
@@ -85,7 +86,7 @@ def duration_ns(value: Duration, *, name: str = "duration") -> int:
         if match is None or match[2].lower() not in DURATION_UNITS:
             raise ConfigError(f'{name}={value!r} is no duration; write it like "50ms", "5s" or "2h"')
         return round(float(match[1]) * DURATION_UNITS[match[2].lower()])
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+    if is_no_amount(value):
         raise ConfigError(f'{name}={value!r} is no duration; write it like "50ms" or 0.05 (seconds)')
     return round(value * SECOND)
 
@@ -101,7 +102,7 @@ def size_bytes(value: Size, *, name: str = "size") -> int:
         if match is None or match[2].lower() not in SIZE_UNITS:
             raise ConfigError(f'{name}={value!r} is no size; write it like "512MiB" or "20GB"')
         return round(float(match[1]) * SIZE_UNITS[match[2].lower()])
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+    if is_no_amount(value):
         raise ConfigError(f'{name}={value!r} is no size; write it like "512MiB" or a number of bytes')
     return round(value)
 
@@ -117,9 +118,14 @@ def rate_per_s(value: str | int | float, *, name: str = "rate") -> float:
         if match is None or match[2].lower() not in COUNT_UNITS or match[3].lower() not in PER_UNITS:
             raise ConfigError(f'{name}={value!r} is no rate; write it like "5k/s" or "300/min"')
         return float(match[1]) * COUNT_UNITS[match[2].lower()] / PER_UNITS[match[3].lower()]
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+    if is_no_amount(value):
         raise ConfigError(f'{name}={value!r} is no rate; write it like "5k/s" or a number per second')
     return float(value)
+
+
+def is_no_amount(value: object) -> bool:
+    """Tell whether a value is anything but a number from 0 on; infinity and NaN are none."""
+    return isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < inf
 
 
 def format_duration(seconds: float) -> str:

@@ -31,8 +31,11 @@ logger = get_logger("flowguard.worker")
 REACH_TIMEOUT_S: Final = 10.0
 RETRY_S: Final = 0.5
 
-#: These report every step of their own; what matters of it flowguard says itself.
-CHATTY: Final = ("aiokafka", "faust", "mode", "flowguard.runtime")
+#: Services report each step of their start and stop; what matters of it the worker says.
+CHATTY: Final = ("aiokafka", "faust", "mode", "flowguard")
+
+#: Signals to a group of processes arrive twice where a parent passes its own on as well.
+SAME_SIGNAL_S: Final = 0.5
 
 #: The exit code of a worker that was told twice to stop.
 INTERRUPTED: Final = 130
@@ -42,7 +45,7 @@ class BrokerNotReached(FlowguardError):
     """No broker answered; nothing was started."""
 
 
-class Worker(faust.Worker):  # type: ignore[misc]
+class Worker(faust.Worker):
     """Faust's worker, quieter, and stopped at once by a second signal.
 
     The first SIGTERM or SIGINT stops it in order: not ready, nothing new is started, what
@@ -54,7 +57,7 @@ class Worker(faust.Worker):  # type: ignore[misc]
     def __init__(self, app: App, **kwargs: Any) -> None:
         super().__init__(app, **kwargs)
         self.spinner = None
-        self._signals = 0
+        self._stopping_since_s: float | None = None
 
     def _on_sigint(self) -> None:
         self._on_signal(signal.SIGINT)
@@ -63,15 +66,17 @@ class Worker(faust.Worker):  # type: ignore[misc]
         self._on_signal(signal.SIGTERM)
 
     def _on_signal(self, received: signal.Signals) -> None:
-        self._signals += 1
-        if self._signals > 1:
-            logger.warning("%s again: stopping at once; what was in flight is read again",
+        now_s = self.loop.time()
+        if self._stopping_since_s is None:
+            self._stopping_since_s = now_s
+            logger.info("%s: %s", received.name, self._farewell())
+            self._flag_as_shutdown_by_signal()
+            self._schedule_shutdown(received)
+        elif now_s - self._stopping_since_s > SAME_SIGNAL_S:
+            logger.warning("%s again: stopping at once; what is in flight will be read again",
                            received.name)  # fmt: skip
             logging.shutdown()
             os._exit(INTERRUPTED)
-        logger.info("%s: %s", received.name, self._farewell())
-        self._flag_as_shutdown_by_signal()
-        self._schedule_shutdown(received)
 
     def _farewell(self) -> str:
         if not self.app.has_feeds:
@@ -84,6 +89,7 @@ class Worker(faust.Worker):  # type: ignore[misc]
         if level > logging.DEBUG:
             for name in CHATTY:
                 logging.getLogger(name).setLevel(max(level, logging.WARNING))
+            logging.getLogger("flowguard.worker").setLevel(level)
 
     async def on_execute(self) -> None:
         """Say what starts."""
@@ -93,13 +99,20 @@ class Worker(faust.Worker):  # type: ignore[misc]
     def _on_startup_end_spinner(self) -> None:
         logger.info("ready")
 
-    def on_worker_shutdown(self) -> None:
-        """Say how it ended."""
-        super().on_worker_shutdown()
-        if self._signals and self.app.has_feeds:
-            left = self.app.runtime.engine.records_in_flight()
-            logger.info("stopped; %s", f"{left} records will be read again" if left
-                        else "what was in flight is finished and committed")  # fmt: skip
+    def stop_and_shutdown(self) -> None:
+        """Wait for the end, and say how it went."""
+        super().stop_and_shutdown()
+        if self._stopping_since_s is not None:
+            logger.info("stopped%s", "" if not self.app.has_feeds else "; " + outcome(self.app))
+
+
+def outcome(app: App) -> str:
+    """Return what a stopped worker leaves to the next one."""
+    partitions = app.runtime.engine.partitions.values()
+    missing = sum(max(0, each.ledger.committable - each.committed) for each in partitions)
+    if missing:
+        return f"{missing} finished records are not committed and will be read again"
+    return "all that was finished is committed"
 
 
 def describe(app: App) -> str:

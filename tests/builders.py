@@ -194,10 +194,9 @@ class EngineDriver:
         return self.give_back(cut) + self.settle(cut, dead_letters=dead_letters)
 
     def fail(self, cut: Cut, why: str = "RuntimeError: no") -> list[Cut]:
-        """Let the agent raise."""
-        started = self.give_back(cut)
+        """Let the agent raise or, after it came back, let a send fail."""
         self.running = [each for each in self.running if each is not cut]
-        return started + self.tell(Failed(batch_id=cut.batch_id, why=why, at_ns=self.now_ns))
+        return self.tell(Failed(batch_id=cut.batch_id, why=why, at_ns=self.now_ns))
 
     def revoking(self, *partitions: TopicPartition) -> list[Cut]:
         """Announce that partitions may go away."""

@@ -24,7 +24,7 @@ class Outcome(Protocol):
     """Where a delivered batch reports to."""
 
     def returned(self, batch_id: int) -> None:
-        """The agent came back for its next batch."""
+        """The agent came back for its next batch, and nothing has failed so far."""
 
     def finished(self, batch_id: int, dead_letters: int) -> None:
         """All that was sent is acknowledged, too."""
@@ -73,7 +73,8 @@ class Delivered:
         if not self.open:
             return
         self.open = False
-        self._outcome.returned(self._batch_id)
+        if self._error is None:
+            self._outcome.returned(self._batch_id)
         self._settle()
 
     def _acknowledged(self, future: asyncio.Future[Any]) -> None:

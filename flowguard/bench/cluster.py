@@ -98,7 +98,9 @@ async def _delete_topics(broker: str, names: Sequence[str]) -> None:
 async def _leaders_of(broker: str, topic: str) -> dict[int, str]:
     async with admin_of(broker) as admin:
         cluster: dict[str, Any] = await admin.describe_cluster()
-        addresses = {each["node_id"]: f"{each['host']}:{each['port']}" for each in cluster["brokers"]}
+        addresses = {
+            each["node_id"]: f"{each['host']}:{each['port']}" for each in cluster["brokers"]
+        }
         (described,) = await admin.describe_topics([topic])
         return {
             each["partition"]: addresses[each["leader"]]

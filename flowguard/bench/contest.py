@@ -17,8 +17,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-import psutil
-
 from flowguard.bench.cluster import leaders_of, topics
 from flowguard.bench.meter import Context, Reading
 from flowguard.bench.peers import MODULES
@@ -192,7 +190,7 @@ def machine(contest: Contest) -> dict[str, Any]:
     return {
         "cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
-        "memory": psutil.virtual_memory().total,
+        "memory": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "packages": {name: installed(name) for name in SHOWN_PACKAGES},

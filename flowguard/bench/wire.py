@@ -3,7 +3,7 @@
     request  = size i32 | api key i16 | version i16 | correlation id i32 | client id | body
     response = size i32 | correlation id i32 | body
 
-Source: Kafka protocol guide, Produce v3 and Fetch v4 (both since 0.11, both in 4.x).
+Source: Kafka protocol guide, Produce v7 (since 2.1, the first with zstd) and Fetch v4.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from flowguard.bench.records import wire_batches
 from flowguard.errors import FlowguardError
 from flowguard.units import MIB
 
-__all__ = ["FETCH_BYTES_MAX", "Link", "fill", "skim_fetch"]
+__all__ = ["Link", "fetch", "fill", "links_of", "produce", "skim_fetch"]
 
 PRODUCE: Final = 0
+PRODUCE_VERSION: Final = 7
 FETCH: Final = 1
+FETCH_VERSION: Final = 4
 
 I16: Final = struct.Struct(">h")
 I32: Final = struct.Struct(">i")
@@ -118,7 +120,7 @@ def fill(topic: str, leaders: Mapping[int, str], records: int) -> None:
             if waiting[link] == IN_FLIGHT_MAX:
                 check_produced(link.receive(), topic)
                 waiting[link] -= 1
-            link.send(PRODUCE, 3, *produce_body(topic, partition, batch))
+            link.send(PRODUCE, PRODUCE_VERSION, *produce_body(topic, partition, batch))
             waiting[link] += 1
         for link, count in waiting.items():
             for _ in range(count):
@@ -129,7 +131,7 @@ def fill(topic: str, leaders: Mapping[int, str], records: int) -> None:
 
 
 def produce_body(topic: str, partition: int, batch: bytes) -> tuple[bytes, bytes]:
-    """Return the body of a Produce v3 request for one batch."""
+    """Return the body of a Produce v7 request for one batch."""
     head = b"".join(
         (
             I16.pack(-1),  # no transaction
@@ -149,7 +151,27 @@ def check_produced(body: memoryview, topic: str) -> None:
         raise FlowguardError(f"the broker refused records for topic {topic!r}: error {error}")
 
 
+def produce(topic: str, leader: str, partition: int, batch: bytes) -> None:
+    """Write one finished wire batch.
+
+    Raises:
+        FlowguardError: The broker refused it.
+    """
+    link = Link(leader, buffer_bytes=MIB)
+    try:
+        link.send(PRODUCE, PRODUCE_VERSION, *produce_body(topic, partition, batch))
+        check_produced(link.receive(), topic)
+    finally:
+        link.close()
+
+
 # Fetch.
+
+
+def fetch(link: Link, topic: str, offsets: dict[int, int]) -> int:
+    """Fetch once, advance `offsets` past what came, and return its number of records."""
+    link.send(FETCH, FETCH_VERSION, fetch_body(topic, offsets))
+    return skim_fetch(link.receive(), offsets)
 
 
 def fetch_body(topic: str, offsets: Mapping[int, int]) -> bytes:
@@ -166,13 +188,12 @@ def skim_fetch(body: memoryview, offsets: dict[int, int]) -> int:
     """Advance `offsets` past whole batches of a Fetch v4 response; return their records."""
     records = 0
     for partition, start, end in sections(body):
-        for at, size in whole_batches(body, start, end):
+        for at in whole_batches(body, start, end):
             (base,) = I64.unpack_from(body, at)
             (last,) = I32.unpack_from(body, at + LAST_OFFSET_DELTA_AT)
             (count,) = I32.unpack_from(body, at + RECORD_COUNT_AT)
             offsets[partition] = base + last + 1
             records += count
-            assert size >= BATCH_HEADER_BYTES
     return records
 
 
@@ -194,14 +215,14 @@ def sections(body: memoryview) -> Iterator[tuple[int, int, int]]:
         at += max(0, size)
 
 
-def whole_batches(body: memoryview, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield position and size of each batch that is complete."""
+def whole_batches(body: memoryview, start: int, end: int) -> Iterator[int]:
+    """Yield the position of each batch that is complete."""
     at = start
     while at + BATCH_HEADER_BYTES <= end:
         size = BATCH_PREFIX_BYTES + I32.unpack_from(body, at + BATCH_LENGTH_AT)[0]
         if at + size > end:
             return
-        yield at, size
+        yield at
         at += size
 
 

@@ -8,12 +8,13 @@ standard error; exit codes are in `exit_codes`.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Final, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from flowguard.cli.exit_codes import CORRUPT, FAILED, INTERRUPTED, USAGE, CommandError
 from flowguard.errors import ConfigError, FlowguardError, WireError
@@ -73,11 +74,16 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return one verb, None if there is no such."""
         verb = self.verbs.get(cmd_name)
-        if verb is None:
-            return None
-        # Completion wants the names and help of all verbs; that must not import them all.
-        return click.Command(cmd_name, help=verb.help) if ctx.resilient_parsing and (
-            ctx.info_name is None) else verb.load()
+        return None if verb is None else verb.load()
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return what may come next, without importing a verb."""
+        verbs = [
+            CompletionItem(name, help=verb.help)
+            for name, verb in self.verbs.items()
+            if name.startswith(incomplete)
+        ]
+        return verbs + click.Command.shell_complete(self, ctx, incomplete)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -94,19 +100,32 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, verb.help) for name, verb in self.verbs.items()])
 
-    def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
+    def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command line; an error becomes one line and an exit code."""
-        if not standalone_mode:
-            return super().main(*args, standalone_mode=False, **kwargs)
+        run: Callable[..., Any] = super().main
+        if not kwargs.pop("standalone_mode", True):
+            return run(*args, **kwargs, standalone_mode=False)
         try:
-            code = super().main(*args, standalone_mode=False, **kwargs)
+            code = run(*args, **kwargs, standalone_mode=False)
         except click.Abort:
             give_up("interrupted", INTERRUPTED)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            sys.exit(USAGE)
         except click.ClickException as error:
-            give_up(error.format_message(), error.exit_code)
+            give_up(one_line(error), error.exit_code)
         except FlowguardError as error:
             give_up(str(error), exit_code_of(error))
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def one_line(error: click.ClickException) -> str:
+    """Return an error of click as flowguard words its own."""
+    if not isinstance(error, click.NoSuchOption):
+        return error.format_message()
+    command = "" if error.ctx is None else f"{error.ctx.command_path} has "
+    like = f"did you mean {' or '.join(error.possibilities)}?" if error.possibilities else "try -h"
+    return f"{command}no option {error.option_name}; {like}"
 
 
 def exit_code_of(error: FlowguardError) -> int:

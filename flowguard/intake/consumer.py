@@ -135,14 +135,9 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
         return {TopicPartition(*name): int(offset) for name, offset in offsets.items()}
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
-        """Commit; a failure is reported and tried again, never a crash."""
-        runtime = self.runtime
-        plain = {tp: offset for tp, offset in offsets.items() if not runtime.is_feed(tp.topic)}
-        feeds = {tp: offset for tp, offset in offsets.items() if runtime.is_feed(tp.topic)}
-        done = await super()._commit(plain) if plain else True
-        return await self._commit_feeds(feeds) and done if feeds else done
-
-    async def _commit_feeds(self, offsets: Mapping[TP, int]) -> bool:
+        """Commit; for feeds a failure is reported and tried again, never a crash."""
+        if not any(self.runtime.is_feed(tp.topic) for tp in offsets):
+            return bool(await super()._commit(offsets))
         consumer = self._ensure_consumer()
         ours = consumer.assignment()
         wanted = {
@@ -273,19 +268,27 @@ class FeedConsumer(Consumer):
     async def _commit_offsets(
         self, offsets: Mapping[TP, int], start_new_transaction: bool = True
     ) -> bool:
-        before = dict(self._committed_offset)
-        done = await super()._commit_offsets(offsets, start_new_transaction)
-        feeds = {
-            TopicPartition(*tp): offset
-            for tp, offset in offsets.items()
-            if self.runtime.is_feed(tp.topic)
-        }
-        if done:
-            self.runtime.committed(feeds)
-        else:  # Faust notes an offset as committed even if it was not
-            for name in feeds:
-                self._committed_offset[TP(*name)] = before.get(TP(*name))
-        return bool(done)
+        """Commit plain partitions as Faust does, and those of feeds on their own.
+
+        Faust flushes the producer first. What a feed may commit is acknowledged already, so
+        it waits for nobody else's output.
+        """
+        plain, feeds = self._split(offsets)
+        done = not plain or await super()._commit_offsets(
+            {tp: offsets[tp] for tp in plain}, start_new_transaction
+        )
+        return await self._commit_feeds({tp: offsets[tp] for tp in feeds}) and bool(done)
+
+    async def _commit_feeds(self, offsets: Mapping[TP, int]) -> bool:
+        if not offsets:
+            return True
+        if not await self._thread.commit(offsets):
+            return False
+        self._committed_offset.update(offsets)
+        self.app.monitor.on_tp_commit(offsets)
+        self.app.tables.on_commit(offsets)
+        self.runtime.committed({TopicPartition(*tp): offset for tp, offset in offsets.items()})
+        return True
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Leave feeds to flowguard's own state."""

@@ -70,6 +70,9 @@ STALE_METADATA: Final = frozenset(
         100,  # UNKNOWN_TOPIC_ID
     }
 )
+#: What a broker or the network may do at any time; anything else is logged with its place.
+EXPECTED: Final = (OSError, TimeoutError, kafka_errors.KafkaError, WireError)
+
 OFFSET_OUT_OF_RANGE: Final = 1
 TOPIC_AUTHORIZATION_FAILED: Final = 29
 
@@ -247,7 +250,7 @@ class Fetcher:
                 connection = await self._connect(node)
                 async for _ in self._exchange(connection, node, urgent):
                     answered = True
-            except (OSError, TimeoutError, kafka_errors.KafkaError, WireError) as error:
+            except Exception as error:  # whatever it is, the broker's partitions are read on
                 backoff_s = RETRY_BACKOFF_S if answered else backoff_s
                 self._lost(node, error, backoff_s)
                 await asyncio.sleep(backoff_s)
@@ -273,7 +276,7 @@ class Fetcher:
                 throttle_ms, error_code, sections = wire.read_fetch_response(frame)
                 if error_code:
                     raise kafka_errors.for_code(error_code)()
-                ahead = self._ask_ahead(frame, sections, asked)
+                ahead = self._ask_ahead(frame, sections, asked, (node, urgent))
                 if ahead is not None:
                     ahead.awaited = self._send(connection, ahead, urgent)
                 self._take_in(frame, sections, asked)
@@ -308,41 +311,50 @@ class Fetcher:
         logger.warning(
             "broker %s: %s: %s; trying again in %.1f s",
             node, type(error).__name__, error or "no answer", backoff_s,
+            exc_info=None if isinstance(error, EXPECTED) else error,
         )  # fmt: skip
 
     def _ask(self, node: int, urgent: bool) -> Asked | None:
         """Reserve memory for the partitions of a broker that may be fetched now."""
+        return self._reserve({each: each.offset for each in self._fetchable(node, urgent)})
+
+    def _fetchable(self, node: int, urgent: bool) -> list[Cursor]:
+        """Return the partitions of a broker that may be fetched now, if there is room."""
         now_s = self._loop.time()
-        return self._reserve(
-            {
-                cursor: cursor.offset
-                for cursor in self._cursors.values()
-                if cursor.readable
-                and cursor.not_before_s <= now_s
-                and self._loop_key(cursor) == (node, urgent)
-                and cursor.needed_bytes <= self._memory.room(cursor.account)
-            }
-        )
+        return [
+            cursor
+            for cursor in self._cursors.values()
+            if cursor.readable
+            and cursor.not_before_s <= now_s
+            and self._loop_key(cursor) == (node, urgent)
+            and cursor.needed_bytes <= self._memory.room(cursor.account)
+        ]
 
     def _ask_ahead(
-        self, frame: memoryview, sections: Sequence[wire.PartitionSection], asked: Asked
+        self,
+        frame: memoryview,
+        sections: Sequence[wire.PartitionSection],
+        asked: Asked,
+        key: tuple[int, bool],
     ) -> Asked | None:
         """Reserve memory for what comes after a response that is not parsed yet.
 
         Where an unpacked batch ends up is not known before, and an error changes what to
-        do; then there is nothing to ask ahead.
+        do; then there is nothing to ask ahead. Partitions that were not in the request, as
+        they had no room or are new, join the next one.
         """
         offsets = {
-            cursor: asked.offsets[name]
-            for name, cursor in asked.cursors.items()
-            if self._cursors.get(name) is cursor and cursor.readable
+            cursor: asked.offsets[cursor.name]
+            if asked.cursors.get(cursor.name) is cursor
+            else cursor.offset
+            for cursor in self._fetchable(*key)
         }
         found = False
         for section in sections:
             cursor = asked.cursors.get(TopicPartition(section.topic, section.partition))
             if section.error_code:
                 return None
-            if section.size == 0 or cursor not in offsets:
+            if section.size == 0 or cursor is None or cursor not in offsets:
                 continue
             next_offset, compressed = wire.skim(frame, section.start, section.size)
             if compressed or next_offset <= offsets[cursor]:
@@ -417,17 +429,19 @@ class Fetcher:
     ) -> None:
         """Parse a response and deliver it."""
         facts: list[Fetched | Stopped] = []
-        for section in sections:
-            name = TopicPartition(section.topic, section.partition)
-            cursor = asked.cursors.get(name)
-            if cursor is None or self._cursors.get(name) is not cursor or not cursor.readable:
-                continue  # revoked or stopped while the request was under way
-            if section.error_code:
-                facts += self._refused(cursor, section)
-            elif section.size and cursor.offset == asked.offsets[name]:
-                facts += self._parse(frame, section, cursor, asked)
-        if facts:
-            self._deliver(facts)
+        try:
+            for section in sections:
+                name = TopicPartition(section.topic, section.partition)
+                cursor = asked.cursors.get(name)
+                if cursor is None or self._cursors.get(name) is not cursor or not cursor.readable:
+                    continue  # revoked or stopped while the request was under way
+                if section.error_code:
+                    facts += self._refused(cursor, section)
+                elif section.size and cursor.offset == asked.offsets[name]:
+                    facts += self._parse(frame, section, cursor, asked)
+        finally:  # the cursors of what was parsed have moved, whatever came after it
+            if facts:
+                self._deliver(facts)
 
     def _parse(
         self, frame: memoryview, section: wire.PartitionSection, cursor: Cursor, asked: Asked
@@ -520,7 +534,7 @@ class Fetcher:
     async def _find_again(self, cursor: Cursor, place: str, policy: str) -> None:
         try:
             offset = await self._find_offset(cursor.name, policy)
-        except kafka_errors.KafkaError as error:
+        except EXPECTED as error:
             logger.warning("%s: cannot find the %s offset: %r", place, policy, error)
             cursor.not_before_s = self._loop.time() + RETRY_BACKOFF_S
             cursor.losing = False

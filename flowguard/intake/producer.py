@@ -26,6 +26,9 @@ __all__ = ["FeedProducer"]
 #: broker takes 1 MiB at most unless told otherwise.
 BATCH_BYTES_MAX: Final = 512 * 1024
 
+#: So few records are sent one by one and share batches with others.
+FEW_ROWS: Final = 32
+
 #: Room for the request around a batch within `producer_max_request_size`.
 REQUEST_OVERHEAD_BYTES: Final = 4096
 
@@ -63,6 +66,9 @@ class FeedProducer(Producer):
         Raises:
             SettleError: The broker refused some; the rest may have been written.
         """
+        if len(outgoing.values) <= FEW_ROWS:
+            await self._send_few(topic, outgoing)
+            return
         by_partition: dict[int, list[int]] = defaultdict(list)
         for row, partition in enumerate(outgoing.partitions.to_pylist()):
             by_partition[partition].append(row)
@@ -73,11 +79,32 @@ class FeedProducer(Producer):
             ),
             return_exceptions=True,
         )
-        for result in results:
-            if isinstance(result, KafkaError):
-                raise SettleError(f"topic {topic!r} did not take a batch: {result!r}") from result
-            if isinstance(result, BaseException):
-                raise result
+        raise_first(topic, results)
+
+    async def _send_few(self, topic: str, outgoing: Outgoing) -> None:
+        """Send single records, which aiokafka puts into one batch with others that wait.
+
+        A batch of ours would wait for its turn alone: one a partition and round trip.
+        """
+        producer = self._ensure_producer()
+        keys, values = outgoing.keys.to_pylist(), outgoing.values.to_pylist()
+        places = zip(outgoing.partitions.to_pylist(), outgoing.timestamps.to_pylist(), strict=True)
+        try:
+            acknowledgements = [
+                await producer.send(
+                    topic,
+                    values[row],
+                    key=keys[row],
+                    partition=partition,
+                    timestamp_ms=timestamp,
+                    headers=list(outgoing.headers_of(row)),
+                )
+                for row, (partition, timestamp) in enumerate(places)
+            ]
+            results = await asyncio.gather(*acknowledgements, return_exceptions=True)
+        except KafkaError as error:
+            results = [error]
+        raise_first(topic, results)
 
     async def _send_partition(
         self, topic: str, partition: int, outgoing: Outgoing, rows: Sequence[int]
@@ -114,6 +141,15 @@ class FeedProducer(Producer):
             accumulator._compression_type,
             is_transactional=False,
         )
+
+
+def raise_first(topic: str, results: Sequence[object]) -> None:
+    """Raise what went wrong first, if anything did."""
+    for result in results:
+        if isinstance(result, KafkaError):
+            raise SettleError(f"topic {topic!r} did not take a batch: {result!r}") from result
+        if isinstance(result, BaseException):
+            raise result
 
 
 def append(builder: BatchBuilder, timestamp: int, key: Any, value: Any, headers: Any) -> bool:

@@ -12,7 +12,7 @@ from flowguard.units import Duration, duration_ns
 
 __all__ = ["Block", "Lane"]
 
-NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]*$")
+NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 #: Options of the contract that this version does not carry out yet.
 LATER: Final = frozenset({"max_age", "rate", "fair_by", "demote_after", "degrade"})
@@ -66,11 +66,11 @@ class Lane:
             later=LATER,
             owner=f"Lane({name!r})",
         )
-        if not isinstance(name, str) or not NAME.match(name):
+        if not isinstance(name, str) or not NAME.fullmatch(name):
             raise ConfigError(
                 f"Lane name {name!r} is not usable; use lower-case letters, digits, - and _"
             )
-        if not 0.0 <= reserve <= 1.0:
+        if not isinstance(reserve, (int, float)) or not 0.0 <= reserve <= 1.0:
             raise ConfigError(f"Lane({name!r}).reserve={reserve!r} is not a share; use 0 to 1")
         if isinstance(weight, bool) or not isinstance(weight, int) or not 1 <= weight <= 1000:
             raise ConfigError(f"Lane({name!r}).weight={weight!r} is no weight; use 1 to 1000")

@@ -16,7 +16,7 @@ from typing import Final, Literal
 from flowguard.observe.state import RUNG, pressure
 from flowguard.snapshot import AgentState, LaneState, PartitionState, Snapshot
 
-__all__ = ["LATENCY_EDGES_S", "LANE_STATES", "METRICS", "Metric", "Observed", "Value"]
+__all__ = ["LANE_STATES", "LATENCY_EDGES_S", "METRICS", "Metric", "Observed", "Value"]
 
 #: Upper edges of the latency buckets; each lane's own target is one more.
 LATENCY_EDGES_S: Final = (
@@ -227,7 +227,8 @@ METRICS: Final[tuple[Metric, ...]] = (
         (), of_worker(lambda observed: pressure(observed.snapshot)),
     ),
     Metric(
-        "flowguard_overload_rung", "gauge", "How far the worker has gone against overload; 0 is normal.",
+        "flowguard_overload_rung", "gauge",
+        "How far the worker has gone against overload; 0 is normal.",
         (), of_worker(lambda observed: RUNG),
     ),
     Metric(

@@ -18,7 +18,6 @@ from prometheus_client.metrics_core import (
     Metric as Family,
 )
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 from flowguard._native.histogram import LatencyHistogram
 from flowguard.lanes.lane import Lane
@@ -76,9 +75,14 @@ def make_histogram(metric: Metric, observed: Observed) -> Family:
         assert isinstance(buckets, Mapping)
         names = dict(zip(metric.labels, labels, strict=True))
         for edge, count in buckets.items():
-            family.add_sample(f"{metric.name}_bucket", {**names, "le": floatToGoString(edge)}, count)
+            family.add_sample(f"{metric.name}_bucket", {**names, "le": le(edge)}, count)
         family.add_sample(f"{metric.name}_count", names, buckets[float("inf")])
     return family
+
+
+def le(edge: float) -> str:
+    """Return an edge as Prometheus writes it."""
+    return "+Inf" if edge == float("inf") else str(float(edge))
 
 
 def latency_buckets(lane: Lane, histogram: LatencyHistogram) -> dict[float, int]:

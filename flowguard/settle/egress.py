@@ -99,17 +99,24 @@ def make_outgoing(
         keyless_partition: Where records without key and partition go.
         timestamp_ms: The timestamp of rows that override none.
         headers: The headers of rows that override none.
+
+    Raises:
+        ConfigError: `_partition` names one that the topic does not have.
     """
     partitions = partitions_of(keys, partition_count, keyless_partition)
     if "_partition" in frame.columns:
         own = pl.Series(frame.get_column("_partition")).cast(pl.Int32)
+        check_partitions(own, partition_count)
         partitions = combine(own.fill_null(pl.from_arrow(partitions)).to_arrow())
     timestamps = pl.Series([timestamp_ms], dtype=pl.Int64).new_from_index(0, len(frame))
     if "_timestamp" in frame.columns:
         timestamps = as_timestamps(frame.get_column("_timestamp")).fill_null(timestamp_ms)
     own_headers = None
     if "_headers" in frame.columns:
-        own_headers = [as_headers(each) for each in frame.get_column("_headers").to_list()]
+        own_headers = [
+            headers if each is None else as_headers(each)
+            for each in frame.get_column("_headers").to_list()
+        ]
     return Outgoing(
         keys=keys,
         values=values,
@@ -118,6 +125,16 @@ def make_outgoing(
         common_headers=headers,
         own_headers=own_headers,
     )
+
+
+def check_partitions(own: pl.Series, partition_count: int) -> None:
+    """Raise ConfigError for a partition that the topic does not have."""
+    wrong = own.filter((own < 0) | (own >= partition_count))
+    if len(wrong):
+        raise ConfigError(
+            f"_partition={wrong[0]} does not exist; the topic has partitions 0 to "
+            f"{partition_count - 1}"
+        )
 
 
 def as_timestamps(column: pl.Series) -> pl.Series:
@@ -129,8 +146,6 @@ def as_timestamps(column: pl.Series) -> pl.Series:
 
 def as_headers(given: Any) -> list[Header]:
     """Return the headers of one row: a struct by name, or a list of name and value."""
-    if given is None:
-        return []
     if isinstance(given, Mapping):
         return [(name, as_bytes(value)) for name, value in given.items() if value is not None]
     return [(each["name"], as_bytes(each["value"])) for each in given]

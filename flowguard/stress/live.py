@@ -29,7 +29,7 @@ from flowguard.snapshot import COUNTS
 from flowguard.stress.checkers import Delivery, SentRun, check_delivery, ids_below, sent_ids
 from flowguard.stress.embedded import EmbeddedBroker
 from flowguard.stress.load import ReadTask, SendTask
-from flowguard.stress.processes import Child, Worker
+from flowguard.stress.processes import Child, CpuMeter, Worker
 from flowguard.stress.report import LaneCard, Objective, Scorecard, judge
 
 __all__ = ["Demo", "DemoPlan", "LaneMoment", "Moment", "Show"]
@@ -53,13 +53,16 @@ RUN_WORKER: Final = (
 LEAD_S: Final = 0.5
 
 #: Until the last real-time records are settled, after the senders have ended.
-SETTLE_WITHIN_S: Final = 5.0
+SETTLE_WITHIN_S: Final = 10.0
 
 #: The first records of a worker meet cold code; they say little about "unloaded".
-COLD_S: Final = 1.0
+COLD_S: Final = 2.0
 
 #: Fewer records sent in time than this, and the senders were measured, not the worker.
 KEPT_UP: Final = 0.99
+
+#: With this share of the CPU gone to other programs, latency is theirs as much as ours.
+CROWDED: Final = 0.2
 
 MEMORY_SLACK: Final = 1.1
 FLOOD_FACTOR: Final = 3.0
@@ -80,10 +83,10 @@ class DemoPlan:
 
     seconds: float = 40.0
     speed: float = 86_400.0
-    flood_per_s: float = 18_000.0
+    flood_per_s: float = 14_000.0
     partitions: int = 4
-    call_ms: float = 1.0
-    record_us: float = 250.0
+    call_ms: float = 2.0
+    record_us: float = 400.0
 
     @property
     def warm_up_s(self) -> float:
@@ -158,6 +161,7 @@ class Outcome:
     committed: Mapping[str, Mapping[int, int]]
     arrivals: pl.DataFrame
     exit_code: int | None
+    others_cpu: float
 
 
 class Demo:
@@ -186,7 +190,6 @@ class Demo:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.show.say("stopping")
         await self._stack.aclose()
 
     # Starting.
@@ -249,7 +252,9 @@ class Demo:
         for child in self._children:
             child.order(f"begin {begin_ms}")
         self.show.say(f"serving departures; the model takes {self.plan.service_time}")
+        cpu = CpuMeter()
         await self._watch(begin_ms)
+        others_cpu = cpu.taken_by_others()
         sent = {name: await sender.result() for name, sender in self.senders.items()}
         self.show.say("the senders are done: draining the worker")
         await self._settle(sent[REALTIME]["sent"])
@@ -265,6 +270,7 @@ class Demo:
                 committed=committed,
                 arrivals=pl.read_ipc(self._directory / "arrivals.arrow"),
                 exit_code=exit_code,
+                others_cpu=others_cpu,
             ),
             self.worker,
             self.timeline,
@@ -317,14 +323,9 @@ class Demo:
                 return
             await asyncio.sleep(0.05)
 
-    async def keep(self) -> None:
-        """Start the worker again, to work off what waits, and leave it until cancelled."""
+    async def restart_worker(self) -> None:
+        """Start the worker again, to work off what waits."""
         await self.worker.start()
-        self.show.say(
-            f"the worker goes on: {self.worker.url}/metrics {self.worker.url}/api/state; "
-            f"the broker: {self.broker.bootstrap}; Ctrl-C ends both"
-        )
-        await asyncio.Event().wait()
 
 
 TARGETS: Final[Mapping[str, float | None]] = {REALTIME: 0.05, BACKFILL: None}
@@ -372,6 +373,7 @@ def scorecard_of(
     budget = worker.state["memory"]["budget"]
     objectives = [
         Objective(name="lost", limit=0, value=lost),
+        Objective(name="realtime unfinished", limit=0, value=deliveries[REALTIME].waiting),
         Objective(name="realtime p99", limit=lanes[REALTIME].target or 0.05,
                   value=lanes[REALTIME].p99),
         Objective(name="memory", limit=budget * MEMORY_SLACK, value=worker.peak_memory),
@@ -381,7 +383,7 @@ def scorecard_of(
     result, why = judge(
         objectives,
         broken=broken_promises(outcome, deliveries, worker),
-        invalid=lagging(outcome),
+        invalid=[*lagging(outcome), *crowded_out(outcome)],
     )
     return Scorecard(
         scenario="demo",
@@ -402,12 +404,12 @@ def scorecard_of(
 def delivery_of(name: str, outcome: Outcome) -> Delivery:
     """Return what became of a lane's records.
 
-    Every real-time record had to arrive. Of the flood the worker could never do all, so
-    what had to arrive is what it committed: the rest is safe in Kafka.
+    What the worker committed must be in the sink. What it did not is safe in Kafka: of the
+    flood it could never do all, of the departures that is an objective of its own.
     """
     runs = [SentRun(*run) for run in outcome.sent[name]["runs"]]
     sent = sent_ids(runs)
-    must_arrive = sent if name == REALTIME else ids_below(runs, outcome.committed[name])
+    must_arrive = ids_below(runs, outcome.committed[name])
     arrived = outcome.arrivals.filter(pl.col("lane") == name)["id"]
     return check_delivery(sent=sent, must_arrive=must_arrive, arrived=arrived)
 
@@ -464,11 +466,23 @@ def lagging(outcome: Outcome) -> list[str]:
     return found
 
 
+def crowded_out(outcome: Outcome) -> list[str]:
+    """Return that other programs took the CPU that the run needed, if they did."""
+    if outcome.others_cpu < CROWDED:
+        return []
+    return [f"meanwhile other programs took {outcome.others_cpu:.0%} of this machine's CPU"]
+
+
 def broken_promises(
     outcome: Outcome, deliveries: Mapping[str, Delivery], worker: Worker
 ) -> list[str]:
     """Return what must never be, whatever the objectives say."""
     broken = [*worker.imbalances]
+    broken += [
+        f"{each.lost:,} records of lane {name} are lost"
+        for name, each in deliveries.items()
+        if each.lost
+    ]
     if outcome.exit_code != 0:
         how = "had to be killed" if outcome.exit_code is None else f"exited {outcome.exit_code}"
         broken.append(f"the worker {how} instead of draining")

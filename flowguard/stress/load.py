@@ -36,7 +36,7 @@ __all__ = ["LANE_HEADER", "ReadTask", "SendTask"]
 LANE_HEADER: Final = "fg-lane"
 
 #: How often a sender looks for records that are due.
-REALTIME_TICK_S: Final = 0.002
+REALTIME_TICK_S: Final = 0.004
 FLOOD_TICK_S: Final = 0.02
 
 #: A record sent later than this is late, and the run says nothing about the worker if more
@@ -50,7 +50,7 @@ BATCH_BYTES: Final = 256 * 1024
 
 #: The sink is asked this often: a small embedded broker answers at once even when there
 #: is nothing new, and asking without pause would cost a core.
-READ_EVERY_S: Final = 0.004
+READ_EVERY_S: Final = 0.003
 
 REPORT_EVERY_S: Final = 1.0
 

@@ -24,11 +24,12 @@ from flowguard.stress.checkers import imbalances
 from flowguard.stress.embedded import die_with_parent, free_port, log_tail
 from flowguard.stress.load import ReadTask, SendTask
 
-__all__ = ["Child", "Worker", "end_process"]
+__all__ = ["Child", "CpuMeter", "Worker", "end_process"]
 
 STATE_EVERY_S: Final = 0.2
 READY_WITHIN_S: Final = 30.0
 DRAIN_WITHIN_S: Final = 30.0
+LOG_LINES: Final = 200
 
 #: The results of a sender come as one line.
 LINE_BYTES_MAX: Final = 64 * 1024 * 1024
@@ -179,10 +180,16 @@ class Worker:
         while len(self.state.get("partitions", ())) < self.partitions:
             if not self.running or time.monotonic() > deadline:
                 raise FlowguardError(
-                    f"the worker did not read its partitions within {READY_WITHIN_S:.0f} s and was "
-                    f"stopped; it said: {log_tail(self.log, 60) or 'nothing'}"
+                    f"the worker did not get its partitions within {READY_WITHIN_S:.0f} s and was "
+                    f"stopped; it said: {self.last_words()}"
                 )
             await asyncio.sleep(0.05)
+
+    def last_words(self) -> str:
+        """Return why it ended, as far as its log tells."""
+        said = log_tail(self.log, LOG_LINES).splitlines()
+        errors = [line for line in said if "ERROR" in line or "Error" in line]
+        return (errors or said or ["nothing"])[-1]
 
     def _whole_environment(self) -> dict[str, str]:
         """Return ours and the worker's; pipelines are found where flowguard itself is."""
@@ -229,6 +236,42 @@ class Worker:
             self._watching.cancel()
         if self._process is not None:
             await end_process(self._process)
+
+
+class CpuMeter:
+    """Tells what share of the machine's CPU was used by programs that are not ours.
+
+    Ours are this process, everything below it, and nothing else.
+    """
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._all_s, self._ours_s = busy_seconds(), own_seconds()
+
+    def taken_by_others(self) -> float:
+        """Return the share since the meter was made, 0..1."""
+        whole_s = (time.monotonic() - self._began) * (psutil.cpu_count() or 1)
+        others_s = (busy_seconds() - self._all_s) - (own_seconds() - self._ours_s)
+        return float(min(1.0, max(0.0, others_s / whole_s)))
+
+
+def busy_seconds() -> float:
+    """Return the CPU time that everything on this machine has used."""
+    times = psutil.cpu_times()
+    return float(times.user + times.nice + times.system)
+
+
+def own_seconds() -> float:
+    """Return the CPU time that this process and those it started have used."""
+    this = psutil.Process()
+    seconds = 0.0
+    for process in (this, *this.children(recursive=True)):
+        try:
+            times = process.cpu_times()
+        except psutil.Error:
+            continue  # it has just ended
+        seconds += times.user + times.system
+    return seconds
 
 
 async def end_process(process: asyncio.subprocess.Process) -> None:

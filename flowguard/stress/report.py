@@ -173,21 +173,26 @@ def judge(
 ) -> tuple[Result, str]:
     """Return the result and its reason.
 
+    A promise that was broken is broken on any machine; whether an objective was missed can
+    only be said where the run was not disturbed.
+
     Args:
         objectives: What had to hold.
-        broken: What is wrong whatever the objectives say, for people.
-        invalid: Why nothing can be concluded, for people.
+        broken: Promises that were not kept, for people.
+        invalid: What disturbed the run, for people.
     """
-    if invalid:
-        return "invalid", "; ".join(invalid)
     missed = [
         f"{each.name} is {number(each.name, each.value)}, "
         f"{'least' if each.at_least else 'most'} allowed {number(each.name, each.limit)}"
         for each in objectives
         if not each.passed
     ]
-    if broken or missed:
+    if broken:
         return "fail", "; ".join([*broken, *missed])
+    if missed and invalid:
+        return "invalid", "; ".join([*missed, *invalid])
+    if missed:
+        return "fail", "; ".join(missed)
     return "pass", f"all {len(objectives)} objectives held"
 
 

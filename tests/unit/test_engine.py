@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flowguard.engine import UNSETTLED_PER_SEAT, AgentPlan
-from flowguard.facts import Finished
+from flowguard.facts import Failed, Finished
 from flowguard.lanes.lane import Lane
 from flowguard.units import MILLISECOND, SECOND
 from tests.builders import A, B, BULK, C, EPOCH_MS, REALTIME, EngineDriver, chunk_of, only_offsets
@@ -225,15 +225,48 @@ def test_every_agent_has_only_records_of_its_own_topics():
 # Order.
 
 
-def test_an_ordered_lane_of_a_partition_has_one_unsettled_batch_at_most():
+def test_agents_have_one_batch_of_an_ordered_lane_of_a_partition_at_most():
     d = driver(seats=4, records_max=10)
 
     (first,) = d.records(A, range(30), SLOW)
-    d.give_back(first)
     assert d.running == [first]
-    (second,) = d.settle(first)
+    (second,) = d.give_back(first)
 
     assert only_offsets(second) == list(range(10, 20))
+
+
+def test_after_a_failure_nothing_of_the_lane_is_started_until_it_is_settled():
+    d = driver(seats=4, records_max=10)
+    (first,) = d.records(A, range(40), SLOW)
+    (second,) = d.give_back(first)
+    d.tell(Failed(batch_id=first.batch_id, why="not acknowledged", at_ns=d.now_ns))
+
+    assert d.finish(second) == []
+    (retry,) = d.wait(100)
+    assert retry is first
+    assert d.give_back(first) == []
+    (third,) = d.settle(first)
+
+    assert only_offsets(third) == list(range(20, 30))
+
+
+def test_failed_batches_of_a_lane_are_tried_again_one_by_one_the_oldest_first():
+    d = driver(seats=4, records_max=10)
+    (first,) = d.records(A, range(40), SLOW)
+    (second,) = d.give_back(first)
+    (third,) = d.give_back(second)
+    d.give_back(third)
+    for cut in (third, second, first):
+        d.tell(Failed(batch_id=cut.batch_id, why="not acknowledged", at_ns=d.now_ns))
+        d.now_ns += MILLISECOND
+    (fourth,) = [cut for cut in d.running if cut not in (first, second, third)]
+    d.running = [fourth]
+
+    d.wait(60_000)
+    assert d.running == [fourth]
+    assert d.finish(fourth) == [first]
+    assert d.finish(first) == [second]
+    assert d.finish(second) == [third]
 
 
 def test_another_lane_of_the_partition_does_not_wait_for_it():

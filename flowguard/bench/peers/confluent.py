@@ -1,6 +1,7 @@
 """confluent-kafka (librdkafka): `consume` of 10,000, tuned for throughput, automatic commits.
 
-With librdkafka's defaults its queue backoff of one second would be measured.
+With librdkafka's defaults its queue backoff of one second would be measured. A queue of a
+million records was tried too: it costs a third more CPU a record and is not faster.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from flowguard.units import MIB
 __all__ = ["TUNING", "setup"]
 
 TUNING: Final = {
-    "queued.min.messages": 1_000_000,
+    "queued.min.messages": 200_000,
     "queued.max.messages.kbytes": 1_000_000,
-    "fetch.queue.backoff.ms": 1,
+    "fetch.queue.backoff.ms": 10,
     "fetch.wait.max.ms": 10,
     "fetch.max.bytes": 64 * MIB,
     "max.partition.fetch.bytes": 8 * MIB,

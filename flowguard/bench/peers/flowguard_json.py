@@ -11,6 +11,4 @@ __all__ = ["setup"]
 
 def setup(context: Context) -> Run:
     """Declare the app."""
-    return setup_app(
-        context, lambda batch: batch.to_polars().height, codec="json", columns=COLUMNS
-    )
+    return setup_app(context, lambda batch: batch.to_polars().height, codec="json", columns=COLUMNS)

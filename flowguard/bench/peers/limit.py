@@ -7,7 +7,7 @@ loopback cannot be faster.
 from __future__ import annotations
 
 from flowguard.bench.meter import Context, Meter, Reading, Run
-from flowguard.bench.wire import FETCH, fetch_body, links_of, skim_fetch
+from flowguard.bench.wire import fetch, links_of
 
 __all__ = ["setup"]
 
@@ -21,8 +21,7 @@ def setup(context: Context) -> Run:
         meter = Meter(n)
         while True:
             for (link, _), at in zip(links, offsets, strict=True):
-                link.send(FETCH, 4, fetch_body(context.topic, rotated(at)))
-                if meter.add(skim_fetch(link.receive(), at)):
+                if meter.add(fetch(link, context.topic, rotated(at))):
                     return meter.reading
 
     return run

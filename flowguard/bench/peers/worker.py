@@ -14,8 +14,10 @@ __all__ = ["run_worker", "stop_worker"]
 def run_worker(app: Any, *, loglevel: str = "warn") -> None:
     """Run a worker until it is told to stop; it commits and leaves its group then."""
     logging.getLogger("aiokafka").setLevel(logging.ERROR)  # it warns of every rebalance
+    worker = faust.Worker(app, loglevel=loglevel, redirect_stdouts=False)
+    worker.spinner = None
     try:
-        faust.Worker(app, loglevel=loglevel, redirect_stdouts=False).execute_from_commandline()
+        worker.execute_from_commandline()
     except SystemExit as stopped:
         if stopped.code:
             raise

@@ -1,0 +1,225 @@
+"""The engine under any order of events, against a model that only counts.
+
+A failure prints the steps that lead to it. Replay: `pytest tests/stateful/test_engine.py`
+with the `@reproduce_failure` or `--hypothesis-seed` that hypothesis prints.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import ClassVar
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from flowguard.chunk import TopicPartition
+from flowguard.commands import Cut
+from flowguard.facts import Assigned
+from flowguard.lanes.lane import Lane
+from flowguard.units import MIB, MILLISECOND
+from tests.builders import EngineDriver, chunk_of
+
+NAMES = [TopicPartition("orders", number) for number in range(3)]
+LANES = (Lane("realtime", target="50ms", reserve=0.25), Lane("middle", weight=3), Lane("bulk"))
+
+which = st.integers(0, 1_000_000)
+
+
+class EngineMachine(RuleBasedStateMachine):
+    """Kafka is a list of offsets a partition; what was settled is a set of them."""
+
+    ordered: ClassVar[bool] = True
+    by_partition: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.d = EngineDriver(
+            lanes=LANES,
+            seats=4,
+            ordered=self.ordered,
+            by_partition=self.by_partition,
+            records_max=5,
+            linger_ns=5 * MILLISECOND,
+            memory_bytes=4 * MIB,
+        )
+        self.log: dict[TopicPartition, list[tuple[int, int]]] = defaultdict(list)  # offset, lane
+        self.end = dict.fromkeys(NAMES, 0)
+        self.done: dict[TopicPartition, set[int]] = defaultdict(set)
+        self.committed = dict.fromkeys(NAMES, 0)
+        self.returned: set[int] = set()
+
+    # What happens.
+
+    @rule(name=st.sampled_from(NAMES), lanes=st.lists(st.integers(0, 2), min_size=1, max_size=12),
+          gap=st.integers(0, 3))  # fmt: skip
+    def produce(self, name: TopicPartition, lanes: list[int], gap: int) -> None:
+        for lane in lanes:
+            self.log[name].append((self.end[name] + gap, lane))
+            self.end[name] += gap + 1
+
+    @precondition(lambda self: self.d.reading)
+    @rule(pick=which, most=st.integers(1, 20))
+    def fetch(self, pick: int, most: int) -> None:
+        name = sorted(self.d.reading)[pick % len(self.d.reading)]
+        partition = self.d.engine.partitions[name]
+        position = partition.ledger.position
+        fresh = [each for each in self.log[name] if each[0] >= position][:most]
+        if not fresh:
+            return
+        by_lane: dict[int, list[int]] = defaultdict(list)
+        for offset, lane in fresh:
+            by_lane[lane].append(offset)
+        chunks = [
+            chunk_of(offsets, partition=name, lane=lane) for lane, offsets in by_lane.items()
+        ]
+        self.d.fetch(name, *chunks, next_offset=fresh[-1][0] + 1, epoch=partition.epoch)
+
+    @precondition(lambda self: self.unreturned())
+    @rule(pick=which)
+    def give_back(self, pick: int) -> None:
+        cut = self.unreturned()[pick % len(self.unreturned())]
+        self.returned.add(cut.batch_id)
+        self.d.give_back(cut)
+
+    @precondition(lambda self: self.d.running)
+    @rule(pick=which, rejected=st.integers(0, 2))
+    def finish(self, pick: int, rejected: int) -> None:
+        cut = self.pick_running(pick)
+        self.settle(cut, min(rejected, cut.num_records))
+
+    @precondition(lambda self: self.d.running)
+    @rule(pick=which)
+    def fail(self, pick: int) -> None:
+        cut = self.pick_running(pick)
+        self.returned.discard(cut.batch_id)
+        self.d.fail(cut)
+
+    @rule(ms=st.sampled_from([1, 5, 100, 1_000, 20_000]))
+    def wait(self, ms: int) -> None:
+        self.d.wait(ms)
+
+    @rule()
+    def commit(self) -> None:
+        self.committed |= self.d.commit()
+
+    @rule(names=st.sets(st.sampled_from(NAMES)))
+    def revoking(self, names: set[TopicPartition]) -> None:
+        self.d.revoking(*names)
+
+    @rule(names=st.sets(st.sampled_from(NAMES)))
+    def revoke(self, names: set[TopicPartition]) -> None:
+        self.d.revoke(*names)
+
+    @rule(names=st.sets(st.sampled_from(NAMES), min_size=1))
+    def assign(self, names: set[TopicPartition]) -> None:
+        """A rebalance: what is not among them is gone, the rest begins where it was committed."""
+        held = self.d.engine.partitions
+        self.d.revoke(*(held.keys() - names))
+        offsets = {name: self.committed[name] for name in names}
+        self.d.tell(Assigned(offsets=offsets, at_ns=self.d.now_ns))
+
+    # What must be so.
+
+    @invariant()
+    def committable_never_passes_an_unfinished_record(self) -> None:
+        for name, committable in self.d.engine.committable().items():
+            missed = [
+                offset
+                for offset, _ in self.log[name]
+                if offset < committable and offset not in self.done[name]
+            ]
+            assert not missed, f"{name}: {missed} unfinished below {committable}"
+
+    @invariant()
+    def what_a_partition_holds_is_what_memory_counts(self) -> None:
+        if not self.d.engine.partitions:
+            assert self.d.memory.held_bytes == 0
+
+    @invariant()
+    def agents_have_one_batch_of_an_ordered_lane_of_a_partition_at_most(self) -> None:
+        if not self.ordered:
+            return
+        busy: list[tuple[TopicPartition, int, int]] = []
+        for cut in self.unreturned():
+            busy += {(n, e, cut.lane) for n, e in self.live_parts(cut)}
+        assert len(busy) == len(set(busy))
+
+    @invariant()
+    def retries_of_an_ordered_lane_begin_with_the_oldest(self) -> None:
+        view = self.d.engine.views["agent"]
+        waiting = [cut for _, cut in view.retries.items()]
+        for cut in self.unreturned() if self.ordered else ():
+            if cut.attempt > 1:
+                for other in waiting:
+                    shared = self.live_parts(cut) & self.live_parts(other)
+                    older = other.batch_id < cut.batch_id and other.lane == cut.lane
+                    assert not (shared and older)
+
+    def teardown(self) -> None:
+        """Work until nothing is left: every record must come out, none is lost."""
+        self.d.tell(Assigned(offsets=dict(self.committed), at_ns=self.d.now_ns))
+        for name in NAMES:
+            for _ in range(100):
+                if name in self.d.reading:
+                    self.fetch(sorted(self.d.reading).index(name), 20)
+        for _ in range(2_000):
+            if self.d.running:
+                self.settle(self.d.running[0], 0)
+            else:
+                self.d.wait(20_000)
+                if not self.d.running:
+                    break
+        for name in NAMES:
+            assert {offset for offset, _ in self.log[name]} == self.done[name], "lost"
+        assert self.d.memory.used_bytes == 0
+        for book in self.d.engine.books:
+            assert book.counts.in_flight == book.counts.held == 0
+
+    # How.
+
+    def unreturned(self) -> list[Cut]:
+        return [cut for cut in self.d.running if cut.batch_id not in self.returned]
+
+    def pick_running(self, pick: int) -> Cut:
+        return self.d.running[pick % len(self.d.running)]
+
+    def live_parts(self, cut: Cut) -> set[tuple[TopicPartition, int]]:
+        view = self.d.engine.views["agent"]
+        flight = view.flights[cut.batch_id]
+        return {(part.name, part.epoch) for part, _, _ in flight.parts if not part.gone}
+
+    def settle(self, cut: Cut, rejected: int) -> None:
+        if cut.batch_id not in self.returned:
+            self.d.give_back(cut)
+        self.returned.discard(cut.batch_id)
+        for piece in cut.slices:
+            # Even if its partition is gone: it was processed.
+            self.done[piece.chunk.partition] |= set(piece.columns.column(0).to_pylist())
+        self.d.settle(cut, dead_letters=rejected)
+
+
+class UnorderedMachine(EngineMachine):
+    """The same with order="none"."""
+
+    ordered: ClassVar[bool] = False
+
+
+class ByPartitionMachine(EngineMachine):
+    """The same with batches of one partition."""
+
+    by_partition: ClassVar[bool] = True
+
+
+MANY = settings(
+    max_examples=60,
+    stateful_step_count=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+
+TestOrdered = EngineMachine.TestCase
+TestUnordered = UnorderedMachine.TestCase
+TestByPartition = ByPartitionMachine.TestCase
+for case in (TestOrdered, TestUnordered, TestByPartition):
+    case.settings = MANY

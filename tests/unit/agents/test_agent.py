@@ -1,0 +1,354 @@
+"""Agents on feeds: what acknowledges a batch, and what does not."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import polars as pl
+import pytest
+from faust.exceptions import ImproperlyConfigured
+
+import flowguard as fg
+from flowguard.agents import agent as module
+from flowguard.agents.delivered import current_delivered
+from flowguard.errors import HookError
+from tests.unit.agents.app import make_app, serving
+
+
+@pytest.fixture(autouse=True)
+def quick_restart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent that ends without a batch waits a second; not here."""
+    monkeypatch.setattr(module, "IDLE_RESTART_S", 0.001)
+
+
+async def test_coming_back_for_the_next_batch_finishes_the_last_one() -> None:
+    async def agent(batches: Any) -> None:
+        async for _ in batches:
+            pass
+
+    async with serving(agent) as served:
+        served.deliver()
+        await served.outcomes.until("finished", 1)
+
+    assert served.outcomes.told == [("returned", 1), ("finished", 1, 0)]
+
+
+async def test_a_batch_is_not_finished_while_the_agent_works_on_it() -> None:
+    go_on = asyncio.Event()
+
+    async def agent(batches: Any) -> None:
+        async for _ in batches:
+            await go_on.wait()
+
+    async with serving(agent) as served:
+        served.deliver()
+        await asyncio.sleep(0.01)
+        assert served.outcomes.told == []
+        go_on.set()
+        await served.outcomes.until("finished", 1)
+
+
+async def test_an_exception_is_a_failure_and_the_function_is_entered_again_at_once() -> None:
+    seen: list[int] = []
+
+    async def agent(batches: Any) -> None:
+        async for batch in batches:
+            seen.append(batch.to_pylist()[0]["n"])
+            if seen[-1] == 1:
+                raise ValueError("bad row")
+
+    async with serving(agent) as served:
+        served.deliver([{"n": 1}])
+        served.deliver([{"n": 2}])
+        await served.outcomes.until("finished", 2)
+
+    assert seen == [1, 2]
+    assert "finished" not in served.outcomes.names(1)
+    assert isinstance(served.agent.last_error, ValueError)
+
+
+@pytest.mark.parametrize("how", ["return", "break"])
+async def test_leaving_the_loop_acknowledges_nothing(how: str) -> None:
+    left: list[int] = []
+
+    async def agent(batches: Any) -> None:
+        async for _ in batches:
+            if not left:
+                left.append(1)
+                if how == "return":
+                    return
+                break
+
+    async with serving(agent) as served:
+        served.deliver()
+        served.deliver()
+        _, _, error = await served.outcomes.until("failed", 1)
+        await served.outcomes.until("finished", 2)
+
+    assert isinstance(error, HookError)
+    assert "left its loop" in str(error)
+    assert "finished" not in served.outcomes.names(1)
+
+
+async def test_a_function_that_ends_without_a_batch_is_entered_again() -> None:
+    entered: list[int] = []
+
+    async def agent(batches: Any) -> None:
+        entered.append(1)
+        if len(entered) < 3:
+            return
+        async for _ in batches:
+            pass
+
+    async with serving(agent) as served:
+        served.deliver()
+        await served.outcomes.until("finished", 1)
+
+    assert len(entered) == 3
+
+
+async def test_a_cancelled_agent_fails_its_batch() -> None:
+    async def agent(batches: Any) -> None:
+        async for _ in batches:
+            await asyncio.Event().wait()
+
+    async with serving(agent) as served:
+        served.deliver()
+        await asyncio.sleep(0.01)
+
+    assert served.outcomes.names(1)[-1] == "failed"
+    assert "finished" not in served.outcomes.names(1)
+
+
+async def test_each_instance_has_a_batch_of_its_own() -> None:
+    together = asyncio.Event()
+    inside: list[int] = []
+
+    async def agent(batches: Any) -> None:
+        async for batch in batches:
+            inside.append(batch.to_pylist()[0]["n"])
+            if len(inside) == 2:
+                together.set()
+            await together.wait()
+
+    async with serving(agent, concurrency=2) as served:
+        served.deliver([{"n": 1}])
+        served.deliver([{"n": 2}])
+        await served.outcomes.until("finished", 1)
+        await served.outcomes.until("finished", 2)
+
+    assert sorted(inside) == [1, 2]
+
+
+# Sends hold the batch.
+
+
+async def test_a_send_inside_the_loop_holds_the_batch() -> None:
+    acknowledged: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def agent(batches: Any) -> None:
+        async for _ in batches:
+            delivered = current_delivered()
+            assert delivered is not None
+            delivered.hold(acknowledged)
+
+    async with serving(agent) as served:
+        served.deliver()
+        await served.outcomes.until("returned", 1)
+        assert served.outcomes.names(1) == ["returned"]
+        acknowledged.set_result(None)
+        await served.outcomes.until("finished", 1)
+
+
+async def test_a_send_that_fails_fails_the_batch_though_the_agent_came_back() -> None:
+    acknowledged: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def agent(batches: Any) -> None:
+        async for _ in batches:
+            delivered = current_delivered()
+            assert delivered is not None
+            delivered.hold(acknowledged)
+
+    async with serving(agent) as served:
+        served.deliver()
+        await served.outcomes.until("returned", 1)
+        acknowledged.set_exception(OSError("not acknowledged"))
+        _, _, error = await served.outcomes.until("failed", 1)
+
+    assert isinstance(error, OSError)
+    assert served.outcomes.names(1) == ["returned", "failed"]
+
+
+async def test_a_send_that_is_cancelled_fails_the_batch() -> None:
+    acknowledged: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def agent(batches: Any) -> None:
+        async for _ in batches:
+            delivered = current_delivered()
+            assert delivered is not None
+            delivered.hold(acknowledged)
+
+    async with serving(agent) as served:
+        served.deliver()
+        await served.outcomes.until("returned", 1)
+        acknowledged.cancel()
+        await served.outcomes.until("failed", 1)
+
+
+async def test_an_exception_waits_for_the_sends_under_way_and_then_fails_once() -> None:
+    acknowledged: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def agent(batches: Any) -> None:
+        async for _ in batches:
+            delivered = current_delivered()
+            assert delivered is not None
+            delivered.hold(acknowledged)
+            raise ValueError("no")
+
+    async with serving(agent) as served:
+        served.deliver()
+        await asyncio.sleep(0.01)
+        assert "failed" not in served.outcomes.names(1)
+        acknowledged.set_result(None)
+        await served.outcomes.until("failed", 1)
+
+    assert served.outcomes.names(1).count("failed") == 1
+    assert "finished" not in served.outcomes.names(1)
+
+
+async def test_outside_of_the_loop_nothing_is_held() -> None:
+    seen: list[Any] = []
+
+    async def agent(batches: Any) -> None:
+        seen.append(current_delivered())
+        async for _ in batches:
+            pass
+
+    async with serving(agent) as served:
+        served.deliver()
+        await served.outcomes.until("finished", 1)
+
+    assert seen == [None]
+    assert current_delivered() is None
+
+
+# Sinks.
+
+
+class FakeEgress:
+    """Frames that would be sent; acknowledged when the test says so."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.sent: list[tuple[str, pl.DataFrame, str | None]] = []
+        self.gate = asyncio.Event()
+        self.error = error
+
+    async def send(self, feed: Any, frame: pl.DataFrame, *, key_by: str | None) -> int:
+        self.sent.append((feed.get_topic_name(), frame, key_by))
+        await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+        return len(frame)
+
+
+async def yielding(batches: Any) -> Any:
+    async for batch in batches:
+        yield batch.to_polars()
+
+
+async def test_what_is_yielded_goes_to_the_sink_and_holds_the_batch() -> None:
+    app = make_app()
+    egress = app.__dict__["egress"] = FakeEgress()
+    scores = app.feed("scores", key_by="n")
+    async with serving(yielding, app=app, sink=[scores]) as served:
+        served.deliver([{"n": 5}])
+        await served.outcomes.until("returned", 1)
+        await asyncio.sleep(0)
+        assert served.outcomes.names(1) == ["returned"]
+        egress.gate.set()
+        await served.outcomes.until("finished", 1)
+
+    ((topic, frame, key_by),) = egress.sent
+    assert (topic, frame.to_dicts(), key_by) == ("scores", [{"n": 5}], "n")
+
+
+async def test_the_agent_works_on_while_its_sink_has_not_acknowledged() -> None:
+    app = make_app()
+    egress = app.__dict__["egress"] = FakeEgress()
+    async with serving(yielding, app=app, sink=[app.feed("scores")]) as served:
+        served.deliver()
+        served.deliver()
+        await served.outcomes.until("returned", 2)
+        assert [each[0] for each in served.outcomes.told] == ["returned", "returned"]
+        egress.gate.set()
+        await served.outcomes.until("finished", 2)
+
+
+async def test_a_sink_that_fails_fails_the_batch() -> None:
+    app = make_app()
+    egress = app.__dict__["egress"] = FakeEgress(fg.SettleError("refused"))
+    egress.gate.set()
+    async with serving(yielding, app=app, sink=[app.feed("scores")]) as served:
+        served.deliver()
+        _, _, error = await served.outcomes.until("failed", 1)
+
+    assert isinstance(error, fg.SettleError)
+    assert "finished" not in served.outcomes.names(1)
+
+
+async def test_a_callable_sink_that_raises_fails_the_batch_and_the_agent_goes_on() -> None:
+    calls: list[Any] = []
+
+    def sink(value: Any) -> None:
+        calls.append(value)
+        if len(calls) == 1:
+            raise ValueError("no")
+
+    async with serving(yielding, sink=[sink]) as served:
+        served.deliver()
+        served.deliver()
+        await served.outcomes.until("failed", 1)
+        await served.outcomes.until("finished", 2)
+
+
+async def test_a_function_that_does_not_yield_cannot_have_sinks() -> None:
+    async def agent(batches: Any) -> None:
+        async for _ in batches:
+            pass
+
+    app = make_app()
+    made = app.agent(app.feed("orders"), name="agent", sink=[print])(agent)
+    actor = made(stream=made.stream(), index=None)
+
+    with pytest.raises(ImproperlyConfigured, match="must yield"):
+        await made._prepare_actor(actor, made.beacon)
+    actor.it.close()
+
+
+# Streams.
+
+
+@pytest.mark.parametrize(
+    "name", ["take", "take_events", "take_with_timestamp", "noack_take", "group_by", "through"]
+)
+async def test_what_batches_cannot_do_says_so(name: str) -> None:
+    app = make_app()
+    agent = app.agent(app.feed("orders"), name="agent")(yielding)
+
+    with pytest.raises(HookError, match="not available on batches"):
+        getattr(agent.stream(), name)(1)
+
+
+async def test_the_engine_learns_what_was_declared() -> None:
+    app = make_app()
+    feed = app.feed("orders", "returns", order="none")
+    agent = app.agent(
+        feed, name="a", concurrency=3, batch=fg.BatchSize(max=7, linger="1ms", by_partition=True)
+    )(yielding)
+
+    plan = agent.plan()
+
+    assert (plan.name, plan.topics, plan.seats) == ("a", {"orders", "returns"}, 3)
+    assert (plan.records_max, plan.linger_ns, plan.by_partition) == (7, 1_000_000, True)
+    assert plan.ordered is False

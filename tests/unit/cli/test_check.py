@@ -1,0 +1,144 @@
+"""`flowguard check`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowguard.cli.check import masked_url, shown
+from flowguard.cli.exit_codes import FAILED, OK, USAGE
+from tests.unit.cli.conftest import Run
+
+Module = Callable[[str], str]
+
+HEAD = """
+import flowguard as fg
+realtime = fg.Lane("realtime", target="50ms")
+backfill = fg.Lane("backfill")
+"""
+AGENT = """
+@app.agent(orders)
+async def read(batches):
+    async for batch in batches:
+        yield
+"""
+
+
+def findings(run: Run, module: str) -> dict[str, list[dict[str, str]]]:
+    """Return what check finds, by severity."""
+    document = json.loads(run("-A", module, "check", "--json").stdout)
+    found: dict[str, list[dict[str, str]]] = {"error": [], "warning": [], "info": []}
+    for finding in document["findings"]:
+        found[finding["severity"]].append(finding)
+    return found
+
+
+def values(document: dict[str, Any]) -> dict[str, tuple[Any, str]]:
+    """Return setting → value and origin."""
+    return {each["name"]: (each["value"], each["origin"]) for each in document["settings"]}
+
+
+def test_a_good_app_passes(run: Run, good_app: str) -> None:
+    result = run("check", "-A", good_app)
+    assert result.exit_code == OK, result.output
+    assert "shop: pass" in result.stdout
+
+
+def test_the_document_has_the_keys_of_its_schema(run: Run, good_app: str) -> None:
+    document = json.loads(run("check", "-A", good_app, "--json").stdout)
+    assert list(document) == ["schema", "app", "result", "settings", "lanes", "feeds", "findings"]
+    assert document["schema"] == "flowguard.check/v1"
+    assert [lane["name"] for lane in document["lanes"]] == ["realtime", "backfill"]
+    assert document["feeds"][0]["columns"] == {"id": "!int64"}
+    assert document["findings"] == []
+
+
+def test_block_below_a_target_in_one_partition_is_an_error(run: Run, module: Module) -> None:
+    name = module(
+        HEAD + 'app = fg.App("x", broker="kafka://h", lanes=[realtime, backfill])\n'
+        'orders = app.feed("orders", lanes=fg.by_header("l", {"r": realtime}, backfill))\n' + AGENT
+    )
+    result = run("check", "-A", name)
+    assert result.exit_code == FAILED
+    (error,) = findings(run, name)["error"]
+    assert "lane backfill blocks" in error["what"]
+    assert error["where"] == "feed orders"
+
+
+def test_a_declaration_that_cannot_work_is_an_error(run: Run, module: Module) -> None:
+    name = module(
+        HEAD + 'app = fg.App("x", broker="kafka://h", processing_guarantee="exactly_once")\n'
+        'orders = app.feed("orders")\n' + AGENT
+    )
+    assert run("check", "-A", name).exit_code == FAILED
+    assert "exactly_once" in findings(run, name)["error"][0]["what"]
+
+
+def test_what_is_worth_knowing_does_not_fail(run: Run, module: Module) -> None:
+    name = module(
+        HEAD + 'app = fg.App("x", broker="kafka://h", memory="8MiB")\n'
+        'orders, lost = app.feed("orders"), app.feed("lost")\n'
+        'scores = app.feed("scores")\n'
+        "@app.agent(orders, sink=[scores], concurrency=8)\n"
+        "async def read(batches):\n    async for batch in batches:\n        yield\n"
+    )
+    assert run("check", "-A", name).exit_code == OK
+    found = findings(run, name)
+    assert [each["where"] for each in found["warning"]] == ["feed lost", "memory"]
+    assert [each["where"] for each in found["info"]] == ["feed scores"]
+
+
+def test_each_setting_has_its_origin(
+    run: Run, good_app: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FLOWGUARD_MEMORY", "64MiB")
+    monkeypatch.setenv("FLOWGUARD_BROKER", "kafka://elsewhere:9")
+    (tmp_path / "settings.toml").write_text('drain_timeout = "5s"\nbroker = "kafka://weak:1"')
+    found = values(
+        json.loads(run("check", "-A", good_app, "--config", "settings.toml", "--json").stdout)
+    )
+    assert found["memory"] == ("64MiB", "FLOWGUARD_MEMORY")
+    assert found["drain_timeout"] == ("5s", "settings.toml")
+    assert found["lanes.realtime.target"] == (0.05, "code")
+    assert found["broker"] == (["kafka://elsewhere:9"], "FLOWGUARD_BROKER")
+
+
+def test_the_configuration_file_may_name_the_broker(
+    run: Run, good_app: str, tmp_path: Path
+) -> None:
+    (tmp_path / "pyproject.toml").write_text('[tool.flowguard]\nbroker = "kafka://filed:1"')
+    found = values(json.loads(run("check", "-A", good_app, "--json").stdout))
+    assert found["broker"] == (["kafka://filed:1"], "pyproject.toml")
+
+
+def test_no_secret_is_printed(
+    run: Run, good_app: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "password").write_text("canary-7391\n")
+    monkeypatch.setenv("FLOWGUARD_BROKER_SECURITY_PROTOCOL", "SASL_PLAINTEXT")
+    monkeypatch.setenv("FLOWGUARD_BROKER_USERNAME", "me")
+    monkeypatch.setenv("FLOWGUARD_BROKER_PASSWORD_FILE", str(tmp_path / "password"))
+    result = run("check", "-A", good_app, "--json")
+    assert "canary-7391" not in result.output
+    assert values(json.loads(result.stdout))["broker_credentials"][0] == "***"
+
+
+def test_passwords_in_urls_and_tables_are_masked() -> None:
+    assert masked_url("redis://me:canary@host/0") == "redis://me:***@host/0"
+    assert shown("options", {"sasl_password": "canary", "size": 3}) == {
+        "sasl_password": "***", "size": 3,
+    }  # fmt: skip
+
+
+def test_a_report_is_written_to_a_file(run: Run, good_app: str, tmp_path: Path) -> None:
+    run("check", "-A", good_app, "--output", "report.json")
+    assert json.loads((tmp_path / "report.json").read_text())["result"] == "pass"
+
+
+def test_a_configuration_file_that_is_not_there(run: Run, good_app: str) -> None:
+    result = run("check", "-A", good_app, "--config", "nowhere.toml")
+    assert (result.exit_code, result.stderr.count("\n")) == (USAGE, 1)

@@ -1,0 +1,78 @@
+"""`flowguard worker`, up to the point where it starts."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+import flowguard.worker
+from flowguard.app import App
+from flowguard.cli.exit_codes import FAILED, NO_BROKER, USAGE
+from flowguard.cli.find_app import find_app
+from flowguard.worker import broker_servers, use_broker
+from tests.unit.cli.conftest import Run
+
+
+@pytest.fixture(autouse=True)
+def own_loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Give the command a loop that is closed after it, and little patience."""
+    monkeypatch.setattr(flowguard.worker.reach_broker, "__kwdefaults__", {"timeout_s": 0.3})
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    asyncio.set_event_loop(None)
+    loop.close()
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_a_broker_that_is_not_there_exits_3_with_one_line(
+    run: Run, good_app: str, free_port: int
+) -> None:
+    result = run("worker", "-A", good_app, "--web-port", str(free_port))
+    assert result.exit_code == NO_BROKER
+    assert result.stderr == (
+        "flowguard: cannot reach the broker at 127.0.0.1:1 (connection refused); is it running? "
+        "Give another with --broker\n"
+    )
+
+
+def test_the_broker_of_the_command_line_is_asked(run: Run, good_app: str, free_port: int) -> None:
+    args = ("--web-port", str(free_port), "--broker", "kafka://127.0.0.1:2")
+    assert "127.0.0.1:2 " in run("-A", good_app, "worker", *args).stderr
+
+
+def test_a_taken_port_is_one_line(run: Run, good_app: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = run("worker", "-A", good_app, "--web-port", str(port))
+    assert result.exit_code == FAILED
+    assert f"127.0.0.1:{port} (address already in use)" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("args", [("--memory", "3x"), ("--drain-timeout", "soon")])
+def test_a_value_that_cannot_be_read_is_usage(
+    run: Run, good_app: str, args: tuple[str, ...]
+) -> None:
+    result = run("worker", "-A", good_app, *args)
+    assert (result.exit_code, result.stderr.count("\n")) == (USAGE, 1)
+
+
+def test_another_broker_reaches_what_was_made_at_import(good_app: str) -> None:
+    app = find_app(good_app)
+    assert isinstance(app, App)
+    use_broker(app, "kafka://there:7", origin="command line")
+    assert broker_servers(app) == ["there:7"]
+    assert str(app.producer_transport.url[0]) == "kafka://there:7"
+    assert app.conf.origins["broker"] == "command line"

@@ -1,0 +1,78 @@
+"""Lanes and their options."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from flowguard.errors import ConfigError
+from flowguard.lanes.lane import LATER, Block, Lane
+
+
+def test_a_lane_has_the_options_it_was_given():
+    lane = Lane("realtime", target="50ms", reserve=0.5, weight=3)
+
+    assert (lane.name, lane.target, lane.target_ns) == ("realtime", 0.05, 50_000_000)
+    assert (lane.reserve, lane.weight, lane.overflow) == (0.5, 3, Block())
+
+
+def test_a_lane_without_options_has_no_target_and_reserves_nothing():
+    lane = Lane("backfill")
+
+    assert (lane.target, lane.reserve, lane.weight) == (None, 0.0, 1)
+
+
+@pytest.mark.parametrize("target", [timedelta(milliseconds=50), 0.05, "50 ms"])
+def test_a_target_is_any_duration(target):
+    assert Lane("a", target=target).target_ns == 50_000_000
+
+
+@pytest.mark.parametrize("name", ["", "Real", "a b", "-a", "a.b", "ä", None, 5, "a\n"])
+def test_a_name_that_is_no_label_is_refused(name):
+    with pytest.raises(ConfigError, match="not usable"):
+        Lane(name)
+
+
+@pytest.mark.parametrize("reserve", [-0.1, 1.1, float("nan")])
+def test_a_reserve_that_is_no_share_is_refused(reserve):
+    with pytest.raises(ConfigError, match="not a share"):
+        Lane("a", reserve=reserve)
+
+
+@pytest.mark.parametrize("reserve", ["0.5", None])
+def test_a_reserve_that_is_no_number_is_a_config_error_too(reserve):
+    with pytest.raises(ConfigError, match="not a share"):
+        Lane("a", reserve=reserve)
+
+
+@pytest.mark.parametrize("weight", [0, -1, 1.5, True, 1001, "2"])
+def test_a_weight_that_is_no_whole_number_is_refused(weight):
+    with pytest.raises(ConfigError, match="no weight"):
+        Lane("a", weight=weight)
+
+
+@pytest.mark.parametrize("target", ["soon", -1, "0ms", 0])
+def test_a_target_that_is_no_duration_is_refused(target):
+    with pytest.raises(ConfigError, match="target"):
+        Lane("a", target=target)
+
+
+@pytest.mark.parametrize("option", sorted(LATER))
+def test_options_of_a_later_version_say_so(option):
+    with pytest.raises(ConfigError, match=f"{option} is not available in this version"):
+        Lane("a", **{option: "1s"})
+
+
+def test_an_overflow_of_a_later_version_says_so():
+    with pytest.raises(ConfigError, match="not available in this version"):
+        Lane("a", overflow="spill")
+
+
+def test_a_misspelt_option_names_the_one_that_was_meant():
+    with pytest.raises(ConfigError, match="did you mean target"):
+        Lane("a", tagret="50ms")
+
+
+def test_equal_lanes_are_equal_and_can_be_keys():
+    assert {Lane("a", target="1s"): 1}[Lane("a", target=1)] == 1

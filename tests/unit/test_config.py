@@ -1,0 +1,195 @@
+"""Settings and where they came from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from flowguard.config import AppSettings, read_config_file, resolve
+from flowguard.errors import ConfigError
+from flowguard.lanes.lane import Lane
+from flowguard.lanes.lane_set import LaneSet
+from flowguard.units import MIB
+
+LANES = LaneSet.of([Lane("real-time", target="50ms", reserve=0.5), Lane("backfill")])
+
+
+def settings(**layers: Any) -> AppSettings:
+    given = {"lanes": LANES, "code": {}, "file": {}, "environment": {}, "command_line": {}}
+    return resolve(**{**given, "file_name": "app.toml", **layers})
+
+
+def origin(of: AppSettings, name: str) -> str:
+    return next(setting.origin for setting in of.origins if setting.name == name)
+
+
+def test_without_anything_the_defaults_hold():
+    found = settings()
+
+    assert found.memory_bytes == 512 * MIB
+    assert found.drain_timeout_s == 25.0
+    assert origin(found, "memory") == "default"
+
+
+LAYERS = [
+    ({"code": {"memory": "2MiB"}}, 2, "code"),
+    ({"file": {"memory": "3MiB"}}, 3, "app.toml"),
+    ({"environment": {"FLOWGUARD_MEMORY": "4MiB"}}, 4, "FLOWGUARD_MEMORY"),
+    ({"command_line": {"memory": "5MiB"}}, 5, "command line"),
+]
+
+
+@pytest.mark.parametrize("strongest", range(4))
+def test_the_strongest_layer_wins_and_says_so(strongest: int):
+    layers: dict[str, Any] = {}
+    for layer, *_ in LAYERS[: strongest + 1]:
+        layers |= layer
+
+    found = settings(**layers)
+
+    _, mib, where = LAYERS[strongest]
+    assert found.memory_bytes == mib * MIB
+    assert where in (origin(found, "memory"), "FLOWGUARD_MEMORY")
+
+
+def test_a_value_from_the_environment_names_its_variable():
+    found = settings(environment={"FLOWGUARD_MEMORY": "4MiB"})
+
+    assert origin(found, "memory") == "FLOWGUARD_MEMORY"
+
+
+def test_an_option_that_was_not_given_hides_nothing():
+    found = settings(command_line={"memory": None}, code={"memory": "2MiB"})
+
+    assert found.memory_bytes == 2 * MIB
+
+
+def test_a_variable_may_name_a_file_that_holds_the_value(tmp_path):
+    path = tmp_path / "memory"
+    path.write_text("7MiB\n")
+
+    found = settings(environment={"FLOWGUARD_MEMORY_FILE": str(path)})
+
+    assert found.memory_bytes == 7 * MIB
+
+
+def test_a_file_that_cannot_be_read_is_an_error_that_names_the_variable(tmp_path):
+    with pytest.raises(ConfigError, match="FLOWGUARD_MEMORY_FILE"):
+        settings(environment={"FLOWGUARD_MEMORY_FILE": str(tmp_path / "none")})
+
+
+def test_lanes_are_changed_by_variables():
+    found = settings(
+        environment={
+            "FLOWGUARD_LANES__REAL_TIME__TARGET": "20ms",
+            "FLOWGUARD_LANES__BACKFILL__WEIGHT": "7",
+            "FLOWGUARD_LANES__REAL_TIME__RESERVE": "0.25",
+        }
+    )
+
+    assert [lane.target_ns for lane in found.lanes] == [20_000_000, None]
+    assert [lane.weight for lane in found.lanes] == [1, 7]
+    assert found.lanes[0].reserve == 0.25
+    assert origin(found, "lanes.real-time.target") == "FLOWGUARD_LANES__REAL_TIME__TARGET"
+    assert origin(found, "lanes.backfill.target") == "code"
+
+
+def test_lanes_are_changed_by_files_and_variables_are_stronger():
+    file = {"lanes": {"real-time": {"target": "30ms", "weight": 2}}}
+    variable = {"FLOWGUARD_LANES__REAL_TIME__TARGET": "20ms"}
+
+    found = settings(file=file, environment=variable)
+
+    assert (found.lanes[0].target_ns, found.lanes[0].weight) == (20_000_000, 2)
+    assert origin(found, "lanes.real-time.weight") == "app.toml"
+
+
+def test_the_option_of_a_lane_may_be_in_a_file_too(tmp_path):
+    path = tmp_path / "target"
+    path.write_text("20ms")
+
+    found = settings(environment={"FLOWGUARD_LANES__REAL_TIME__TARGET_FILE": str(path)})
+
+    assert found.lanes[0].target_ns == 20_000_000
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("FLOWGUARD_LANES__REAL_TIME__TARGT", "FLOWGUARD_LANES__REAL_TIME__TARGET"),
+        ("FLOWGUARD_LANES__BACKFIL__WEIGHT", "FLOWGUARD_LANES__BACKFILL__WEIGHT"),
+    ],
+)
+def test_a_misspelt_variable_of_a_lane_names_the_one_that_was_meant(variable, meant):
+    with pytest.raises(ConfigError, match=f"{variable}.*{meant}"):
+        settings(environment={variable: "1"})
+
+
+def test_a_misspelt_option_in_a_file_names_the_one_that_was_meant():
+    with pytest.raises(ConfigError, match="app.toml has no option 'memry'; did you mean memory"):
+        settings(file={"memry": "1GiB"})
+    with pytest.raises(ConfigError, match="did you mean 'backfill'"):
+        settings(file={"lanes": {"backfil": {"weight": 2}}})
+    with pytest.raises(ConfigError, match="did you mean weight"):
+        settings(file={"lanes": {"backfill": {"wieght": 2}}})
+
+
+@pytest.mark.parametrize("lanes", ["fast", ["backfill"], {"backfill": 5}])
+def test_lanes_in_a_file_that_are_no_table_are_a_config_error(lanes):
+    with pytest.raises(ConfigError, match=r"app\.toml"):
+        settings(file={"lanes": lanes})
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [("WEIGHT", "many"), ("RESERVE", "half"), ("TARGET", "soon"), ("WEIGHT", "0")],
+)
+def test_a_value_of_a_lane_that_cannot_be_read_is_a_config_error(variable, text):
+    with pytest.raises(ConfigError, match=variable.lower()):
+        settings(environment={f"FLOWGUARD_LANES__BACKFILL__{variable}": text})
+
+
+def test_less_memory_than_a_worker_needs_is_refused():
+    with pytest.raises(ConfigError, match="needs 1MiB or more"):
+        settings(code={"memory": "100KiB"})
+
+
+def test_a_timeout_that_is_no_duration_is_a_config_error():
+    with pytest.raises(ConfigError, match="drain_timeout"):
+        settings(file={"drain_timeout": "later"})
+
+
+def test_other_variables_are_not_ours():
+    assert settings(environment={"HOME": "/root", "MEMORY": "1MiB"}).memory_bytes == 512 * MIB
+
+
+def test_a_config_file_is_toml(tmp_path):
+    path = tmp_path / "app.toml"
+    path.write_text('memory = "2MiB"\n[lanes.backfill]\nweight = 3\n')
+
+    table, name = read_config_file(str(path))
+
+    assert (name, settings(file=table).lanes[1].weight) == (str(path), 3)
+
+
+def test_pyproject_is_read_where_no_file_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert read_config_file(None) == ({}, "pyproject.toml")
+    (tmp_path / "pyproject.toml").write_text('[tool.flowguard]\nmemory = "2MiB"\n')
+
+    assert read_config_file(None) == ({"memory": "2MiB"}, "pyproject.toml")
+
+
+@pytest.mark.parametrize("text", ["memory = ", "\x00", b"\xff\xfe"])
+def test_a_file_that_is_no_toml_is_a_config_error(tmp_path, text):
+    path = tmp_path / "app.toml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_config_file(str(path))
+
+
+def test_a_named_file_that_does_not_exist_is_a_config_error(tmp_path):
+    with pytest.raises(ConfigError, match="there is no such file"):
+        read_config_file(str(tmp_path / "none.toml"))
