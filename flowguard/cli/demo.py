@@ -57,7 +57,6 @@ async def run(plan: DemoPlan, *, keep: bool, as_json: bool, output: Path | None)
         shown.enter_context(view)
         async with Demo(plan, view) as running:
             card = await running.run()
-            view.say("stopping the broker")
             if keep:
                 shown.close()
                 publish(card, as_json=as_json, output=output)

@@ -260,6 +260,7 @@ class Demo:
         await self._settle(sent[REALTIME]["sent"])
         exit_code = await self.worker.drain()
         committed = await committed_offsets(self.broker.bootstrap)
+        self.show.say("counting what arrived")
         self.reader.order("stop")
         await self.reader.result()
         return scorecard_of(

@@ -1,0 +1,278 @@
+"""The promises of the contract (API §2) that this version makes: which test breaks with each.
+
+Each test here is the shortest form of its promise and names the tests that go deeper. That
+each of them fails when its promise is broken was proved by breaking it (`MUTATIONS`):
+`pytest tests/test_promises.py -m slow` does it again, on a copy of the package.
+
+4 (the spill directory may be deleted) and 7 (elastic, below a second) need parts that this
+version does not have or that only a real broker shows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowguard.agents.delivered import Delivered
+from flowguard.control.memory import MemoryBudget
+from flowguard.lanes.lane import Lane
+from flowguard.units import MIB, MILLISECOND
+from tests.builders import BULK, REALTIME, A, B, EngineDriver, chunk_of, only_offsets
+from tests.simulator.world import World
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Told:
+    """What the engine is told of a batch."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def returned(self, batch_id: int) -> None:
+        self.names.append("returned")
+
+    def finished(self, batch_id: int, dead_letters: int) -> None:
+        self.names.append("finished")
+
+    def failed(self, batch_id: int, error: BaseException) -> None:
+        self.names.append("failed")
+
+
+def driver(**options: Any) -> EngineDriver:
+    made = EngineDriver(**options)
+    made.assign(A=0, B=0)
+    return made
+
+
+# 1. At least once. Deeper: unit/agents/test_agent.py, unit/settle/test_ledger.py,
+#    stateful/test_engine.py, simulator/test_small_run.py (crash).
+
+
+async def test_promise_1_nothing_is_finished_before_all_that_was_sent_is_acknowledged() -> None:
+    told, sent = Told(), asyncio.get_running_loop().create_future()
+    delivered = Delivered(1, None, dead_letters=0, outcome=told)  # type: ignore[arg-type]
+
+    delivered.hold(sent)
+    delivered.returned()
+    assert told.names == ["returned"]
+    sent.set_result(None)
+    await asyncio.sleep(0)
+
+    assert told.names == ["returned", "finished"]
+
+
+async def test_promise_1_an_exception_is_a_failure_never_an_acknowledgement() -> None:
+    told = Told()
+
+    Delivered(1, None, dead_letters=0, outcome=told).failed(  # type: ignore[arg-type]
+        ValueError()
+    )
+
+    assert told.names == ["failed"]
+
+
+def test_promise_1_offsets_are_committed_only_below_the_first_unfinished_record() -> None:
+    d = driver(seats=2, ordered=False, records_max=5)
+    first, second = d.records(A, range(10), 1)
+
+    d.finish(second)
+    assert d.commit()[A] == 0
+    d.finish(first)
+
+    assert d.commit()[A] == 10
+
+
+def test_promise_1_a_crash_loses_nothing() -> None:
+    world = World(
+        (REALTIME, BULK), service=lambda lane, records: 50_000 * records, commit_ns=5 * MILLISECOND
+    )
+    for partition in range(4):
+        world.produce(partition, 1, 2_000)
+    world.at(30 * MILLISECOND, world.crash)
+
+    world.run(5_000 * MILLISECOND)
+
+    assert world.lost() == 0
+
+
+# 2. Nothing is dropped in silence. Deeper: `EngineDriver.check` after every fact of
+#    unit/test_engine.py and stateful/test_engine.py.
+
+
+def test_promise_2_the_counts_of_a_lane_balance_whatever_happens() -> None:
+    d = driver(seats=2)
+    (first,) = d.records(A, range(5), 1)
+    (second,) = d.records(B, range(7), 1)
+    d.fail(first)
+    d.finish(second, dead_letters=3)
+    d.records(B, range(7, 9), 1)
+    d.revoke(A)
+
+    assert d.counts(1) == {
+        "read": 14, "settled": 4, "dead_letters": 3, "in_flight": 2, "released": 5,
+    }  # fmt: skip
+
+
+# 3. Bounded. Deeper: unit/control/test_memory.py (property), unit/intake/test_fetcher.py
+#    (`…unpacks_to_much…`), simulator (`test_memory_stays_in_its_budget…`).
+
+
+def test_promise_3_columns_stay_within_their_part_however_much_a_response_unpacks_to() -> None:
+    memory = MemoryBudget(4 * MIB)
+    names = list(range(50))
+    memory.assign(names)
+
+    for _ in range(20):
+        reservation = memory.reserve(names)
+        for name in reservation.shares:
+            memory.charge(name, memory.allowance(name, reservation), reservation)
+        memory.settle(reservation)
+
+    assert 0 < memory.held_bytes <= memory.columns_bytes_max < memory.memory_bytes
+
+
+def test_promise_3_a_partition_that_holds_its_share_is_not_asked_for() -> None:
+    memory = MemoryBudget(4 * MIB)
+    memory.assign("ab")
+    reservation = memory.reserve("a")
+    memory.charge("a", memory.allowance("a", reservation), reservation)
+    memory.settle(reservation)
+
+    assert memory.reserve("ab").shares.keys() == {"b"}
+
+
+# 5. Order. Deeper: unit/test_engine.py ("Order"), stateful/test_engine.py.
+
+
+def test_promise_5_a_lane_of_a_partition_waits_for_its_failed_batch() -> None:
+    d = driver(seats=4, records_max=5)
+    (first,) = d.records(A, range(15), 1)
+    order = []
+
+    d.fail(first)
+    assert d.running == []
+    d.wait(100)
+    while d.running:
+        order += only_offsets(d.running[0])
+        d.finish(d.running[0])
+
+    assert order == list(range(15))
+
+
+def test_promise_5_nothing_more_is_started_when_a_send_of_an_earlier_batch_fails() -> None:
+    d = driver(seats=4, records_max=5)
+    (first,) = d.records(A, range(20), 1)
+    (second,) = d.give_back(first)
+
+    d.fail(first)
+    d.finish(second)
+    assert d.running == []
+    d.wait(100)
+    assert d.running == [first]
+    assert d.give_back(first) == []
+    (third,) = d.settle(first)
+
+    assert only_offsets(third) == [10, 11, 12, 13, 14]
+
+
+# 6. Priority. Deeper: property/test_scheduler.py, simulator/test_small_run.py.
+
+
+def test_promise_6_a_record_waits_for_at_most_one_batch_of_a_lower_lane_a_seat() -> None:
+    d = driver(seats=2, ordered=False, records_max=5)
+    d.records(A, range(100), 1)
+    d.fetch(B, chunk_of([0], partition=B, lane=0))
+
+    (started,) = d.finish(d.running[0])
+
+    assert started.lane == 0
+
+
+def test_promise_6_a_reserve_is_never_lent() -> None:
+    lanes = (Lane("realtime", reserve=0.5), BULK)
+    d = driver(lanes=lanes, seats=2, ordered=False, records_max=5)
+
+    d.records(A, range(100), 1)
+
+    assert len(d.running) == 1
+
+
+def test_promise_6_a_lower_lane_has_its_floor() -> None:
+    d = driver(lanes=(Lane("high"), Lane("low")), ordered=False, records_max=5)
+    d.records(A, range(500), 0)
+    d.records(B, range(500), 1)
+    lanes = []
+
+    for _ in range(60):
+        lanes.append(d.running[0].lane)
+        d.finish(d.running[0])
+
+    assert 1 in lanes and lanes.count(0) > lanes.count(1)
+
+
+#: Promise, file, what it says, what would break the promise.
+MUTATIONS = [
+    ("promise_1_nothing_is_finished", "agents/delivered.py",
+     "        if self._pending:\n            return\n", ""),
+    ("promise_1_an_exception", "agents/delivered.py",
+     "        if self._error is None:\n            self._outcome.finished",
+     "        if True:\n            self._outcome.finished"),
+    ("promise_1_offsets", "settle/ledger.py",
+     "            return self.outstanding[0].first_offset",
+     "            return self.outstanding[-1].first_offset + 1"),
+    ("promise_1_a_crash", "settle/ledger.py",
+     "        if self.queued:\n            return self.queued[0]\n", ""),
+    ("promise_2", "engine.py", "        counts.released += count\n", ""),
+    ("promise_3_columns", "control/memory.py",
+     "        self._pool_used += max(0, before + num_bytes - own) - max(0, before - own)\n", ""),
+    ("promise_3_a_partition", "control/memory.py",
+     "        self._held[partition] = before + num_bytes\n", ""),
+    ("promise_5_a_lane", "engine.py",
+     "        flight = view.flights.pop(batch_id)\n        self._stand_up(view, flight)\n",
+     "        flight = view.flights.pop(batch_id)\n        self._stand_up(view, flight)\n"
+     "        self._go_on(view, flight)\n"),
+    ("promise_5_nothing", "engine.py", "            self._hold_back(view, flight)\n", ""),
+    ("promise_6_a_record", "engine.py",
+     "    def lane_mask(self, now_ns: int) -> int:",
+     "    def lane_mask(self, now_ns: int) -> int:\n"
+     "        mask = self.all_lanes(now_ns)\n        return mask & -(1 << (mask.bit_length() - 1))"
+     " if mask else 0\n\n    def all_lanes(self, now_ns: int) -> int:"),
+    ("promise_6_a_reserve", "engine.py", "return self.seats_free > kept", "return True"),
+    ("promise_6_a_lower", "engine.py", "CAP = 0.8\nFLOOR = 0.05", "CAP = 0.9999\nFLOOR = 0.0"),
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("promise", "file", "before", "after"), MUTATIONS)
+def test_breaking_a_promise_breaks_its_test(
+    tmp_path: Path, promise: str, file: str, before: str, after: str
+) -> None:
+    shutil.copytree(ROOT / "flowguard", tmp_path / "flowguard")
+    shutil.copytree(ROOT / "tests", tmp_path / "tests")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    broken = tmp_path / "flowguard" / file
+    text = broken.read_text()
+    assert before in text, f"{file} has changed; adapt the mutation"
+    broken.write_text(text.replace(before, after))
+
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider",
+               "tests/test_promises.py", "-k", promise]  # fmt: skip
+    run = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert run.returncode == 1, f"nothing failed:\n{run.stdout[-2000:]}"
+    assert "1 failed" in run.stdout
