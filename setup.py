@@ -27,6 +27,7 @@ extensions = [
     Extension(
         f"flowguard._native.{source.stem}",
         [str(source)],
+        depends=[str(header) for header in Path("ext/includes").iterdir()],
         extra_compile_args=[*warnings, *optimise],
         extra_link_args=sanitizers if sanitize else [],
         define_macros=[("CYTHON_TRACE", "1")] if trace else [],

@@ -165,6 +165,8 @@ class App(faust.App):
             return super().agent(channel, **options)
         return self._feed_agent(channel, **options)
 
+    actor = agent  # Faust's old name for it
+
     def _feed_agent(
         self,
         feed: Feed,

@@ -169,7 +169,9 @@ class EngineDriver:
             )
         )
 
-    def records(self, partition: TopicPartition, offsets: Iterable[int], lane: int = 1) -> list[Cut]:
+    def records(
+        self, partition: TopicPartition, offsets: Iterable[int], lane: int = 1
+    ) -> list[Cut]:
         """Take in records of one lane."""
         return self.fetch(partition, chunk_of(list(offsets), partition=partition, lane=lane))
 
@@ -215,9 +217,7 @@ class EngineDriver:
     def stop_reading(self, partition: TopicPartition, why: str) -> list[Cut]:
         """Say that a partition cannot be read any further."""
         epoch = self.reading[partition][1]
-        return self.tell(
-            Stopped(partition=partition, epoch=epoch, why=why, at_ns=self.now_ns)
-        )
+        return self.tell(Stopped(partition=partition, epoch=epoch, why=why, at_ns=self.now_ns))
 
     def wait(self, ms: float) -> list[Cut]:
         """Let time pass, and tick at its end."""

@@ -235,10 +235,7 @@ MUTATIONS = [
      "        self._pool_used += max(0, before + num_bytes - own) - max(0, before - own)\n", ""),
     ("promise_3_a_partition", "control/memory.py",
      "        self._held[partition] = before + num_bytes\n", ""),
-    ("promise_5_a_lane", "engine.py",
-     "        flight = view.flights.pop(batch_id)\n        self._stand_up(view, flight)\n",
-     "        flight = view.flights.pop(batch_id)\n        self._stand_up(view, flight)\n"
-     "        self._go_on(view, flight)\n"),
+    ("promise_5_a_lane", "engine.py", "exclusive=view.plan.ordered,", "exclusive=False,"),
     ("promise_5_nothing", "engine.py", "            self._hold_back(view, flight)\n", ""),
     ("promise_6_a_record", "engine.py",
      "    def lane_mask(self, now_ns: int) -> int:",

@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 from faust.topics import Topic
 
-from flowguard.errors import ConfigError
+from flowguard.errors import ConfigError, HookError
 from flowguard.intake.codec import Codec, make_codec
 from flowguard.intake.schema import Schema
 from flowguard.lanes.lane import Lane
@@ -123,6 +123,13 @@ class Feed(Topic):
             topic: compile_rule(self.options.rule, topic, lanes, used_by=f"feed {topic!r}")
             for topic in self.topics
         }
+
+    def stream(self, **kwargs: Any) -> Any:
+        """Raise: only an agent can read a feed, because only its batches are settled."""
+        raise HookError(
+            f"{self!r} cannot be read with stream(); read it with @app.agent(feed), or declare "
+            f"app.topic({str(self)!r})"
+        )
 
     def __repr__(self) -> str:
         return f"<Feed: {self}>"

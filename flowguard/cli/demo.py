@@ -37,7 +37,7 @@ SECONDS_MIN, SECONDS_MAX = 5, 120
 def demo(seconds: int, no_browser: bool, keep: bool, as_json: bool, output: Path | None) -> int:
     """Replay a year of flights beside a flood, on an embedded broker.
 
-    A worker scores departures as they happen, a day a second, while another topic wants
+    A worker scores departures as they happen, half a day a second, while another topic wants
     the whole year scored again, three times faster than the worker can. It ends with a
     scorecard, and exits with 0 if all its objectives held.
     """

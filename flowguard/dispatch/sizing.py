@@ -52,7 +52,10 @@ class BatchLimit:
     """Learn how many records an agent handles in a quarter of the tightest target.
 
     Doubles while full batches take less than half of the time allowed, and shrinks in
-    proportion as soon as one takes longer. Without a target the limit is `records_max`.
+    proportion as soon as one takes longer. Where shrinking does not help, because a call
+    takes its time whatever its size, that fixed part is left out of account, and half of the
+    time allowed is for records all the same: or a slow call would be made for a handful of
+    records again and again. Without a target the limit is `records_max`.
 
     Args:
         records_max: The agent's `BatchSize.max`.
@@ -63,13 +66,25 @@ class BatchLimit:
         self.records_max = records_max
         self.service_ns_max = None if target_ns is None else target_ns // TARGET_SHARE
         self.records = records_max if target_ns is None else min(records_max, RECORDS_FIRST)
+        self._fixed_ns = 0
+        self._late: tuple[int, int] | None = None  # the last batch, if it took too long
 
     def sample(self, *, records: int, service_ns: int) -> None:
         """Learn from one finished batch."""
         if self.service_ns_max is None:
             return
-        if service_ns > self.service_ns_max:
-            fitting = records * self.service_ns_max // service_ns
-            self.records = max(1, min(self.records, fitting))
-        elif records >= self.records and service_ns * 2 < self.service_ns_max:
+        self._learn_fixed(records, service_ns)
+        room_ns = max(self.service_ns_max - self._fixed_ns, self.service_ns_max // 2)
+        taken_ns = service_ns - self._fixed_ns
+        self._late = (records, service_ns) if taken_ns > room_ns else None
+        if taken_ns > room_ns:
+            self.records = max(1, min(self.records, records * room_ns // taken_ns))
+        elif records >= self.records and taken_ns * 2 < room_ns:
             self.records = min(self.records_max, self.records * 2)
+
+    def _learn_fixed(self, records: int, service_ns: int) -> None:
+        """Put the line through two late batches of different size; no batch is faster."""
+        if self._late is not None and self._late[0] >= 2 * records:
+            more, longer_ns = self._late
+            self._fixed_ns = (service_ns * more - longer_ns * records) // (more - records)
+        self._fixed_ns = max(0, min(self._fixed_ns, service_ns))

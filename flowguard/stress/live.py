@@ -74,7 +74,7 @@ class DemoPlan:
 
     Args:
         seconds: Of load, >= 5; the first quarter, 8 s at most, is real-time only.
-        speed: How much faster than in 2013 departures happen; 86,400 is a day a second.
+        speed: How much faster than in 2013 departures happen; 43,200 is half a day a second.
         flood_per_s: Records a second that are to be scored again.
         partitions: Of each topic.
         call_ms: Service time of a call of the model.
@@ -82,11 +82,11 @@ class DemoPlan:
     """
 
     seconds: float = 40.0
-    speed: float = 86_400.0
-    flood_per_s: float = 14_000.0
-    partitions: int = 4
-    call_ms: float = 2.0
-    record_us: float = 400.0
+    speed: float = 43_200.0
+    flood_per_s: float = 8_500.0
+    partitions: int = 2
+    call_ms: float = 4.0
+    record_us: float = 300.0
 
     @property
     def warm_up_s(self) -> float:

@@ -50,7 +50,7 @@ BATCH_BYTES: Final = 256 * 1024
 
 #: The sink is asked this often: a small embedded broker answers at once even when there
 #: is nothing new, and asking without pause would cost a core.
-READ_EVERY_S: Final = 0.003
+READ_EVERY_S: Final = 0.005
 
 REPORT_EVERY_S: Final = 1.0
 

@@ -27,7 +27,6 @@ from flowguard.intake.consumer import FeedConsumer, FeedConsumerThread
 from flowguard.intake.producer import FeedProducer
 from tests.unit.agents import app as apps
 
-
 MADE: list[fg.App] = []
 
 
@@ -333,9 +332,7 @@ async def test_revoking_lets_faust_forget_only_after_the_commit(
 
     monkeypatch.setattr(consumer.runtime, "revoking", lambda partitions: note("revoking"))
     monkeypatch.setattr(consumer, "commit", lambda *a, **kw: note("commit"))
-    monkeypatch.setattr(
-        Consumer, "on_partitions_revoked", lambda self, revoked: note("forgotten")
-    )
+    monkeypatch.setattr(Consumer, "on_partitions_revoked", lambda self, revoked: note("forgotten"))
 
     await consumer.on_partitions_revoked({F, P})
 

@@ -14,7 +14,7 @@ from tests.kafka_broker import KafkaBroker
 LARGE = 5 * MIB
 
 COPYING = """
-app = fg.App(APP, broker=BROKER, memory="32MiB")
+app = fg.App(APP, broker=BROKER, memory="32MiB", producer_max_request_size=8 << 20)
 events = app.feed(EVENTS, columns={"id": "int64", "text": "string"})
 copies = app.feed(COPIES)
 
@@ -40,9 +40,10 @@ def test_a_record_of_5_MB_goes_through_a_feed_of_32_MiB_and_one_that_is_refused_
     assert len(json_of(outside.read(wide)[1])["text"]) == LARGE
 
     worker = workers.start(COPYING, EVENTS=events, COPIES=narrow)
-    worker.until(lambda: worker.lane("default")["state"] == "stopped", what="it is not refused")
-    worker.until(lambda: "attempt 3" in worker.lane("default")["why"], what="it is not retried")
-    why = worker.lane("default")["why"]
+    why = worker.until(  # between two attempts there is none
+        lambda: (why := worker.lane("default")["why"]) and "attempt 3" in why and why,
+        what="it is not retried",
+    )
     assert narrow in why and "TooLarge" in why and f"{events}[0]" in why
     outside.produce(events, [Record({"id": number}, partition=1) for number in range(10)])
     worker.until(lambda: outside.committed(worker.group, events)[1] == 10)
@@ -73,9 +74,8 @@ async def produce_bomb(bootstrap: str, topic: str, partition: int) -> int:
         for _ in range(BOMB // MIB):
             assert builder.append(key=None, value=bytes(MIB), timestamp=None) is not None
         builder.close()
-        size = builder.size()
         await (await producer.send_batch(builder, topic, partition=partition))
-        return size
+        return int(builder.size())  # packed when it was sent
     finally:
         await producer.stop()
 
@@ -92,10 +92,8 @@ async def test_a_small_batch_that_unpacks_to_270_MB_stops_its_partition_and_is_n
     assert await produce_bomb(kafka.bootstrap, events, 0) < 100_000
     worker.until(lambda: worker.partition(events, 0)["why"], what="it does not stop")
     why = worker.partition(events, 0)["why"]
-    size, _, _ = why.partition(" bytes")
-    assert f"{events}[0]" in why or events in why
+    assert f"{events}[0]" in why
     assert any(BOMB <= number < 1.01 * BOMB for number in numbers(why)), f"no size in {why!r}"
-    assert size
 
     outside.produce(events, [Record(b"y" * 200, partition=1) for _ in range(1000)])
     worker.until(lambda: outside.committed(worker.group, events)[1] == 1500)
@@ -115,7 +113,7 @@ def test_a_million_records_that_wait_take_no_more_memory_than_the_feed_may_have(
 ):
     empty, full = topic("empty", 4), topic("full", 4)
     producer = outside.producer(queue_buffering_max_messages=2_000_000, linger_ms=50)
-    value = b'{"id": 1234567890, "text": "%s"}' % (b"x" * 168)
+    value = b'{"id": 1234567890, "text": "%s"}' % (b"x" * 170)
     assert len(value) == 200
     for partition in range(4):
         for _ in range(25):

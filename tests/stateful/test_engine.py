@@ -70,9 +70,7 @@ class EngineMachine(RuleBasedStateMachine):
         by_lane: dict[int, list[int]] = defaultdict(list)
         for offset, lane in fresh:
             by_lane[lane].append(offset)
-        chunks = [
-            chunk_of(offsets, partition=name, lane=lane) for lane, offsets in by_lane.items()
-        ]
+        chunks = [chunk_of(offsets, partition=name, lane=lane) for lane, offsets in by_lane.items()]
         self.d.fetch(name, *chunks, next_offset=fresh[-1][0] + 1, epoch=partition.epoch)
 
     @precondition(lambda self: self.unreturned())

@@ -49,7 +49,11 @@ def three_slices() -> list[Slice]:
         )  # fmt: skip
 
     whole = chunk(A0, [1, 2, 3, 4], EPOCH_MS)
-    return [Slice(whole.chunk, 1, 2), chunk(A1, [7, 9], EPOCH_MS - 5_000), chunk(B0, [2, 5], EPOCH_MS)]
+    return [
+        Slice(whole.chunk, 1, 2),
+        chunk(A1, [7, 9], EPOCH_MS - 5_000),
+        chunk(B0, [2, 5], EPOCH_MS),
+    ]
 
 
 def batch_of(

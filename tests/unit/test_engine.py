@@ -8,7 +8,7 @@ from flowguard.engine import UNSETTLED_PER_SEAT, AgentPlan
 from flowguard.facts import Failed, Finished
 from flowguard.lanes.lane import Lane
 from flowguard.units import MILLISECOND, SECOND
-from tests.builders import A, B, BULK, C, EPOCH_MS, REALTIME, EngineDriver, chunk_of, only_offsets
+from tests.builders import BULK, EPOCH_MS, REALTIME, A, B, C, EngineDriver, chunk_of, only_offsets
 
 FAST, SLOW = 0, 1
 

@@ -72,7 +72,10 @@ class Served:
         self._last = 0
 
     def deliver(
-        self, values: Sequence[dict[str, Any]] = ({"n": 1},), *, slices: Sequence[Slice] | None = None
+        self,
+        values: Sequence[dict[str, Any]] = ({"n": 1},),
+        *,
+        slices: Sequence[Slice] | None = None,
     ) -> Delivered:
         """Put a batch into the agent's inbox."""
         self._last += 1

@@ -6,7 +6,7 @@ import pytest
 
 from flowguard.dispatch.sizing import RECORDS_FIRST, BatchLimit, BatchSize
 from flowguard.errors import ConfigError
-from flowguard.units import MILLISECOND
+from flowguard.units import MICROSECOND, MILLISECOND
 
 TARGET_NS = 40 * MILLISECOND  # a quarter of it is 10 ms
 
@@ -93,3 +93,34 @@ def test_batch_size_refuses_what_is_no_number_of_records(most):
 def test_batch_size_names_the_option_that_was_meant():
     with pytest.raises(ConfigError, match="did you mean linger"):
         BatchSize(lingr="5ms")
+
+
+def test_a_call_that_is_slow_whatever_its_size_does_not_shrink_batches_for_good():
+    limit = BatchLimit(4096, target_ns=50 * MILLISECOND)
+
+    for _ in range(40):
+        limit.sample(records=limit.records, service_ns=500 * MILLISECOND)
+
+    assert limit.records == 4096
+
+
+def test_a_fixed_part_leaves_half_of_the_time_to_records():
+    limit = BatchLimit(4096, target_ns=40 * MILLISECOND)
+
+    for _ in range(60):
+        limit.sample(
+            records=limit.records, service_ns=20 * MILLISECOND + limit.records * MILLISECOND // 20
+        )
+
+    assert 50 <= limit.records <= 110
+
+
+def test_an_agent_that_becomes_slow_gets_smaller_batches():
+    limit = BatchLimit(4096, target_ns=40 * MILLISECOND)
+    for _ in range(20):
+        limit.sample(records=limit.records, service_ns=limit.records * MICROSECOND)
+
+    for _ in range(60):
+        limit.sample(records=limit.records, service_ns=limit.records * 100 * MICROSECOND)
+
+    assert limit.records <= 100

@@ -85,7 +85,7 @@ class Reader:
         """Read these partitions from an offset on."""
         self.epoch = self.epoch if epoch is None else epoch
         self.memory.assign([(name, self.epoch) for name in names])
-        self.fetcher.assign({name: (offset, self.epoch) for name in names})
+        self.fetcher.assign(dict.fromkeys(names, (offset, self.epoch)))
 
     def take(self, facts: Sequence[Fetched | Stopped]) -> None:
         """Keep what was delivered, and settle it at once as a fast agent would."""
@@ -610,7 +610,9 @@ async def test_a_broker_that_is_away_is_tried_again_and_again_with_longer_waits(
     async with reading(broker) as reader:
         lost = reader.fetcher._lost
         monkeypatch.setattr(
-            reader.fetcher, "_lost", lambda n, e, backoff_s: (waits.append(backoff_s), lost(n, e, backoff_s))
+            reader.fetcher,
+            "_lost",
+            lambda n, e, backoff_s: (waits.append(backoff_s), lost(n, e, backoff_s)),
         )
         reader.client.cluster.nodes = {}
         reader.assign(T0)

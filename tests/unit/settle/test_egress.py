@@ -127,7 +127,9 @@ def test_headers_are_overridden_row_by_row():
 
 
 def test_headers_may_be_a_list_of_names_and_values():
-    frame = pl.DataFrame({"_headers": [[{"name": "a", "value": b"1"}, {"name": "a", "value": None}]]})
+    frame = pl.DataFrame(
+        {"_headers": [[{"name": "a", "value": b"1"}, {"name": "a", "value": None}]]}
+    )
 
     assert outgoing(frame).headers_of(0) == [("a", b"1"), ("a", None)]
 
