@@ -47,6 +47,7 @@ from flowguard.facts import (
 from flowguard.intake.codec import Decoded
 from flowguard.intake.codec.raw import RawCodec
 from flowguard.intake.fetcher import PartitionPlan
+from flowguard.intake.warm import warm_up
 from flowguard.lanes.lane_set import LaneSet
 from flowguard.lanes.rules import Route
 from flowguard.settle.dead_letter import DeadLetterWriter
@@ -424,8 +425,10 @@ class FeedRuntime(Service):
         return self.engine.snapshot(now_ns=self.clock.now_ns(), epoch_ms=self.clock.epoch_ms())
 
     async def on_start(self) -> None:
-        """Let the consumer's thread have the interpreter as soon as it needs it."""
+        """Get ready for the first record before there is one."""
         sys.setswitchinterval(SWITCH_INTERVAL_S)
+        feeds = [*self.feeds.values(), *self.app.declared_feeds]
+        await asyncio.to_thread(warm_up, {str(feed.options.codec) for feed in feeds})
 
     async def on_stop(self) -> None:
         """Forget timers and batches that were never delivered."""
