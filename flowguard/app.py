@@ -249,7 +249,8 @@ class App(faust.App):
         """Raise ConfigError for what cannot work with feeds; nothing is started."""
         if not self.has_feeds:
             return
-        if self.conf.processing_guarantee == ProcessingGuarantee.EXACTLY_ONCE:
+        guarantee: object = self.conf.processing_guarantee
+        if guarantee == ProcessingGuarantee.EXACTLY_ONCE:
             raise ConfigError(
                 'processing_guarantee="exactly_once" is not available with feeds in this version; '
                 "leave it out: delivery is at least once"

@@ -29,7 +29,7 @@ META = ("_topic", "_partition", "_offset", "_timestamp", "_key")
 class Delivery(Protocol):
     """The Faust side of a batch, which its views do not need to know."""
 
-    def events(self, batch: Batch) -> Iterator[EventT]:
+    def events(self, batch: Batch) -> Iterator[EventT[Any]]:
         """Yield the batch's records as ordinary Faust events, each current in its turn."""
         ...
 
@@ -75,8 +75,9 @@ class Batch:
         return self._len
 
     def __repr__(self) -> str:
-        places = sorted({f"{p.chunk.partition.topic}[{p.chunk.partition.partition}]"
-                         for p in self._slices})
+        places = sorted(
+            {f"{p.chunk.partition.topic}[{p.chunk.partition.partition}]" for p in self._slices}
+        )
         return f"<Batch: {len(self)} records, lane {self.lane.name}, {', '.join(places)}>"
 
     @cached_property
@@ -96,7 +97,7 @@ class Batch:
     @cached_property
     def oldest_timestamp_ms(self) -> int:
         """Return the oldest record timestamp, in milliseconds since 1970."""
-        return min(pc.min(piece.columns.column("timestamp")).as_py() for piece in self._slices)
+        return min(int(pc.min(piece.columns.column("timestamp")).as_py()) for piece in self._slices)
 
     @cached_property
     def _frame(self) -> pl.DataFrame:
@@ -114,7 +115,7 @@ class Batch:
     @property
     def topics(self) -> list[str]:
         """Return the topic of each record."""
-        return self._columns.column("topic").to_pylist()
+        return list(self._columns.column("topic").to_pylist())
 
     def to_polars(self, meta: bool = False) -> pl.DataFrame:
         """Return the decoded values.
@@ -163,7 +164,7 @@ class Batch:
         """Return one header of every record; the last if it is repeated, null if missing."""
         return wire.header_values(self._columns.column("headers"), name.encode())
 
-    def events(self) -> Iterator[EventT]:
+    def events(self) -> Iterator[EventT[Any]]:
         """Yield the records as ordinary Faust events.
 
         Each is the current event in its turn, so tables, windows and `current_event()` work

@@ -58,7 +58,8 @@ class Chunk:
         return int(self.columns.column(0)[row].as_py())
 
 
-class Slice(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class Slice:
     """Rows `start` to `start + count` of a chunk."""
 
     chunk: Chunk

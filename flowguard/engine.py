@@ -65,6 +65,7 @@ UNSETTLED_PER_SEAT = 8
 
 #: A batch of large records is cut here, whatever its number of records.
 BATCH_BYTES_MAX = 8 * 1024 * 1024
+BATCH_BYTES_MIN = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,9 +278,12 @@ class Engine:
         self.views = {plan.name: View(plan, lanes) for plan in agents}
         self.partitions: dict[TopicPartition, Partition] = {}
         self.memory_peak = 0
-        self._view_of = {
-            topic: self.views[plan.name] for plan in agents for topic in plan.topics
-        }
+        seats = sum(plan.seats for plan in agents)
+        # Decoded frames take about twice the bytes of their records, and have an eighth.
+        self._batch_bytes_max = max(
+            BATCH_BYTES_MIN, min(BATCH_BYTES_MAX, memory.memory_bytes // 16 // max(1, seats))
+        )
+        self._view_of = {topic: self.views[plan.name] for plan in agents for topic in plan.topics}
         self._waiting: dict[int, Waiting] = {}
         self._last_handle = 0
         self._last_batch = 0
@@ -480,7 +484,7 @@ class Engine:
         taken = mask and view.scheduler.take(
             mask,
             view.limit.records,
-            BATCH_BYTES_MAX,
+            self._batch_bytes_max,
             exclusive=view.plan.ordered,
             single_queue=view.plan.by_partition,
         )
@@ -495,9 +499,7 @@ class Engine:
         view.flights[self._last_batch] = flight
         return flight
 
-    def _take(
-        self, lane: int, handle: int, start: int, count: int
-    ) -> tuple[Partition, Slice, Run]:
+    def _take(self, lane: int, handle: int, start: int, count: int) -> tuple[Partition, Slice, Run]:
         waiting = self._waiting[handle]
         partition, chunk, end = waiting.partition, waiting.chunk, start + count
         waiting.taken = end
@@ -619,9 +621,7 @@ class Engine:
 
     def committable(self) -> dict[TopicPartition, int]:
         """Return the offset of each partition below which everything is finished."""
-        return {
-            name: partition.ledger.committable for name, partition in self.partitions.items()
-        }
+        return {name: partition.ledger.committable for name, partition in self.partitions.items()}
 
     def records_in_flight(self, partitions: frozenset[TopicPartition] | None = None) -> int:
         """Return how many records agents have now, of these partitions or of all."""
@@ -729,9 +729,7 @@ class Engine:
             service_time=view.service_ns / 1e9 if view.service_ns else None,
         )
 
-    def _partition_state(
-        self, partition: Partition, paused: frozenset[Hashable]
-    ) -> PartitionState:
+    def _partition_state(self, partition: Partition, paused: frozenset[Hashable]) -> PartitionState:
         return PartitionState(
             partition=partition.name,
             position=partition.ledger.position,

@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
+from aiokafka.errors import KafkaError
 from mode import Service, get_logger
 
 from flowguard._native.wire import LaneRule
@@ -30,7 +31,7 @@ from flowguard.clock import Clock, SystemClock
 from flowguard.commands import Command, Cut, Fetch, Resume, StartBatch
 from flowguard.control.memory import MemoryBudget
 from flowguard.engine import Engine
-from flowguard.errors import ConfigError
+from flowguard.errors import ConfigError, SettleError
 from flowguard.facts import (
     Assigned,
     Committed,
@@ -253,6 +254,8 @@ class FeedRuntime(Service):
         """Take in that a batch must be tried again."""
         self._let_frame_go(batch_id)
         why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        if isinstance(error, SettleError):  # what the agent raises it reports itself
+            self.log.warning("a batch is held and tried again: %s", error)
         self.observe(Failed(batch_id=batch_id, why=why, at_ns=self.clock.now_ns()))
         self._landed.set()
 
@@ -292,9 +295,14 @@ class FeedRuntime(Service):
                 self._wanted_changed.set()
 
     @property
+    def _thread(self) -> Any:
+        """Return the consumer's thread, None before there is one."""
+        consumer: Any = self.app._consumer
+        return None if consumer is None else consumer._thread
+
+    @property
     def _fetcher(self) -> Any:
-        consumer = self.app._consumer
-        return None if consumer is None else consumer._thread.fetcher
+        return None if self._thread is None else self._thread.fetcher
 
     def _arm(self) -> None:
         """Tick when the engine next wants it."""
@@ -321,8 +329,14 @@ class FeedRuntime(Service):
         while not self.should_stop:
             await self._wanted_changed.wait()
             self._wanted_changed.clear()
-            if self._wanted is not None:
-                await self.app.consumer._thread.fetch(self._wanted)  # type: ignore[attr-defined]
+            if self._wanted is None or self._thread is None:
+                continue
+            try:
+                await self._thread.fetch(self._wanted)
+            except KafkaError as error:
+                self.log.warning("cannot start to fetch, trying again: %r", error)
+                await self.sleep(TICK_S)
+                self._wanted_changed.set()
 
     # Batches.
 
@@ -406,10 +420,9 @@ class FeedRuntime(Service):
         """Say which topics of feeds do not exist."""
         while not self.should_stop:
             await self.sleep(TOPIC_CHECK_S)
-            consumer = self.app._consumer
-            if consumer is None or consumer._thread._consumer is None:
+            if self._thread is None or self._thread._consumer is None:
                 continue
-            cluster = consumer._thread._consumer._client.cluster
+            cluster = self._thread._consumer._client.cluster
             missing = frozenset(
                 topic for topic in self.feeds if not cluster.partitions_for_topic(topic)
             )
@@ -450,5 +463,3 @@ def lane_rule(route: Route) -> LaneRule:
     if route.header is not None:
         return LaneRule.by_header(route.header, dict(route.table), route.default)
     return LaneRule.by_key_prefix(dict(route.table), route.default)
-
-

@@ -42,7 +42,7 @@ class Counts:
     @property
     def balanced(self) -> bool:
         """Tell whether every record that was read is accounted for."""
-        return self.read == sum(getattr(self, name) for name in COUNTS[1:])
+        return self.read == sum(int(getattr(self, name)) for name in COUNTS[1:])
 
     def as_dict(self) -> dict[str, int]:
         """Return the counts by name."""

@@ -84,10 +84,14 @@ def duration_ns(value: Duration, *, name: str = "duration") -> int:
     if isinstance(value, str):
         match = QUANTITY.match(value)
         if match is None or match[2].lower() not in DURATION_UNITS:
-            raise ConfigError(f'{name}={value!r} is no duration; write it like "50ms", "5s" or "2h"')
+            raise ConfigError(
+                f'{name}={value!r} is no duration; write it like "50ms", "5s" or "2h"'
+            )
         return round(float(match[1]) * DURATION_UNITS[match[2].lower()])
     if is_no_amount(value):
-        raise ConfigError(f'{name}={value!r} is no duration; write it like "50ms" or 0.05 (seconds)')
+        raise ConfigError(
+            f'{name}={value!r} is no duration; write it like "50ms" or 0.05 (seconds)'
+        )
     return round(value * SECOND)
 
 
@@ -103,7 +107,9 @@ def size_bytes(value: Size, *, name: str = "size") -> int:
             raise ConfigError(f'{name}={value!r} is no size; write it like "512MiB" or "20GB"')
         return round(float(match[1]) * SIZE_UNITS[match[2].lower()])
     if is_no_amount(value):
-        raise ConfigError(f'{name}={value!r} is no size; write it like "512MiB" or a number of bytes')
+        raise ConfigError(
+            f'{name}={value!r} is no size; write it like "512MiB" or a number of bytes'
+        )
     return round(value)
 
 
@@ -115,11 +121,17 @@ def rate_per_s(value: str | int | float, *, name: str = "rate") -> float:
     """
     if isinstance(value, str):
         match = RATE.match(value)
-        if match is None or match[2].lower() not in COUNT_UNITS or match[3].lower() not in PER_UNITS:
+        if (
+            match is None
+            or match[2].lower() not in COUNT_UNITS
+            or match[3].lower() not in PER_UNITS
+        ):
             raise ConfigError(f'{name}={value!r} is no rate; write it like "5k/s" or "300/min"')
         return float(match[1]) * COUNT_UNITS[match[2].lower()] / PER_UNITS[match[3].lower()]
     if is_no_amount(value):
-        raise ConfigError(f'{name}={value!r} is no rate; write it like "5k/s" or a number per second')
+        raise ConfigError(
+            f'{name}={value!r} is no rate; write it like "5k/s" or a number per second'
+        )
     return float(value)
 
 

@@ -173,8 +173,7 @@ async def reach_broker(app: App, *, timeout_s: float = REACH_TIMEOUT_S) -> None:
 def not_reached(servers: str, why: str) -> BrokerNotReached:
     """Return the error with its one line."""
     return BrokerNotReached(
-        f"cannot reach the broker at {servers} ({why}); is it running? "
-        f"Give another with --broker"
+        f"cannot reach the broker at {servers} ({why}); is it running? Give another with --broker"
     )
 
 

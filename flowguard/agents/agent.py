@@ -85,7 +85,7 @@ class FeedAgent(Agent):
         stream.inbox = self.inbox
         return stream
 
-    async def _prepare_actor(self, aref: ActorRefT[Any], beacon: Any) -> ActorRefT[Any]:
+    async def _prepare_actor(self, aref: ActorRefT, beacon: Any) -> ActorRefT:
         if isinstance(aref, Awaitable) and self._sinks:
             raise ImproperlyConfigured("Agent must yield to use sinks")
         task = self.loop.create_task(self._serve(aref), name=f"agent {self.name}")
@@ -94,7 +94,7 @@ class FeedAgent(Agent):
         self._actors.add(aref)
         return aref
 
-    async def _serve(self, aref: ActorRefT[Any]) -> None:
+    async def _serve(self, aref: ActorRefT) -> None:
         """Run the function again and again on one stream, until the agent stops."""
         _current_agent.set(self)
         stream = aref.stream
@@ -147,4 +147,4 @@ class FeedAgent(Agent):
             elif isinstance(sink, (AgentT, ChannelT)):
                 await sink.send(value=value)
             else:
-                await maybe_async(sink(value))  # type: ignore[operator]
+                await maybe_async(sink(value))

@@ -43,9 +43,7 @@ class Delivered:
         outcome: Whom to tell how it ended; told exactly once.
     """
 
-    def __init__(
-        self, batch_id: int, batch: Batch, *, dead_letters: int, outcome: Outcome
-    ) -> None:
+    def __init__(self, batch_id: int, batch: Batch, *, dead_letters: int, outcome: Outcome) -> None:
         self.batch = batch
         self.open = True  # the agent has it now
         self._batch_id = batch_id

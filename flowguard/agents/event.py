@@ -21,7 +21,7 @@ __all__ = ["BatchEvent", "FaustDelivery", "set_current_event"]
 TIMESTAMP_TYPE_CREATE = 0
 
 
-def set_current_event(event: EventT | None) -> None:
+def set_current_event(event: EventT[Any] | None) -> None:
     """Make this what `faust.current_event()` returns; Faust keeps a weak reference only."""
     _current_event.set(None if event is None else weakref.ref(event))
 
@@ -41,18 +41,18 @@ class BatchMessage(Message):
         self.headers: Any = None
         self._batch = batch
 
-    @property  # type: ignore[override]
-    def tp(self) -> TP:
+    @property
+    def tp(self) -> TP:  # type: ignore[override]
         """Return the partition of a batch that has only one."""
         return TP(*self._only_partition("tp"))
 
-    @property  # type: ignore[override]
-    def topic(self) -> str:
+    @property
+    def topic(self) -> str:  # type: ignore[override]
         """Return the topic of a batch of one partition."""
         return self._only_partition("topic").topic
 
-    @property  # type: ignore[override]
-    def partition(self) -> int:
+    @property
+    def partition(self) -> int:  # type: ignore[override]
         """Return the partition of a batch that has only one."""
         return self._only_partition("partition").partition
 
@@ -63,8 +63,10 @@ class BatchMessage(Message):
         raise no_position(name)
 
     def __getattr__(self, name: str) -> Any:
-        raise no_position(name) if name in ("offset", "timestamp", "key", "value") else (
-            AttributeError(name)
+        raise (
+            no_position(name)
+            if name in ("offset", "timestamp", "key", "value")
+            else (AttributeError(name))
         )
 
     def __repr__(self) -> str:
@@ -81,8 +83,8 @@ class BatchEvent(Event):
         self.headers = {}
         self.acked = False
 
-    @property  # type: ignore[override]
-    def key(self) -> Any:
+    @property
+    def key(self) -> Any:  # type: ignore[override]
         """Raise: a batch has no key."""
         raise no_position("key")
 
@@ -104,7 +106,7 @@ class FaustDelivery:
         """Return the wall clock in seconds since 1970."""
         return time.time()
 
-    def events(self, batch: Batch) -> Iterator[EventT]:
+    def events(self, batch: Batch) -> Iterator[EventT[Any]]:
         """Yield an event a record, each current in its turn."""
         before = _current_event.get(None)
         try:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import polars as pl
 import pyarrow as pa
@@ -26,7 +26,7 @@ __all__ = ["Feed", "FeedOptions"]
 ORDERS = ("partition", "key", "none")
 OFFSET_LOSS = ("stop", "earliest", "latest")
 
-Frame = pl.DataFrame | pa.Table | pa.RecordBatch
+Frame: TypeAlias = pl.DataFrame | pa.Table | pa.RecordBatch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +135,7 @@ class Feed(Topic):
         return f"<Feed: {self}>"
 
     async def send(self, frame: Frame | None = None, *, key_by: str | None = None,
-                   **kwargs: Any) -> Awaitable[Any]:  # fmt: skip
+                   **kwargs: Any) -> Any:  # fmt: skip
         """Send a frame, or one value as any Faust topic does.
 
         Args:
@@ -161,7 +161,7 @@ class Feed(Topic):
         if isinstance(frame, pa.RecordBatch):
             frame = pa.Table.from_batches([frame])
         if isinstance(frame, pa.Table):
-            frame = pl.from_arrow(frame)  # type: ignore[assignment]
+            frame = pl.from_arrow(frame)
         if not isinstance(frame, pl.DataFrame):
             raise ConfigError(f"{self!r}.send: {type(frame).__name__} is no Polars frame or Arrow "
                               f"table; send one value with send(value=…)")  # fmt: skip

@@ -26,8 +26,6 @@ from flowguard.units import KIB, MIB
 __all__ = ["MemoryBudget", "Reservation"]
 
 
-
-
 #: A request of 16 MiB is enough to reach the broker's limit on a fast loopback.
 FETCH_BYTES_MAX: Final = 16 * MIB
 FETCH_BYTES_MIN: Final = 64 * KIB

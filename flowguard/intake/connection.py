@@ -115,7 +115,7 @@ class Awaited(NamedTuple):
     answer: asyncio.Future[memoryview]
 
 
-class FetchConnection(AIOKafkaConnection):
+class FetchConnection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka is untyped
     """A connection that, once made, sends fetch requests one at a time.
 
     Args:

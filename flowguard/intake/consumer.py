@@ -35,7 +35,7 @@ __all__ = ["FeedConsumer"]
 COMMIT_INTERVAL_S = 1.0
 
 
-class FeedSubscription(SubscriptionState):
+class FeedSubscription(SubscriptionState):  # type: ignore[misc]  # aiokafka is untyped
     """A subscription whose feed partitions are paused as soon as they are assigned.
 
     aiokafka's fetcher runs at the same time as the rebalance callbacks, so pausing there
@@ -191,7 +191,7 @@ class FeedConsumer(Consumer):
     # Flow: Faust decides when feeds flow, and never fetches them itself.
 
     def _set_active_tps(self, tps: set[TP]) -> set[TP]:
-        return cast("set[TP]", super()._set_active_tps(self._split(tps)[0]))
+        return super()._set_active_tps(self._split(tps)[0])
 
     def pause_partitions(self, tps: Iterable[TP]) -> None:
         """Pause fetching."""
@@ -255,7 +255,7 @@ class FeedConsumer(Consumer):
 
     def _new_offset(self, tp: TP) -> int | None:
         if not self.runtime.is_feed(tp.topic):
-            return cast("int | None", super()._new_offset(tp))
+            return super()._new_offset(tp)
         partition = self.runtime.engine.partitions.get(TopicPartition(*tp))
         return None if partition is None else partition.ledger.committable
 
@@ -285,8 +285,8 @@ class FeedConsumer(Consumer):
         if not await self._thread.commit(offsets):
             return False
         self._committed_offset.update(offsets)
-        self.app.monitor.on_tp_commit(offsets)
-        self.app.tables.on_commit(offsets)
+        self.app.monitor.on_tp_commit(dict(offsets))
+        self.app.tables.on_commit(dict(offsets))
         self.runtime.committed({TopicPartition(*tp): offset for tp, offset in offsets.items()})
         return True
 

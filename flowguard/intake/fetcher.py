@@ -47,7 +47,7 @@ SHARED_WAIT_MS: Final = 50
 BULK_BYTES_MIN: Final = 64 * 1024
 
 #: A broker that does not wait for records, as small embedded ones do, is asked this often.
-EMPTY_PAUSE_S: Final = 0.005
+EMPTY_PAUSE_MS: Final = 5
 
 RETRY_BACKOFF_S: Final = 0.1
 RETRY_BACKOFF_S_MAX: Final = 5.0
@@ -286,8 +286,8 @@ class Fetcher:
                 raise
             finally:
                 self._memory.settle(asked.reservation)
-            if not asked.parsed and self._loop.time() - asked.sent_s < EMPTY_PAUSE_S:
-                throttle_ms = max(throttle_ms, EMPTY_PAUSE_S * 1e3)
+            if not asked.parsed and self._loop.time() - asked.sent_s < EMPTY_PAUSE_MS / 1e3:
+                throttle_ms = max(throttle_ms, EMPTY_PAUSE_MS)
             asked = ahead
             yield
             if throttle_ms:
@@ -372,9 +372,7 @@ class Fetcher:
             self._memory.settle(reservation)
             return None
         cursors = {each.name: each for each in offsets if each.account in reservation.shares}
-        return Asked(
-            cursors, {name: offsets[each] for name, each in cursors.items()}, reservation
-        )
+        return Asked(cursors, {name: offsets[each] for name, each in cursors.items()}, reservation)
 
     async def _connect(self, node: int) -> FetchConnection:
         broker = self._client.cluster.broker_metadata(node)
@@ -495,9 +493,7 @@ class Fetcher:
             partition=cursor.name, epoch=cursor.epoch, why=why, at_ns=self._clock.now_ns()
         )
 
-    def _refused(
-        self, cursor: Cursor, section: wire.PartitionSection
-    ) -> list[Fetched | Stopped]:
+    def _refused(self, cursor: Cursor, section: wire.PartitionSection) -> list[Fetched | Stopped]:
         """React to an error that the broker reports for one partition."""
         code = section.error_code
         place = f"{cursor.name.topic}[{cursor.name.partition}]"

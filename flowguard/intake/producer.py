@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 import pyarrow as pa
@@ -36,6 +36,12 @@ REQUEST_OVERHEAD_BYTES: Final = 4096
 class FeedProducer(Producer):
     """Faust's producer, which also knows which batch a send belongs to."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # aiokafka takes a finished batch only once none waits for its partition; without these
+        # what was sent later could slip in before it.
+        self._turns: dict[tuple[str, int], asyncio.Lock] = defaultdict(asyncio.Lock)
+
     async def send(self, *args: Any, **kwargs: Any) -> Awaitable[Any]:
         """Send one message; the current batch waits for its acknowledgement."""
         sent = await super().send(*args, **kwargs)
@@ -60,28 +66,36 @@ class FeedProducer(Producer):
                 f"cannot send to topic {topic!r}: {error!r}; create the topic, or check the broker"
             ) from error
 
-    async def send_columns(self, topic: str, outgoing: Outgoing) -> None:
+    async def send_columns(
+        self, topic: str, outgoing: Outgoing, begun: Callable[[], None] = lambda: None
+    ) -> None:
         """Send records and wait until the broker has acknowledged all of them.
+
+        Args:
+            topic: Where to.
+            outgoing: The records.
+            begun: Called when what is sent from now on comes after them in each partition.
 
         Raises:
             SettleError: The broker refused some; the rest may have been written.
         """
         if len(outgoing.values) <= FEW_ROWS:
-            await self._send_few(topic, outgoing)
+            await self._send_few(topic, outgoing, begun)
             return
         by_partition: dict[int, list[int]] = defaultdict(list)
         for row, partition in enumerate(outgoing.partitions.to_pylist()):
             by_partition[partition].append(row)
-        results = await asyncio.gather(
+        sending = asyncio.gather(
             *(
                 self._send_partition(topic, partition, outgoing, rows)
                 for partition, rows in by_partition.items()
             ),
             return_exceptions=True,
         )
-        raise_first(topic, results)
+        begun()
+        raise_first(topic, await sending)
 
-    async def _send_few(self, topic: str, outgoing: Outgoing) -> None:
+    async def _send_few(self, topic: str, outgoing: Outgoing, begun: Callable[[], None]) -> None:
         """Send single records, which aiokafka puts into one batch with others that wait.
 
         A batch of ours would wait for its turn alone: one a partition and round trip.
@@ -89,18 +103,21 @@ class FeedProducer(Producer):
         producer = self._ensure_producer()
         keys, values = outgoing.keys.to_pylist(), outgoing.values.to_pylist()
         places = zip(outgoing.partitions.to_pylist(), outgoing.timestamps.to_pylist(), strict=True)
+        acknowledgements = []
         try:
-            acknowledgements = [
-                await producer.send(
-                    topic,
-                    values[row],
-                    key=keys[row],
-                    partition=partition,
-                    timestamp_ms=timestamp,
-                    headers=list(outgoing.headers_of(row)),
-                )
-                for row, (partition, timestamp) in enumerate(places)
-            ]
+            for row, (partition, timestamp) in enumerate(places):
+                async with self._turns[topic, partition]:
+                    acknowledgements.append(
+                        await producer.send(
+                            topic,
+                            values[row],
+                            key=keys[row],
+                            partition=partition,
+                            timestamp_ms=timestamp,
+                            headers=list(outgoing.headers_of(row)),
+                        )
+                    )
+            begun()
             results = await asyncio.gather(*acknowledgements, return_exceptions=True)
         except KafkaError as error:
             results = [error]
@@ -111,10 +128,11 @@ class FeedProducer(Producer):
     ) -> None:
         producer = self._ensure_producer()
         acknowledgements = []
-        for builder in self._build(outgoing, rows):
-            acknowledgements.append(
-                await producer.send_batch(builder, topic, partition=partition)
-            )
+        async with self._turns[topic, partition]:
+            for builder in self._build(outgoing, rows):
+                acknowledgements.append(
+                    await producer.send_batch(builder, topic, partition=partition)
+                )
         for acknowledgement in acknowledgements:
             await acknowledgement
 
@@ -154,9 +172,7 @@ def raise_first(topic: str, results: Sequence[object]) -> None:
 
 def append(builder: BatchBuilder, timestamp: int, key: Any, value: Any, headers: Any) -> bool:
     """Add a record; False if the builder is full."""
-    return (
-        builder.append(timestamp=timestamp, key=key, value=value, headers=headers) is not None
-    )
+    return builder.append(timestamp=timestamp, key=key, value=value, headers=headers) is not None
 
 
 def hold(sent: Awaitable[Any]) -> None:

@@ -25,8 +25,11 @@ from flowguard.suggest import nearest
 __all__ = ["Schema", "canonical", "parse_type"]
 
 SIMPLE_TYPES: Final[dict[str, pa.DataType]] = {
-    **{f"{sign}int{bits}": pa.type_for_alias(f"{sign}int{bits}")
-       for sign in ("", "u") for bits in (8, 16, 32, 64)},
+    **{
+        f"{sign}int{bits}": pa.type_for_alias(f"{sign}int{bits}")
+        for sign in ("", "u")
+        for bits in (8, 16, 32, 64)
+    },
     "float32": pa.float32(),
     "float": pa.float64(),
     "float64": pa.float64(),
@@ -45,7 +48,10 @@ SIMPLE_TYPES: Final[dict[str, pa.DataType]] = {
 }
 #: How a parametrised type is written; shown in errors and searched for the nearest name.
 PARAMETRISED: Final = (
-    "timestamp[us, UTC]", "duration[ms]", "decimal128(12, 2)", "list<int64>",
+    "timestamp[us, UTC]",
+    "duration[ms]",
+    "decimal128(12, 2)",
+    "list<int64>",
     "struct<name: int64>",
 )
 TEMPORAL: Final = re.compile(r"(timestamp|duration)\[\s*(s|ms|us|ns)\s*(?:,\s*(?:tz=)?(.+?)\s*)?\]")

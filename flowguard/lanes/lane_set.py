@@ -38,7 +38,9 @@ class LaneSet:
         if len(names) > LANES_MAX:
             raise ConfigError(f"{len(names)} lanes are too many; use at most {LANES_MAX}")
         if sum(lane.reserve for lane in self.lanes) > 1.0:
-            raise ConfigError("the lanes reserve more than all seats; make the reserves add up to 1")
+            raise ConfigError(
+                "the lanes reserve more than all seats; make the reserves add up to 1"
+            )
 
     def __len__(self) -> int:
         return len(self.lanes)

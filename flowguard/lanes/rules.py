@@ -15,8 +15,17 @@ from flowguard.errors import ConfigError
 from flowguard.lanes.lane import Lane
 from flowguard.lanes.lane_set import LaneSet
 
-__all__ = ["ByHeader", "ByKeyPrefix", "ByTopic", "Route", "Rule", "by_header", "by_key_prefix",
-           "by_topic", "compile_rule"]
+__all__ = [
+    "ByHeader",
+    "ByKeyPrefix",
+    "ByTopic",
+    "Route",
+    "Rule",
+    "by_header",
+    "by_key_prefix",
+    "by_topic",
+    "compile_rule",
+]
 
 #: The header read by a feed that declares no rule, if the app has several lanes.
 LANE_HEADER = "fg-lane"
@@ -80,7 +89,9 @@ class ByHeader:
         return Route(
             lanes.rank(self.default, used_by=used_by),
             self.name.encode(),
-            tuple((v.encode(), lanes.rank(lane, used_by=used_by)) for v, lane in self.table.items()),
+            tuple(
+                (v.encode(), lanes.rank(lane, used_by=used_by)) for v, lane in self.table.items()
+            ),
         )
 
 
@@ -96,7 +107,9 @@ class ByKeyPrefix:
         return Route(
             lanes.rank(self.default, used_by=used_by),
             None,
-            tuple((p.encode(), lanes.rank(lane, used_by=used_by)) for p, lane in self.table.items()),
+            tuple(
+                (p.encode(), lanes.rank(lane, used_by=used_by)) for p, lane in self.table.items()
+            ),
         )
 
 

@@ -65,9 +65,7 @@ class Pulse:
             self._asked_s = None
 
 
-def liveness(
-    silences: Sequence[tuple[str, float]], *, idle_s: float, idle_max_s: float
-) -> Health:
+def liveness(silences: Sequence[tuple[str, float]], *, idle_s: float, idle_max_s: float) -> Health:
     """Tell whether the process works at all.
 
     Args:

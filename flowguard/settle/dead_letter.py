@@ -116,9 +116,7 @@ def letter_of(
     }
     kept: list[Header] = [(each["name"], each["value"]) for each in headers]
     kept += [(name, text.encode()) for name, text in notes.items()]
-    return DeadLetter(
-        key=record["key"], value=value, timestamp=record["timestamp"], headers=kept
-    )
+    return DeadLetter(key=record["key"], value=value, timestamp=record["timestamp"], headers=kept)
 
 
 def outgoing_of(letters: Sequence[DeadLetter], partition_count: int) -> Outgoing:

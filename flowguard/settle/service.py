@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import polars as pl
 
@@ -43,38 +43,65 @@ class EgressService:
     def __init__(self, app: App) -> None:
         self._app = app
         self._turn = itertools.count()
+        self._begun: dict[str, asyncio.Event] = {}  # by topic: the latest send is on its way
 
     async def send(self, feed: Destination, frame: pl.DataFrame, *, key_by: str | None) -> int:
         """Send a frame and return its number of records.
 
         A send made while a batch is current holds that batch, even if nobody awaits it.
+        Frames for one topic are written in the order in which they were sent.
 
         Raises:
             ConfigError: The frame has no such column.
             SettleError: The broker refused a record.
         """
+        if frame.is_empty():
+            return 0
+        topic = feed.get_topic_name()
+        before, begun = self._begun.get(topic), asyncio.Event()
+        self._begun[topic] = begun
         sending = asyncio.get_running_loop().create_task(
-            self._send(feed, frame, key_by, current.get())
+            self._send(feed, frame, key_by, current.get(), before, begun)
         )
+        sending.add_done_callback(lambda _: begun.set())  # nobody waits for one that failed
         delivered = current_delivered()
         if delivered is not None:
             delivered.hold(sending)
         return await asyncio.shield(sending)
 
     async def _send(
-        self, feed: Destination, frame: pl.DataFrame, key_by: str | None, source: Delivered | None
+        self,
+        feed: Destination,
+        frame: pl.DataFrame,
+        key_by: str | None,
+        source: Delivered | None,
+        before: asyncio.Event | None,
+        begun: asyncio.Event,
     ) -> int:
-        if frame.is_empty():
-            return 0
+        try:
+            producer = await self._app.maybe_start_producer()
+            outgoing = await self._outgoing(producer, feed, frame, key_by, source)
+        finally:
+            if before is not None:  # where it failed, too: the next one waits for this one only
+                await before.wait()
+        await producer.send_columns(feed.get_topic_name(), outgoing, begun.set)
+        return len(frame)
+
+    async def _outgoing(
+        self,
+        producer: Any,
+        feed: Destination,
+        frame: pl.DataFrame,
+        key_by: str | None,
+        source: Delivered | None,
+    ) -> Outgoing:
         values_frame, keys = split_frame(frame, key_by)
         if len(frame) <= INLINE_ROWS:
             values = feed.codec.encode(values_frame)
         else:
             values = await asyncio.to_thread(feed.codec.encode, values_frame)
-        topic = feed.get_topic_name()
-        producer = await self._app.maybe_start_producer()
-        partition_count = await producer.partition_count(topic)
-        outgoing = make_outgoing(
+        partition_count = await producer.partition_count(feed.get_topic_name())
+        return make_outgoing(
             frame,
             keys=keys,
             values=values,
@@ -83,8 +110,6 @@ class EgressService:
             timestamp_ms=timestamp_of(source),
             headers=headers_of(source),
         )
-        await producer.send_columns(topic, outgoing)
-        return len(frame)
 
 
 def timestamp_of(source: Delivered | None) -> int:
@@ -117,5 +142,3 @@ class LetterService:
         """Send records and wait until they are acknowledged."""
         producer = await self._app.maybe_start_producer()
         await producer.send_columns(topic, outgoing)
-
-

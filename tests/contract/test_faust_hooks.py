@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import weakref
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,25 +24,7 @@ from faust.types.settings import Settings
 import flowguard as fg
 from flowguard.intake.consumer import FeedConsumer, FeedConsumerThread
 from flowguard.intake.producer import FeedProducer
-from tests.unit.agents import app as apps
-
-MADE: list[fg.App] = []
-
-
-def make_app() -> fg.App:
-    """Return an app whose consumer thread is put away after the test."""
-    MADE.append(apps.make_app())
-    return MADE[-1]
-
-
-@pytest.fixture(autouse=True)
-def put_away() -> Iterator[None]:
-    """Close the event loops that consumer threads have from their construction on."""
-    yield
-    while MADE:
-        consumer = MADE.pop()._consumer
-        if consumer is not None:
-            consumer._thread.thread_loop.close()  # type: ignore[attr-defined]
+from tests.unit.agents.app import make_app
 
 
 async def consume(batches: Any) -> None:

@@ -29,9 +29,7 @@ def workers(
 
 
 @pytest.fixture
-def topic(
-    kafka: KafkaBroker, topic_name: Callable[[str], str]
-) -> Callable[..., str]:
+def topic(kafka: KafkaBroker, topic_name: Callable[[str], str]) -> Callable[..., str]:
     """Create topics that no other test has: `topic("orders", partitions=4)`."""
 
     def create(stem: str, partitions: int = 1, **config: str) -> str:

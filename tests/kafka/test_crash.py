@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -111,13 +112,15 @@ def test_workers_join_and_leave_while_records_flow_and_nothing_is_lost_or_repeat
     def has(worker: Worker, count: int) -> bool:
         return len(worker.state["partitions"]) == count
 
+    def is_past(worker: Worker, settled: int) -> bool:
+        return worker.lane("default")["settled"] > settled
+
     first = workers.start(SLOW, ORDERS=orders, DONE=done)
-    flowing_until(first, lambda: first.lane("default")["settled"] > 200)
+    flowing_until(first, partial(is_past, first, 200))
     second = workers.adopt(first.twin())
     for worker in (first, second):
-        flowing_until(worker, lambda worker=worker: has(worker, PARTITIONS // 2))
-        settled = worker.lane("default")["settled"]
-        flowing_until(worker, lambda worker=worker: worker.lane("default")["settled"] > settled + 99)
+        flowing_until(worker, partial(has, worker, PARTITIONS // 2))
+        flowing_until(worker, partial(is_past, worker, worker.lane("default")["settled"] + 99))
     assert first.stop() == 0
     flowing_until(second, lambda: has(second, PARTITIONS))
 

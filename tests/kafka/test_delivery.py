@@ -215,3 +215,32 @@ def test_a_record_on_which_the_agent_raises_holds_its_lane_of_its_partition_and_
             assert ids == sorted(ids), f"partition {partition}, lane {lane}: out of order"
     worker.until(lambda: worker.lane("bulk")["state"] == "ok", what="its state is still not ok")
     assert worker.stop() == 0
+
+
+SENDING = """
+app = fg.App(APP, broker=BROKER)
+events = app.feed(EVENTS, columns={"id": "int64"})
+out = app.feed(OUT)
+SIZES = [1000, 1, 40, 300, 2, 33, 5000, 3]  # by the row, as batches, encoded on a thread
+sent = 0
+
+@app.agent(events, sink=[out], batch=fg.BatchSize(max=10))
+async def send(batches):
+    global sent
+    async for batch in batches:
+        size = SIZES[batch.to_polars()["id"][0] // 10 % len(SIZES)]
+        yield pl.DataFrame({"number": range(sent, sent + size), "text": "x" * 200})
+        sent += size
+"""
+
+
+def test_outputs_are_written_in_the_order_in_which_they_were_sent_whatever_their_size(
+    outside: Outside, workers: Workers, topic: Callable[..., str]
+):
+    events, out = topic("events"), topic("out")
+    outside.produce(events, [Record({"id": number}) for number in range(400)])
+    worker = workers.start(SENDING, EVENTS=events, OUT=out)
+    worker.until(lambda: outside.is_done(worker.group, events))
+    numbers = [row["number"] for row in outside.values(out)]
+    assert len(numbers) > 30_000
+    assert numbers == sorted(numbers)

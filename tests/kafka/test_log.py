@@ -43,23 +43,17 @@ def test_batches_that_others_packed_are_read(codec: str, packed_copies: dict[str
 
 
 @pytest.fixture(scope="module")
-def packed_copies(
-    kafka: KafkaBroker, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, list]:
+def packed_copies(kafka: KafkaBroker, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list]:
     """Return what a worker made of 1,000 records of each codec, one partition a codec."""
     codecs = ["gzip", "snappy", "lz4", "zstd"]
     outside = Outside(kafka.bootstrap)
     events = kafka.create_topic("packed-events", len(codecs))
     copies = kafka.create_topic("packed-copies", len(codecs))
     for number, codec in enumerate(codecs):
-        records = [
-            Record(record.value, codec.encode(), partition=number)
-            for record in rows(range(1000))
-        ]
+        records = [Record(record.value, partition=number) for record in rows(range(1000))]
         outside.produce(events, records, compression_type=codec)
     source = COPYING.replace(
-        "batch.to_polars()",
-        'batch.to_polars(meta=True).select("id", "text", "_key", codec=pl.col("_key").cast(pl.String))',
+        "batch.to_polars()", "batch.to_polars(meta=True).select('id', 'text', codec='_partition')"
     )
     directory = tmp_path_factory.mktemp("packed")
     workers = Workers(directory, kafka.bootstrap, lambda stem: f"{stem}-packed-{directory.name}")
@@ -69,7 +63,10 @@ def packed_copies(
     finally:
         workers.end()
     found = outside.values(copies)
-    return {codec: [row for row in found if row["codec"] == codec] for codec in codecs}
+    return {
+        codec: [row for row in found if row["codec"] == number]
+        for number, codec in enumerate(codecs)
+    }
 
 
 def test_of_transactions_only_what_was_committed_is_seen_and_no_marker_holds_the_commit(

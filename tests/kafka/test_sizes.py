@@ -45,6 +45,7 @@ def test_a_record_of_5_MB_goes_through_a_feed_of_32_MiB_and_one_that_is_refused_
         what="it is not retried",
     )
     assert narrow in why and "TooLarge" in why and f"{events}[0]" in why
+    assert f"topic '{narrow}' did not take a batch" in worker.said
     outside.produce(events, [Record({"id": number}, partition=1) for number in range(10)])
     worker.until(lambda: outside.committed(worker.group, events)[1] == 10)
     assert outside.committed(worker.group, events)[0] <= 1
@@ -138,7 +139,7 @@ def test_a_million_records_that_wait_take_no_more_memory_than_the_feed_may_have(
     held = worker.state["memory"]["used"]
     peak = worker.rss_peak
     limit = base + 1.1 * 64 * MIB + 16 * MIB
-    numbers = f"base {base / MIB:.0f}, peak {peak / MIB:.0f}, limit {limit / MIB:.0f} MiB"
-    assert peak <= limit, numbers
-    assert held <= 64 * MIB, numbers
-    print(numbers)
+    sizes = f"base {base / MIB:.0f}, peak {peak / MIB:.0f}, limit {limit / MIB:.0f} MiB"
+    assert peak <= limit, sizes
+    assert held <= 64 * MIB, sizes
+    print(sizes)

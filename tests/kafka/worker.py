@@ -1,8 +1,8 @@
 """Workers as a user runs them: an app module in a directory, a process, a state page.
 
-    worker = workers.start(SOURCE, ORDERS=topic)      # until it has partitions
-    worker.until(lambda: worker.lane("bulk")["settled"] == 100)
-    assert worker.stop() == 0
+worker = workers.start(SOURCE, ORDERS=topic)      # until it has partitions
+worker.until(lambda: worker.lane("bulk")["settled"] == 100)
+assert worker.stop() == 0
 """
 
 from __future__ import annotations

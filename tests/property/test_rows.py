@@ -62,11 +62,13 @@ def objects(draw: st.DrawFn) -> bytes:
     return f"{before}{{{comma.join(members)}}}{after}".encode()
 
 
-GOOD = st.sampled_from([
-    b'{"i":1,"s":"a","d":"1.25","t":"2020-01-01T00:00:00Z"}',
-    b'{"i":2,"s":"b","d":3.5,"t":1577836800000000}',
-    b'{"i":3}',
-])
+GOOD = st.sampled_from(
+    [
+        b'{"i":1,"s":"a","d":"1.25","t":"2020-01-01T00:00:00Z"}',
+        b'{"i":2,"s":"b","d":3.5,"t":1577836800000000}',
+        b'{"i":3}',
+    ]
+)
 HOSTILE = st.one_of(
     GOOD,
     objects(),

@@ -210,7 +210,7 @@ class ByPartitionMachine(EngineMachine):
 
 
 MANY = settings(
-    max_examples=60,
+    max_examples=100,
     stateful_step_count=60,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
@@ -219,5 +219,4 @@ MANY = settings(
 TestOrdered = EngineMachine.TestCase
 TestUnordered = UnorderedMachine.TestCase
 TestByPartition = ByPartitionMachine.TestCase
-for case in (TestOrdered, TestUnordered, TestByPartition):
-    case.settings = MANY
+TestOrdered.settings = TestUnordered.settings = TestByPartition.settings = MANY

@@ -127,7 +127,7 @@ def test_a_misspelt_variable_of_a_lane_names_the_one_that_was_meant(variable, me
 
 
 def test_a_misspelt_option_in_a_file_names_the_one_that_was_meant():
-    with pytest.raises(ConfigError, match="app.toml has no option 'memry'; did you mean memory"):
+    with pytest.raises(ConfigError, match=r"app\.toml has no option 'memry'; did you mean memory"):
         settings(file={"memry": "1GiB"})
     with pytest.raises(ConfigError, match="did you mean 'backfill'"):
         settings(file={"lanes": {"backfil": {"weight": 2}}})

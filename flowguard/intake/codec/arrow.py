@@ -90,9 +90,7 @@ class ForeignCodec:
         batches = table.combine_chunks().to_batches() or [_empty_batch(table.schema)]
         values = self._codec.encode(batches[0])
         if len(values) != table.num_rows:
-            raise ValueError(
-                f"{self.name} encoded {len(values)} values for {table.num_rows} rows"
-            )
+            raise ValueError(f"{self.name} encoded {len(values)} values for {table.num_rows} rows")
         return pa.array(values, pa.binary()) if isinstance(values, list) else values
 
 

@@ -107,9 +107,7 @@ class JsonColumns:
         self._by_row = by_row
         self._sniffed = [field.name for field in schema.arrow if _is_ambiguous(field.type)]
         self._columnar = all(_is_columnar(field.type) for field in schema.arrow)
-        self._members = (
-            _record_decoder(schema, set(), closed=True, check=False) if closed else None
-        )
+        self._members = _record_decoder(schema, set(), closed=True, check=False) if closed else None
 
         self._checks: dict[frozenset[str], msgspec.json.Decoder[Any]] = {}
 

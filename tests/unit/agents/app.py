@@ -20,11 +20,24 @@ from tests.builders import chunk_of, slice_of
 P0, P1 = TopicPartition("orders", 0), TopicPartition("orders", 1)
 
 
+MADE: list[fg.App] = []
+
+
 def make_app(**options: Any) -> fg.App:
-    """Return an app that connects to nothing."""
-    return fg.App(
+    """Return an app that connects to nothing; `put_away` it after the test."""
+    made = fg.App(
         "test", broker="kafka://127.0.0.1:1", store="memory://", web_enabled=False, **options
     )
+    MADE.append(made)
+    return made
+
+
+def put_away() -> None:
+    """Close the event loops that consumer threads have from their construction on."""
+    while MADE:
+        consumer = MADE.pop()._consumer
+        if consumer is not None:
+            consumer._thread.thread_loop.close()  # type: ignore[attr-defined]
 
 
 class Outcomes:

@@ -153,9 +153,7 @@ async def test_a_table_works_inside_the_events_of_a_batch() -> None:
     assert (counts[b"a"], counts[b"c"]) == (1, 3)
 
 
-async def test_a_table_with_a_batch_of_several_partitions_outside_of_events_fails_the_batch() -> (
-    None
-):
+async def test_a_table_outside_of_events_fails_a_batch_of_several_partitions() -> None:
     app = make_app()
     app.finalize()
     counts = app.Table("counts", default=int, partitions=2)

@@ -80,7 +80,7 @@ async def test_a_connection_that_the_broker_closes_is_an_error_and_not_alive() -
 
     async with connected(broker) as connection:
         fetching = asyncio.create_task(fetch(connection))
-        while not broker.requests:
+        while not broker.requests:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
         broker.drop_connections()
 

@@ -33,10 +33,12 @@ from flowguard.intake.schema import Schema, parse_type
         ("list<item: int64>", pa.list_(pa.int64())),
         (
             "struct<a: list<struct<b: decimal128(3, 1)>>, c: timestamp[us, UTC]>",
-            pa.struct({
-                "a": pa.list_(pa.struct({"b": pa.decimal128(3, 1)})),
-                "c": pa.timestamp("us", "UTC"),
-            }),
+            pa.struct(
+                {
+                    "a": pa.list_(pa.struct({"b": pa.decimal128(3, 1)})),
+                    "c": pa.timestamp("us", "UTC"),
+                }
+            ),
         ),
     ],
 )
@@ -69,11 +71,13 @@ def test_a_wrong_type_names_its_column_and_the_nearest_type(text: str, hint: str
 
 def test_a_pyarrow_schema_is_taken_with_its_nullability_and_without_storage_variants() -> None:
     schema = Schema.parse(
-        pa.schema([
-            pa.field("a", pa.large_string(), nullable=False),
-            pa.field("b", pa.large_list(pa.string_view())),
-            pa.field("c", pa.float32()),
-        ])
+        pa.schema(
+            [
+                pa.field("a", pa.large_string(), nullable=False),
+                pa.field("b", pa.large_list(pa.string_view())),
+                pa.field("c", pa.float32()),
+            ]
+        )
     )
     expected = {"a": pa.string(), "b": pa.list_(pa.string()), "c": pa.float32()}
     assert schema.arrow == pa.schema(expected)
@@ -125,16 +129,18 @@ class Order(faust.Record):
 def test_a_faust_record_requires_what_has_no_default_and_is_not_optional() -> None:
     schema = Schema.parse(Order)
     assert schema.required == {"number", "price", "at", "day", "item"}
-    assert schema.arrow == pa.schema({
-        "number": pa.int64(),
-        "price": pa.decimal128(38, 9),
-        "at": pa.timestamp("us", "UTC"),
-        "day": pa.date32(),
-        "item": pa.struct({"sku": pa.string()}),
-        "note": pa.string(),
-        "tags": pa.list_(pa.string()),
-        "rate": pa.float64(),
-    })
+    assert schema.arrow == pa.schema(
+        {
+            "number": pa.int64(),
+            "price": pa.decimal128(38, 9),
+            "at": pa.timestamp("us", "UTC"),
+            "day": pa.date32(),
+            "item": pa.struct({"sku": pa.string()}),
+            "note": pa.string(),
+            "tags": pa.list_(pa.string()),
+            "rate": pa.float64(),
+        }
+    )
 
 
 class Odd(faust.Record):

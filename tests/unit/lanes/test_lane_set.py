@@ -24,7 +24,7 @@ def test_the_first_lane_is_the_highest():
 
 
 def test_a_lane_of_another_app_is_an_error_that_names_who_uses_it():
-    with pytest.raises(ConfigError, match="feed 'orders' names lane 'fats'.*did you mean 'fast'"):
+    with pytest.raises(ConfigError, match=r"feed 'orders' names lane 'fats'.*did you mean 'fast'"):
         LaneSet.of([FAST, SLOW]).rank(Lane("fats"), used_by="feed 'orders'")
 
 

@@ -94,7 +94,7 @@ def test_without_key_by_there_is_no_key():
 def test_an_unknown_key_column_names_the_nearest_one():
     frame = pl.DataFrame({"account": ["a"], "amount": [1]})
 
-    with pytest.raises(ConfigError, match="'acount' is no column .* did you mean 'account'"):
+    with pytest.raises(ConfigError, match=r"'acount' is no column .* did you mean 'account'"):
         split_frame(frame, "acount")
     with pytest.raises(ConfigError, match="it has account, amount"):
         split_frame(frame, "zzz")

@@ -235,10 +235,13 @@ CELLS: dict[str, st.SearchStrategy[Any]] = {
     "date32": st.dates(dt.date(1, 1, 1)),
     "duration[us]": st.timedeltas(dt.timedelta(days=-(10**6)), dt.timedelta(days=10**6)),
     "list<decimal128(12, 2)>": st.lists(st.none() | st.decimals(0, 100, places=2), max_size=3),
-    "struct<a: int64, b: list<timestamp[us, UTC]>>": st.fixed_dictionaries({
-        "a": st.none() | st.integers(0, 9),
-        "b": st.none() | st.lists(INSTANTS.map(lambda at: at.replace(tzinfo=dt.UTC)), max_size=2),
-    }),
+    "struct<a: int64, b: list<timestamp[us, UTC]>>": st.fixed_dictionaries(
+        {
+            "a": st.none() | st.integers(0, 9),
+            "b": st.none()
+            | st.lists(INSTANTS.map(lambda at: at.replace(tzinfo=dt.UTC)), max_size=2),
+        }
+    ),
 }
 
 
