@@ -375,7 +375,7 @@ class FeedRuntime(Service):
 
     def _deliver(self, cut: Cut, feed: Feed, decoded: Decoded | None) -> None:
         """Hand a batch to its agent, and its rejected rows to dead letters."""
-        rejected = {} if decoded is None else {row: why for row, why in decoded.rejected}
+        rejected = {} if decoded is None else dict(decoded.rejected)
         batch = Batch(
             feed=feed,
             lane=self.lanes[cut.lane],

@@ -149,7 +149,7 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
             return False
         try:
             await consumer.commit(wanted)
-        except (KafkaError, asyncio.TimeoutError) as error:
+        except (KafkaError, TimeoutError) as error:
             self.log.warning("commit failed, trying again: %s: %s", type(error).__name__, error)
             return False
         return True

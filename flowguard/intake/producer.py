@@ -127,12 +127,11 @@ class FeedProducer(Producer):
         self, topic: str, partition: int, outgoing: Outgoing, rows: Sequence[int]
     ) -> None:
         producer = self._ensure_producer()
-        acknowledgements = []
         async with self._turns[topic, partition]:
-            for builder in self._build(outgoing, rows):
-                acknowledgements.append(
-                    await producer.send_batch(builder, topic, partition=partition)
-                )
+            acknowledgements = [
+                await producer.send_batch(builder, topic, partition=partition)
+                for builder in self._build(outgoing, rows)
+            ]
         for acknowledgement in acknowledgements:
             await acknowledgement
 

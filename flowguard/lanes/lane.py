@@ -76,7 +76,8 @@ class Lane:
             raise ConfigError(f"Lane({name!r}).weight={weight!r} is no weight; use 1 to 1000")
         if overflow is not None and not isinstance(overflow, Block):
             raise ConfigError(
-                f"Lane({name!r}).overflow={overflow!r} is not available in this version; use Block()"
+                f"Lane({name!r}).overflow={overflow!r} is not available in this version; "
+                f"use Block()"
             )
         target_ns = None if target is None else duration_ns(target, name=f"Lane({name!r}).target")
         if target_ns == 0:
