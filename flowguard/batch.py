@@ -128,10 +128,7 @@ class Batch:
         if not meta:
             return self._frame
         columns = self._columns
-        return self._frame.with_columns(
-            pl.from_arrow(columns.column(name[1:])).alias(name)  # type: ignore[union-attr]
-            for name in META
-        )
+        return self._frame.hstack([pl.Series(name, columns.column(name[1:])) for name in META])
 
     def to_arrow(self) -> pa.Table:
         """Return the decoded values as an Arrow table; one row a record."""

@@ -45,7 +45,7 @@ COLUMNS: Final = {
     "distance": "int64",
 }
 
-realtime = fg.Lane("realtime", target="50ms", reserve=0.5)
+realtime = fg.Lane("realtime", target="100ms", reserve=0.5)
 backfill = fg.Lane("backfill")
 
 app = fg.App(
@@ -121,7 +121,7 @@ def score(frame: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-@app.agent(departures, sink=[risks], concurrency=2, batch=fg.BatchSize(max=1024))
+@app.agent(departures, sink=[risks], concurrency=4, batch=fg.BatchSize(max=1024))
 async def risk(batches: AsyncIterator[fg.Batch]) -> AsyncIterator[pl.DataFrame]:
     """Add the delay risk; only what happens now is learnt from, the past is scored again."""
     async for batch in batches:

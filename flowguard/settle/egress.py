@@ -57,7 +57,11 @@ def split_frame(frame: pl.DataFrame, key_by: str | None) -> tuple[pl.DataFrame, 
     Raises:
         ConfigError: `key_by` is no column.
     """
-    value = frame.drop([name for name in OVERRIDES if name in frame.columns])
+    value = frame
+    if not set(OVERRIDES).isdisjoint(frame.columns):
+        value = pl.DataFrame(
+            [frame.get_column(name) for name in frame.columns if name not in OVERRIDES]
+        )
     if "_key" in frame.columns:
         return value, as_keys(frame.get_column("_key"))
     if key_by is None:

@@ -9,6 +9,9 @@ import pyarrow as pa
 
 __all__ = ["plain_columns"]
 
+#: Types that are written as they are.
+AS_IT_IS: Final = (pl.Float32, pl.Float64, pl.String, pl.Boolean, pl.Null)
+
 #: Digits after the seconds, all of them: shorter forms would save bytes, not time.
 FRACTION: Final = {"ms": "%.3f", "us": "%.6f", "ns": "%.9f"}
 
@@ -25,6 +28,8 @@ def plain_columns(frame: pl.DataFrame | pa.Table, *, binary_as_text: bool) -> pl
     """
     if isinstance(frame, pa.Table):
         frame = pl.DataFrame(frame)
+    if all(kind.is_integer() or kind in AS_IT_IS for kind in frame.dtypes):
+        return frame
     try:
         return frame.with_columns(
             _plain(pl.col(name), kind, binary_as_text).alias(name)
