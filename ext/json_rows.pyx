@@ -20,6 +20,7 @@ Source: RFC 8259 (JSON); Clinger, "How to read floating point numbers accurately
 cimport cython
 from libc.math cimport isinf
 from libc.stdint cimport (
+    INT64_MAX,
     int32_t,
     int64_t,
     uint8_t,
@@ -930,9 +931,9 @@ cdef int describe(Column* column, kind) except -1:
         column.width = 8
         column.per_second = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[kind.unit]
         # Polars has no seconds: it holds them as milliseconds, in the same 64 bits.
-        whole = kind.unit != "s"
-        column.low = -(2**63) if whole else -(2**63) // 1000 + 1
-        column.high = 2**63 - 1 if whole else 2**63 // 1000 - 1
+        column.low, column.high = -INT64_MAX - 1, INT64_MAX
+        if kind.unit == "s":
+            column.low, column.high = -INT64_MAX // 1000, INT64_MAX // 1000
     else:
         return False
     return True

@@ -2,8 +2,8 @@
 
     flowguard worker -A pipelines.quickstart --broker kafka://localhost:9092
 
-A record with the header `lane: realtime` goes to the lane of that name, all others to
-`backfill`.
+Records of the topic `transactions` go to the lane `realtime`, those of
+`transactions.history` to `backfill`.
 """
 
 import polars as pl
@@ -17,8 +17,9 @@ app = fg.App("fraud", broker="kafka://localhost:9092", memory="512MiB", lanes=[r
 
 transactions = app.feed(
     "transactions",
+    "transactions.history",
     columns={"txn_id": "int64", "account": "string", "amount": "float64"},
-    lanes=fg.by_header("lane", {"realtime": realtime}, default=backfill),
+    lanes=fg.by_topic({"transactions": realtime}, default=backfill),
 )
 scores = app.feed("scores", key_by="account")
 

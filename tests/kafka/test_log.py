@@ -7,13 +7,7 @@ from collections.abc import Callable
 
 import pytest
 from confluent_kafka import TopicPartition
-from confluent_kafka.admin import (
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
-    ConfigSource,
-    ResourceType,
-)
+from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from tests.kafka.outside import Outside, Record, json_of
 from tests.kafka.worker import Workers, eventually
@@ -116,12 +110,10 @@ def busy_cleaner(kafka: KafkaBroker, outside: Outside) -> None:
     if not kafka.restartable:
         return
     entry = ConfigEntry(
-        "log.cleaner.backoff.ms",
-        "100",
-        source=ConfigSource.DYNAMIC_DEFAULT_BROKER_CONFIG,
-        incremental_operation=AlterConfigOpType.SET,
+        "log.cleaner.backoff.ms", "100", incremental_operation=AlterConfigOpType.SET
     )
-    broker = ConfigResource(ResourceType.BROKER, "", incremental_configs=[entry])
+    (node,) = outside.admin.list_topics(timeout=30).brokers
+    broker = ConfigResource(ResourceType.BROKER, str(node), incremental_configs=[entry])
     outside.admin.incremental_alter_configs([broker])[broker].result(30)
 
 

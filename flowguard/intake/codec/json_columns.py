@@ -1,5 +1,11 @@
 """JSON to columns at C speed, where that is provably what `rows.py` would say.
 
+    values ─▶ ObjectReader ─▶ few rows in doubt ─────────────▶ columns, those rows by row
+                   └────────▶ many, or lists and structs ─▶ Arrow's reader ─▶ the same
+
+`ObjectReader` (ext/json_rows.pyx) is strict: what it does not doubt needs no guard. Arrow
+reads what it does not know, and stretches full of things that it leaves to others.
+
 Arrow's JSON reader checks types strictly and works outside the interpreter lock, but it
 reads a *stream* of documents and trusts its input. So values are looked at first, and a
 value in doubt is blanked and read by row. What each guard is for (all seen, pyarrow 26):
@@ -32,6 +38,7 @@ import pyarrow.compute as pc
 import pyarrow.json
 
 from flowguard._native import wire
+from flowguard._native.json_rows import ObjectReader
 from flowguard.intake.codec.codec import Rejection
 from flowguard.intake.codec.rows import (
     BLANK,
@@ -47,8 +54,11 @@ from flowguard.intake.schema import Schema
 
 __all__ = ["JsonColumns", "parse_json"]
 
-#: Reading columns costs 1.3 ms before the first value; so many values cost less by row.
+#: Arrow's reader costs 1.3 ms before the first value; so many values cost less by row.
 FEW_VALUES: Final = 384
+#: More doubtful rows than this, and than one in four, are worth another reader.
+FEW_DOUBTFUL: Final = 64
+DOUBTFUL_RATIO: Final = 0.25
 #: At most this many values are read by row because one of them is bad.
 BY_ROW_VALUES: Final = 256
 #: Pieces a stretch is cut into when it cannot be read as a whole.
@@ -110,9 +120,31 @@ class JsonColumns:
         self._members = _record_decoder(schema, set(), closed=True, check=False) if closed else None
 
         self._checks: dict[frozenset[str], msgspec.json.Decoder[Any]] = {}
+        self._objects = None
+        if len(schema.arrow) and all(ObjectReader.supports(field.type) for field in schema.arrow):
+            self._objects = ObjectReader(schema.arrow, closed=closed)
 
     def decode(self, values: pa.BinaryArray) -> Part:
         """Return the rows of all values, in order."""
+        part = self._plain(values, self._objects) if self._objects is not None else None
+        return self._with_arrow(values) if part is None else part
+
+    def _plain(self, values: pa.BinaryArray, objects: ObjectReader) -> Part | None:
+        """Return the rows as our own reader has them; None if it doubts too many."""
+        columns, mask = objects.read(values)
+        table = pa.table(columns, schema=self._schema.arrow)
+        required = [table.column(name) for name in self._schema.required]
+        if mask is None and not any(column.null_count for column in required):
+            return Part(table, [])
+        doubtful = _series(mask if mask is not None else pa.repeat(False, len(values)))
+        if doubtful.sum() > max(FEW_DOUBTFUL, DOUBTFUL_RATIO * len(values)):
+            return None
+        for column in required:
+            doubtful = doubtful | _series(column.is_null())
+        return self._settle(table, values, doubtful)
+
+    def _with_arrow(self, values: pa.BinaryArray) -> Part:
+        """Return the rows as Arrow's reader has them, or by row if they are few."""
         if len(values) <= FEW_VALUES:
             return self._by_row(values.to_pylist())
         part = self._stretch(values) if self._columnar and len(self._schema.arrow) else None
@@ -122,7 +154,7 @@ class JsonColumns:
             return self._by_row(values.to_pylist())
         step = -(-len(values) // PIECES)
         starts = range(0, len(values), step)
-        return join_parts([self.decode(values.slice(start, step)) for start in starts])
+        return join_parts([self._with_arrow(values.slice(start, step)) for start in starts])
 
     def _stretch(self, values: pa.BinaryArray) -> Part | None:
         """Return the rows read as columns, values in doubt by row; None if that fails."""
