@@ -83,10 +83,10 @@ class DemoPlan:
 
     seconds: float = 40.0
     speed: float = 21_600.0
-    flood_per_s: float = 7_000.0
+    flood_per_s: float = 6_000.0
     partitions: int = 4
-    call_ms: float = 4.0
-    record_us: float = 500.0
+    call_ms: float = 12.0
+    record_us: float = 1000.0
 
     @property
     def warm_up_s(self) -> float:
@@ -329,7 +329,7 @@ class Demo:
         await self.worker.start()
 
 
-TARGETS: Final[Mapping[str, float | None]] = {REALTIME: 0.1, BACKFILL: None}
+TARGETS: Final[Mapping[str, float | None]] = {REALTIME: 0.2, BACKFILL: None}
 
 
 async def create_topics(bootstrap: str, partitions: int) -> None:
@@ -375,7 +375,7 @@ def scorecard_of(
     objectives = [
         Objective(name="lost", limit=0, value=lost),
         Objective(name="realtime unfinished", limit=0, value=deliveries[REALTIME].waiting),
-        Objective(name="realtime p99", limit=lanes[REALTIME].target or 0.1,
+        Objective(name="realtime p99", limit=lanes[REALTIME].target or 0.2,
                   value=lanes[REALTIME].p99),
         Objective(name="memory", limit=budget * MEMORY_SLACK, value=worker.peak_memory),
         Objective(name="flood factor", limit=FLOOD_FACTOR, at_least=True,

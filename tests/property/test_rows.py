@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from random import Random
 from typing import Any
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowguard.intake.codec import make_codec
+from flowguard.intake.codec import json_columns, make_codec
 from flowguard.intake.codec.json_columns import JsonColumns, parse_json
 from flowguard.intake.codec.rows import Part, RowReader
 from flowguard.intake.schema import Schema
@@ -118,6 +119,33 @@ def test_columns_are_read_as_the_row_path_reads_them(
     schema = Schema.parse({name: TYPES[name] for name in names})
     law = slow(schema)(values)
     same(JsonColumns(schema, slow(schema)).decode(pa.array(values, pa.binary())), law)
+
+
+@pytest.mark.parametrize("names", ["i", "g", "isdt", "".join(TYPES)])
+@settings(max_examples=100, deadline=None)
+@given(values=st.lists(HOSTILE, max_size=12))
+def test_arrow_reads_what_our_own_reader_leaves_to_it_as_the_row_path_does(
+    names: str, values: list[bytes | None]
+) -> None:
+    schema = Schema.parse({name: TYPES[name] for name in names})
+    columns = JsonColumns(schema, slow(schema))
+    array = pa.array(values, pa.binary())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_columns, "FEW_VALUES", 0)
+        same(columns._with_arrow(array), slow(schema)(values))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.9])
+@settings(max_examples=30, deadline=None)
+@given(values=st.lists(HOSTILE, min_size=1, max_size=6), seed=st.integers(0, 2**32))
+def test_many_values_are_read_as_the_row_path_reads_them_however_many_are_bad(
+    share: float, values: list[bytes | None], seed: int
+) -> None:
+    schema = Schema.parse({name: TYPES[name] for name in "isdtf"})
+    random = Random(seed)
+    good = b'{"i":1,"s":"a","d":"1.25","t":"2020-01-01T00:00:00Z","f":0.1}'
+    many = [random.choice(values) if random.random() < share else good for _ in range(500)]
+    same(JsonColumns(schema, slow(schema)).decode(pa.array(many, pa.binary())), slow(schema)(many))
 
 
 @pytest.mark.parametrize("name", TYPES)
