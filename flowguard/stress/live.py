@@ -74,7 +74,7 @@ class DemoPlan:
 
     Args:
         seconds: Of load, >= 5; the first quarter, 8 s at most, is real-time only.
-        speed: How much faster than in 2013 departures happen; 21,600 is a quarter of a day a second.
+        speed: How much faster than in 2013 departures happen; 21,600 is six hours a second.
         flood_per_s: Records a second that are to be scored again.
         partitions: Of each topic.
         call_ms: Service time of a call of the model.
