@@ -87,6 +87,8 @@ class FeedWeb(Web):
         )
 
     def _new_transport_tcp(self) -> BaseSite:
+        if not self.app.has_feeds:
+            return super()._new_transport_tcp()
         conf = self.app.conf
         return TCPSite(self._runner, self.bind, conf.web_port, ssl_context=conf.web_ssl_context)
 
@@ -99,6 +101,8 @@ class FeedWeb(Web):
         try:
             await super().start_server()
         except OSError as error:
+            if not self.app.has_feeds:
+                raise
             raise FlowguardError(
                 f"cannot serve the worker's pages on {self.bind}:{self.app.conf.web_port} "
                 f"({error.strerror}); choose another with web_port, or set web_enabled=False"
