@@ -207,7 +207,14 @@ class FeedConsumer(Consumer):
 
     async def perform_seek(self) -> None:
         """Seek all partitions to their committed offset."""
-        await super().perform_seek()
+        # Faust lets plain partitions flow just before. What they brought before their seek would
+        # come a second time after it, so they wait.
+        waiting = set(self._active_partitions)
+        self._active_partitions.clear()
+        try:
+            await super().perform_seek()
+        finally:
+            self._active_partitions.update(waiting & self.assignment())
         _, feeds = self._split(self.assignment())
         self._feed_positions = await self._thread.feed_positions(sorted(feeds)) if feeds else {}
 

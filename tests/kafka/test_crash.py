@@ -19,13 +19,14 @@ app = fg.App(APP, broker=BROKER, broker_session_timeout=6.0, broker_heartbeat_in
 orders = app.feed(ORDERS, columns={"id": "int64"})
 done = app.feed(DONE)
 
-@app.agent(orders, sink=[done], batch=fg.BatchSize(max=20), concurrency=2)
+@app.agent(orders, sink=[done], batch=fg.BatchSize(max=RECORDS), concurrency=2)
 async def work(batches):
     async for batch in batches:
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(RECORDS / 500)
         yield batch.to_polars(meta=True).select("id", source="_partition", offset="_offset")
 """
 N = 2_000
+SMALL, LARGE = 10, 200  # records a batch; a large one is busy for 0.4 s
 PARTITIONS = 4
 
 
@@ -48,7 +49,7 @@ def test_after_a_kill_nothing_is_lost_and_only_what_was_not_committed_is_repeate
 ):
     orders, done = topic("orders", PARTITIONS), topic("done")
     produce(outside, orders)
-    worker = workers.start(SLOW, ORDERS=orders, DONE=done)
+    worker = workers.start(SLOW, RECORDS=SMALL, ORDERS=orders, DONE=done)
     worker.until(lambda: is_halfway(outside, worker, orders))
 
     worker.freeze()
@@ -63,7 +64,7 @@ def test_after_a_kill_nothing_is_lost_and_only_what_was_not_committed_is_repeate
     assert found.keys() == set(range(N)), f"lost: {sorted(set(range(N)) - found.keys())}"
     repeated = {number for number, times in found.items() if times > 1}
     # What the broker had received, but not yet written when we looked, was in flight.
-    in_flight = 2 * 20 * 8
+    in_flight = 2 * SMALL * 8
     assert len(repeated - uncommitted) <= in_flight
     assert max(found.values()) <= 2
 
@@ -82,7 +83,7 @@ def test_a_worker_that_is_told_to_stop_finishes_what_it_has_and_the_next_repeats
 ):
     orders, done = topic("orders", PARTITIONS), topic("done")
     produce(outside, orders)
-    worker = workers.start(SLOW, command=command, ORDERS=orders, DONE=done)
+    worker = workers.start(SLOW, RECORDS=LARGE, command=command, ORDERS=orders, DONE=done)
     worker.until(lambda: is_halfway(outside, worker, orders))
 
     assert worker.stop(how) == 0
@@ -103,8 +104,8 @@ def test_workers_join_and_leave_while_records_flow_and_nothing_is_lost_or_repeat
     def flowing_until(worker: Worker, condition: Callable[[], object]) -> None:
         def produce_and_ask() -> object:
             nonlocal sent
-            produce(outside, orders, range(sent, sent + 10 * PARTITIONS))
-            sent += 10 * PARTITIONS
+            produce(outside, orders, range(sent, sent + 4 * PARTITIONS))
+            sent += 4 * PARTITIONS
             return condition()
 
         worker.until(produce_and_ask)
@@ -115,7 +116,7 @@ def test_workers_join_and_leave_while_records_flow_and_nothing_is_lost_or_repeat
     def is_past(worker: Worker, settled: int) -> bool:
         return worker.lane("default")["settled"] > settled
 
-    first = workers.start(SLOW, ORDERS=orders, DONE=done)
+    first = workers.start(SLOW, RECORDS=LARGE, ORDERS=orders, DONE=done)
     flowing_until(first, partial(is_past, first, 200))
     second = workers.adopt(first.twin())
     for worker in (first, second):
@@ -138,7 +139,9 @@ def test_a_worker_survives_the_absence_of_the_broker_and_goes_on_by_itself(
         orders = broker.create_topic(topic_name("orders"), PARTITIONS)
         done = broker.create_topic(topic_name("done"))
         produce(outside, orders, range(N // 2))
-        worker = workers.start(SLOW, bootstrap=broker.bootstrap, ORDERS=orders, DONE=done)
+        worker = workers.start(
+            SLOW, RECORDS=SMALL, bootstrap=broker.bootstrap, ORDERS=orders, DONE=done
+        )
         worker.until(lambda: outside.count(done) > 200)
 
         broker.stop()
@@ -162,7 +165,7 @@ def test_a_topic_that_does_not_exist_is_named_and_read_as_soon_as_it_does(
 ):
     later, done = topic_name("later"), topic("done")
     source = SLOW.replace("fg.App(APP,", "fg.App(APP, consumer_metadata_max_age_ms=300,")
-    worker = workers.start(source, joined=False, ORDERS=later, DONE=done)
+    worker = workers.start(source, RECORDS=SMALL, joined=False, ORDERS=later, DONE=done)
     worker.until(lambda: f"topic '{later}' does not exist" in worker.said)
 
     kafka.create_topic(later, PARTITIONS)
