@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections import Counter
 from collections.abc import Callable
 
@@ -41,8 +42,9 @@ def packed_copies(kafka: KafkaBroker, tmp_path_factory: pytest.TempPathFactory) 
     """Return what a worker made of 1,000 records of each codec, one partition a codec."""
     codecs = ["gzip", "snappy", "lz4", "zstd"]
     outside = Outside(kafka.bootstrap)
-    events = kafka.create_topic("packed-events", len(codecs))
-    copies = kafka.create_topic("packed-copies", len(codecs))
+    run = uuid.uuid4().hex[:8]  # a cluster that is not ours may have those of the last run
+    events = kafka.create_topic(f"events-packed-{run}", len(codecs))
+    copies = kafka.create_topic(f"copies-packed-{run}", len(codecs))
     for number, codec in enumerate(codecs):
         records = [Record(record.value, partition=number) for record in rows(range(1000))]
         outside.produce(events, records, compression_type=codec)
@@ -50,7 +52,7 @@ def packed_copies(kafka: KafkaBroker, tmp_path_factory: pytest.TempPathFactory) 
         "batch.to_polars()", "batch.to_polars(meta=True).select('id', 'text', codec='_partition')"
     )
     directory = tmp_path_factory.mktemp("packed")
-    workers = Workers(directory, kafka.bootstrap, lambda stem: f"{stem}-packed-{directory.name}")
+    workers = Workers(directory, kafka.bootstrap, lambda stem: f"{stem}-packed-{run}")
     try:
         worker = workers.start(source, EVENTS=events, COPIES=copies)
         worker.until(lambda: outside.is_done(worker.group, events))
