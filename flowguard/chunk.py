@@ -1,17 +1,21 @@
 """Chunks and slices: the unit of work everywhere behind the parser.
 
-A *chunk* is what one fetch response held for one lane of one partition, as Arrow columns.
+A *chunk* is what one fetch response held for one lane of one partition, as Arrow columns;
+where order is by key or shares are fair, what it held for one flow of that lane.
 A *slice* is a run of records of a chunk; cutting one copies nothing.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import pyarrow as pa
 
-__all__ = ["Chunk", "Slice", "TopicPartition"]
+__all__ = ["NO_FLOW", "Chunk", "Slice", "TopicPartition"]
+
+#: The flow of records that queue by partition.
+NO_FLOW: Final = -1
 
 
 class TopicPartition(NamedTuple):
@@ -34,6 +38,10 @@ class Chunk:
         first_offset: Offset of row 0.
         first_timestamp_ms: The oldest timestamp.
         fetched_ns: When they arrived, on the monotonic clock.
+        born_ns: The oldest timestamp on the monotonic clock; one of the future counts as now.
+        flow: Hash of their key or tenant, by which they queue; `NO_FLOW`: by partition.
+        block: Which block of its lane's records of this fetch it is part of.
+        unsettled: Records that an agent has not settled yet, summed up over the agents.
     """
 
     partition: TopicPartition
@@ -43,6 +51,9 @@ class Chunk:
     first_offset: int
     first_timestamp_ms: int
     fetched_ns: int
+    born_ns: int = 0
+    flow: int = NO_FLOW
+    block: int = 0
     unsettled: int = field(init=False)
 
     def __post_init__(self) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from flowguard.chunk import Chunk, TopicPartition
 
 __all__ = [
     "Assigned",
+    "CommitPoint",
     "Committed",
     "Fact",
     "Failed",
@@ -22,15 +24,32 @@ __all__ = [
 ]
 
 
+class CommitPoint(NamedTuple):
+    """How far a partition is done, all of it taken at one instant.
+
+    Args:
+        offset: Everything below it is finished.
+        watermarks: By lane, the first offset that is not finished.
+    """
+
+    offset: int
+    watermarks: tuple[int, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assigned:
     """These partitions are ours; reading starts, or goes on, at these offsets.
 
     A partition that is already held and whose committed offset is still ours keeps what
     it has.
+
+    Args:
+        watermarks: Partition → by lane, the offset below which it was finished before;
+            without them nothing above the offset is known to be finished.
     """
 
     offsets: Mapping[TopicPartition, int]
+    watermarks: Mapping[TopicPartition, tuple[int, ...]] = field(default_factory=dict)
     at_ns: int
 
 

@@ -52,6 +52,7 @@ from flowguard.intake.warm import warm_up
 from flowguard.lanes.lane_set import LaneSet
 from flowguard.lanes.rules import Route
 from flowguard.settle.dead_letter import DeadLetterWriter
+from flowguard.situation import snapshot_of
 from flowguard.snapshot import Snapshot
 from flowguard.units import SECOND
 
@@ -435,7 +436,7 @@ class FeedRuntime(Service):
 
     def snapshot(self) -> Snapshot:
         """Return what the engine shows of itself."""
-        return self.engine.snapshot(now_ns=self.clock.now_ns(), epoch_ms=self.clock.epoch_ms())
+        return snapshot_of(self.engine, now_ns=self.clock.now_ns(), epoch_ms=self.clock.epoch_ms())
 
     async def on_start(self) -> None:
         """Get ready for the first record before there is one."""

@@ -11,7 +11,7 @@ from flowguard._native import wire
 from flowguard.chunk import Chunk, Slice, TopicPartition
 from flowguard.commands import Command, Cut, Fetch, Resume, StartBatch
 from flowguard.control.memory import MemoryBudget
-from flowguard.engine import AgentPlan, Engine
+from flowguard.engine import Engine
 from flowguard.facts import (
     Assigned,
     Committed,
@@ -28,6 +28,7 @@ from flowguard.facts import (
 from flowguard.lanes.lane import Lane
 from flowguard.lanes.lane_set import LaneSet
 from flowguard.units import MIB, MILLISECOND, SECOND
+from flowguard.view import AgentPlan
 
 EPOCH_MS = 1_700_000_000_000
 NO_HEADERS = wire.encode_headers([])
@@ -113,7 +114,7 @@ class EngineDriver:
     lanes: Sequence[Lane] = (REALTIME, BULK)
     agents: Sequence[AgentPlan] | None = None
     seats: int = 1
-    ordered: bool = True
+    order: str = "partition"
     records_max: int = 4096
     linger_ns: int = 0
     by_partition: bool = False
@@ -131,7 +132,7 @@ class EngineDriver:
             records_max=self.records_max,
             linger_ns=self.linger_ns,
             by_partition=self.by_partition,
-            ordered=self.ordered,
+            order=self.order,
         )
         self.memory = MemoryBudget(self.memory_bytes)
         self.engine = Engine(LaneSet(tuple(self.lanes)), self.agents or [plan], self.memory)

@@ -80,7 +80,7 @@ async def test_promise_1_an_exception_is_a_failure_never_an_acknowledgement() ->
 
 
 def test_promise_1_offsets_are_committed_only_below_the_first_unfinished_record() -> None:
-    d = driver(seats=2, ordered=False, records_max=5)
+    d = driver(seats=2, order="none", records_max=5)
     first, second = d.records(A, range(10), 1)
 
     d.finish(second)
@@ -187,7 +187,7 @@ def test_promise_5_nothing_more_is_started_when_a_send_of_an_earlier_batch_fails
 
 
 def test_promise_6_a_record_waits_for_at_most_one_batch_of_a_lower_lane_a_seat() -> None:
-    d = driver(seats=2, ordered=False, records_max=5)
+    d = driver(seats=2, order="none", records_max=5)
     d.records(A, range(100), 1)
     d.fetch(B, chunk_of([0], partition=B, lane=0))
 
@@ -198,7 +198,7 @@ def test_promise_6_a_record_waits_for_at_most_one_batch_of_a_lower_lane_a_seat()
 
 def test_promise_6_a_reserve_is_never_lent() -> None:
     lanes = (Lane("realtime", reserve=0.5), BULK)
-    d = driver(lanes=lanes, seats=2, ordered=False, records_max=5)
+    d = driver(lanes=lanes, seats=2, order="none", records_max=5)
 
     d.records(A, range(100), 1)
 
@@ -206,7 +206,7 @@ def test_promise_6_a_reserve_is_never_lent() -> None:
 
 
 def test_promise_6_a_lower_lane_has_its_floor() -> None:
-    d = driver(lanes=(Lane("high"), Lane("low")), ordered=False, records_max=5)
+    d = driver(lanes=(Lane("high"), Lane("low")), order="none", records_max=5)
     d.records(A, range(500), 0)
     d.records(B, range(500), 1)
     lanes = []
@@ -226,24 +226,25 @@ MUTATIONS = [
      "        if self._error is None:\n            self._outcome.finished",
      "        if True:\n            self._outcome.finished"),
     ("promise_1_offsets", "settle/ledger.py",
-     "            return self.outstanding[0].first_offset",
-     "            return self.outstanding[-1].first_offset + 1"),
+     "return self.runs[0].first_offset if", "return self.runs[-1].first_offset + 1 if"),
     ("promise_1_a_crash", "settle/ledger.py",
-     "        if self.queued:\n            return self.queued[0]\n", ""),
-    ("promise_2", "engine.py", "        counts.released += count\n", ""),
+     "        return self.admit(rest_offset, run.ordinal)",
+     "        return Run(rest_offset, run.ordinal)"),
+    ("promise_2", "tally.py", "        counts.released += count\n", ""),
     ("promise_3_columns", "control/memory.py",
      "        self._pool_used += max(0, before + num_bytes - own) - max(0, before - own)\n", ""),
     ("promise_3_a_partition", "control/memory.py",
      "        self._held[partition] = before + num_bytes\n", ""),
-    ("promise_5_a_lane", "engine.py", "exclusive=view.plan.ordered,", "exclusive=False,"),
-    ("promise_5_nothing", "engine.py", "            self._hold_back(view, flight)\n", ""),
-    ("promise_6_a_record", "engine.py",
-     "    def lane_mask(self, now_ns: int) -> int:",
-     "    def lane_mask(self, now_ns: int) -> int:\n"
+    ("promise_5_a_lane", "view.py", "exclusive=self._ordered,", "exclusive=False,"),
+    ("promise_5_nothing", "view.py", "                self.scheduler.close(cut.lane, queue)\n", ""),
+    ("promise_6_a_record", "view.py",
+     "    def _lane_mask(self, now_ns: int) -> int:",
+     "    def _lane_mask(self, now_ns: int) -> int:\n"
      "        mask = self.all_lanes(now_ns)\n        return mask & -(1 << (mask.bit_length() - 1))"
      " if mask else 0\n\n    def all_lanes(self, now_ns: int) -> int:"),
-    ("promise_6_a_reserve", "engine.py", "return self.seats_free > kept", "return True"),
-    ("promise_6_a_lower", "engine.py", "CAP = 0.8\nFLOOR = 0.05", "CAP = 0.9999\nFLOOR = 0.0"),
+    ("promise_6_a_reserve", "view.py", "return self.seats_free > kept", "return True"),
+    ("promise_6_a_lower", "view.py", "CAP: Final = 0.8\nFLOOR: Final = 0.05",
+     "CAP: Final = 0.9999\nFLOOR: Final = 0.0"),
 ]  # fmt: skip
 
 

@@ -19,8 +19,8 @@ from flowguard.agents.delivered import Inbox
 from flowguard.agents.feed import Feed
 from flowguard.agents.stream import FeedStream
 from flowguard.dispatch.sizing import BatchSize
-from flowguard.engine import AgentPlan
 from flowguard.errors import HookError
+from flowguard.view import AgentPlan
 
 __all__ = ["FeedAgent"]
 
@@ -61,7 +61,7 @@ class FeedAgent(Agent):
             records_max=self.batch_size.max,
             linger_ns=self.batch_size.linger_ns,
             by_partition=self.batch_size.by_partition,
-            ordered=self.feed.options.order != "none",
+            order=self.feed.options.order,
         )
 
     def stream(

@@ -1,8 +1,8 @@
 """Which records are done, and what may be committed.
 
-Within one partition each lane is a stream of its own: runs of records in offset order.
-A run is *queued* when it was read, *outstanding* when it was handed to an agent, and
-*finished* when the agent came back and everything sent for it was acknowledged.
+Within one partition each lane is a stream of its own, and each agent reads it at its own
+pace. A *run* is a piece of such a stream: unfinished from the moment it was read until an
+agent came back from it and everything sent for it was acknowledged.
 
     offsets   100      110      120      130      140
     lane 0     ├─ done ─┤        ├─ out ──┤           watermark 120
@@ -10,86 +10,94 @@ A run is *queued* when it was read, *outstanding* when it was handed to an agent
                                                    position 140
     committed offset = the lowest watermark = 110
 
-- Cost is by run, never by record.
+- Cost is by run, never by record: O(log runs) where agents take them out of order,
+  O(1) where they do not.
 - Offsets are half-open: a watermark is the first offset that is not finished.
 - Gaps (compaction, control batches, other lanes) belong to nobody and hold nothing back.
+- The records of a run need not follow one another; its first offset speaks for all.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
+
+from flowguard.facts import CommitPoint
 
 __all__ = ["LaneLedger", "PartitionLedger", "Run"]
 
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """Records of one lane and partition that were handed out together."""
+    """Unfinished records of one lane and partition, as one agent sees them.
+
+    Args:
+        first_offset: Offset of the first of them.
+        ordinal: How many records of the lane were read before their block.
+    """
 
     first_offset: int
+    ordinal: int = 0
     finished: bool = False
+
+    def __lt__(self, other: Run) -> bool:
+        return self.first_offset < other.first_offset
 
 
 @dataclass(slots=True)
 class LaneLedger:
-    """What is unfinished in one lane of one partition, oldest first."""
+    """What one agent has not finished of one lane of one partition."""
 
-    outstanding: deque[Run] = field(default_factory=deque)
-    queued: deque[int] = field(default_factory=deque)  # first offset of each queued chunk
+    runs: list[Run] = field(default_factory=list)  # a heap
 
-    def admit(self, first_offset: int) -> None:
-        """Note that a chunk was read and waits."""
-        self.queued.append(first_offset)
-
-    def take(self, first_offset: int, rest_offset: int | None) -> Run:
-        """Note that the oldest waiting records were handed out.
-
-        Args:
-            first_offset: Offset of the first of them.
-            rest_offset: Offset of the first record left in their chunk, None if none is.
-        """
-        if rest_offset is None:
-            self.queued.popleft()
-        else:
-            self.queued[0] = rest_offset
-        run = Run(first_offset)
-        self.outstanding.append(run)
+    def admit(self, first_offset: int, ordinal: int = 0) -> Run:
+        """Note that records were read."""
+        run = Run(first_offset, ordinal)
+        heappush(self.runs, run)
         return run
+
+    def split(self, run: Run, rest_offset: int) -> Run:
+        """Cut a run in two, and return the rest, which begins at this offset."""
+        return self.admit(rest_offset, run.ordinal)
 
     def finish(self, run: Run) -> None:
         """Note that a run is settled; runs may finish in any order."""
         run.finished = True
-        while self.outstanding and self.outstanding[0].finished:
-            self.outstanding.popleft()
+        while self.runs and self.runs[0].finished:
+            heappop(self.runs)
+
+    @property
+    def oldest(self) -> Run | None:
+        """Return the first unfinished run."""
+        return self.runs[0] if self.runs else None
 
     def watermark(self, position: int) -> int:
         """Return the first unfinished offset, or `position` if there is none."""
-        if self.outstanding:
-            return self.outstanding[0].first_offset
-        if self.queued:
-            return self.queued[0]
-        return position
+        return self.runs[0].first_offset if self.runs else position
 
 
-@dataclass(slots=True)
 class PartitionLedger:
-    """What is unfinished in one partition, by lane.
+    """What is unfinished in one partition, by agent and lane.
 
     Args:
         position: Next offset to read; everything below it was read or does not exist.
-        lanes: One ledger a lane, by rank.
+        agents: How many agents read the partition; a record is finished when all have.
+        watermarks: By lane, the offset below which it was finished before this ledger began.
     """
 
-    position: int
-    lanes: tuple[LaneLedger, ...]
+    def __init__(self, position: int, *, agents: int, watermarks: Sequence[int]) -> None:
+        self.position = position
+        self.restored = tuple(watermarks)
+        self.agents = tuple(tuple(LaneLedger() for _ in watermarks) for _ in range(agents))
 
-    @classmethod
-    def starting_at(cls, position: int, *, lane_count: int) -> PartitionLedger:
-        """Return the ledger of a partition of which nothing was read yet."""
-        return cls(position, tuple(LaneLedger() for _ in range(lane_count)))
+    def watermark(self, rank: int) -> int:
+        """Return the first offset of a lane that is not finished."""
+        position = max(self.position, self.restored[rank])
+        return min(lanes[rank].watermark(position) for lanes in self.agents)
 
     @property
-    def committable(self) -> int:
-        """Return the offset below which every record is finished."""
-        return min(lane.watermark(self.position) for lane in self.lanes)
+    def point(self) -> CommitPoint:
+        """Return what may be committed: the watermarks, and the lowest of them as offset."""
+        watermarks = tuple(self.watermark(rank) for rank in range(len(self.restored)))
+        return CommitPoint(min(watermarks), watermarks)

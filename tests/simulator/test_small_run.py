@@ -61,7 +61,7 @@ def test_the_flood_gets_all_that_realtime_leaves():
 
 
 def test_backfill_keeps_its_floor_when_realtime_is_infinite():
-    world = World(LANES, service=work, ordered=False, records_max=64)
+    world = World(LANES, service=work, order="none", records_max=64)
     world.produce(0, REALTIME, 100_000)
     world.produce(1, BACKFILL, 100_000)
 
@@ -96,7 +96,9 @@ def test_memory_stays_in_its_budget_whatever_waits():
 def test_a_crash_loses_nothing_and_repeats_only_what_was_not_committed(seed: int):
     print(f"seed {seed}")
     rng = random.Random(seed)
-    world = flooded(seed=seed, seats=rng.choice([1, 3]), ordered=rng.random() < 0.7)
+    world = flooded(
+        seed=seed, seats=rng.choice([1, 3]), order="partition" if rng.random() < 0.7 else "none"
+    )
     for _ in range(3):
         crash_ns = rng.randrange(2 * SECOND)
         world.at(crash_ns, world.crash)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from flowguard.chunk import TopicPartition
 from flowguard.commands import Command, Cut, Fetch, Resume, StartBatch
 from flowguard.control.memory import MemoryBudget, Reservation
-from flowguard.engine import AgentPlan, Engine
+from flowguard.engine import Engine
 from flowguard.facts import (
     Assigned,
     Committed,
@@ -33,6 +33,7 @@ from flowguard.facts import (
 from flowguard.lanes.lane import Lane
 from flowguard.lanes.lane_set import LaneSet
 from flowguard.units import MIB, MILLISECOND, SECOND
+from flowguard.view import AgentPlan
 from tests.builders import chunk_of
 
 RECORD_BYTES = 200
@@ -94,7 +95,7 @@ class World:
         seats: int = 1,
         records_max: int = 4096,
         linger_ns: int = 5 * MILLISECOND,
-        ordered: bool = True,
+        order: str = "partition",
         memory_bytes: int = 16 * MIB,
         service: Callable[[int, int], int] = lambda lane, records: MILLISECOND,
         fails: Callable[[random.Random, Cut], bool] = lambda rng, cut: False,
@@ -115,7 +116,7 @@ class World:
             seats=seats,
             records_max=records_max,
             linger_ns=linger_ns,
-            ordered=ordered,
+            order=order,
         )
         self.memory_bytes = memory_bytes
         self.service = service

@@ -29,7 +29,7 @@ which = st.integers(0, 1_000_000)
 class EngineMachine(RuleBasedStateMachine):
     """Kafka is a list of offsets a partition; what was settled is a set of them."""
 
-    ordered: ClassVar[bool] = True
+    order: ClassVar[str] = "partition"
     by_partition: ClassVar[bool] = False
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.d = EngineDriver(
             lanes=LANES,
             seats=4,
-            ordered=self.ordered,
+            order=self.order,
             by_partition=self.by_partition,
             records_max=5,
             linger_ns=5 * MILLISECOND,
@@ -136,7 +136,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     @invariant()
     def agents_have_one_batch_of_an_ordered_lane_of_a_partition_at_most(self) -> None:
-        if not self.ordered:
+        if self.order == "none":
             return
         busy: list[tuple[TopicPartition, int, int]] = []
         for cut in self.unreturned():
@@ -147,7 +147,7 @@ class EngineMachine(RuleBasedStateMachine):
     def retries_of_an_ordered_lane_begin_with_the_oldest(self) -> None:
         view = self.d.engine.views["agent"]
         waiting = [cut for _, cut in view.retries.items()]
-        for cut in self.unreturned() if self.ordered else ():
+        for cut in self.unreturned() if self.order != "none" else ():
             if cut.attempt > 1:
                 for other in waiting:
                     shared = self.live_parts(cut) & self.live_parts(other)
@@ -185,7 +185,7 @@ class EngineMachine(RuleBasedStateMachine):
     def live_parts(self, cut: Cut) -> set[tuple[TopicPartition, int]]:
         view = self.d.engine.views["agent"]
         flight = view.flights[cut.batch_id]
-        return {(part.name, part.epoch) for part, _, _ in flight.parts if not part.gone}
+        return {(part.partition.name, part.partition.epoch) for part in flight.live}
 
     def settle(self, cut: Cut, rejected: int) -> None:
         if cut.batch_id not in self.returned:
@@ -200,7 +200,7 @@ class EngineMachine(RuleBasedStateMachine):
 class UnorderedMachine(EngineMachine):
     """The same with order="none"."""
 
-    ordered: ClassVar[bool] = False
+    order: ClassVar[str] = "none"
 
 
 class ByPartitionMachine(EngineMachine):

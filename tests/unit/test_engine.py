@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from flowguard.engine import UNSETTLED_PER_SEAT, AgentPlan
 from flowguard.facts import Failed, Finished
 from flowguard.lanes.lane import Lane
+from flowguard.situation import snapshot_of
 from flowguard.units import MILLISECOND, SECOND
+from flowguard.view import UNSETTLED_PER_SEAT, AgentPlan
 from tests.builders import BULK, EPOCH_MS, REALTIME, A, B, C, EngineDriver, chunk_of, only_offsets
 
 FAST, SLOW = 0, 1
@@ -48,7 +49,7 @@ def test_a_realtime_record_waits_for_at_most_one_lower_batch_a_seat():
 
 
 def test_a_lower_lane_gets_its_floor_while_the_higher_lane_never_runs_dry():
-    d = driver(records_max=10, ordered=False, lanes=(Lane("high"), Lane("low")))
+    d = driver(records_max=10, order="none", lanes=(Lane("high"), Lane("low")))
     d.records(A, range(2_000), 0)
     d.records(B, range(2_000), 1)
     served = [0, 0]
@@ -64,7 +65,7 @@ def test_a_lower_lane_gets_its_floor_while_the_higher_lane_never_runs_dry():
 
 def test_reserved_seats_are_never_lent_to_another_lane():
     lanes = (Lane("realtime", reserve=0.5), BULK)
-    d = driver(seats=4, lanes=lanes, ordered=False, records_max=1)
+    d = driver(seats=4, lanes=lanes, order="none", records_max=1)
 
     d.records(A, range(10), SLOW)
     assert [cut.lane for cut in d.running] == [SLOW, SLOW]
@@ -75,7 +76,7 @@ def test_reserved_seats_are_never_lent_to_another_lane():
 
 def test_a_lane_that_may_not_have_a_reserved_seat_asks_for_no_tick():
     lanes = (Lane("realtime", reserve=0.5), BULK)
-    d = driver(seats=2, lanes=lanes, ordered=False, records_max=1, linger_ns=5 * MILLISECOND)
+    d = driver(seats=2, lanes=lanes, order="none", records_max=1, linger_ns=5 * MILLISECOND)
     d.records(A, range(10), SLOW)
     d.wait(5)
     d.records(B, range(10), SLOW)
@@ -155,7 +156,7 @@ def test_fresh_work_is_not_starved_by_retries_that_are_always_due():
 
 
 def test_a_lane_without_target_lingers_until_its_batch_is_full_or_the_time_is_over():
-    d = driver(linger_ns=5 * MILLISECOND, records_max=100, lanes=(Lane("only"),), ordered=False)
+    d = driver(linger_ns=5 * MILLISECOND, records_max=100, lanes=(Lane("only"),), order="none")
 
     assert d.records(A, range(10), 0) == []
     assert d.engine.due_ns == d.now_ns + 5 * MILLISECOND
@@ -279,7 +280,7 @@ def test_another_lane_of_the_partition_does_not_wait_for_it():
 
 
 def test_without_order_a_lane_of_a_partition_uses_all_seats():
-    d = driver(seats=3, records_max=10, ordered=False)
+    d = driver(seats=3, records_max=10, order="none")
 
     cuts = d.records(A, range(30), SLOW)
 
@@ -345,7 +346,7 @@ def test_the_state_of_a_lane_says_which_partition_waits_and_why():
     (cut,) = d.records(A, range(5), SLOW)
     d.fail(cut, "ValueError: bad row")
 
-    lane = d.engine.snapshot(now_ns=d.now_ns, epoch_ms=EPOCH_MS).lanes[SLOW]
+    lane = snapshot_of(d.engine, now_ns=d.now_ns, epoch_ms=EPOCH_MS).lanes[SLOW]
 
     assert lane.state == "stopped"
     assert lane.why == "orders[0] waits: ValueError: bad row; attempt 2 in 0.1 s"
@@ -366,7 +367,7 @@ def test_a_seat_is_free_as_soon_as_the_agent_comes_back():
 
 
 def test_the_output_that_is_not_acknowledged_is_bounded_by_the_seats():
-    d = driver(ordered=False, records_max=1)
+    d = driver(order="none", records_max=1)
     d.records(A, range(100), SLOW)
 
     while (unreturned := [cut for cut in d.running if cut.started_ns >= 0]) and any(
@@ -417,7 +418,7 @@ def test_only_what_is_finished_may_be_committed():
 
 
 def test_batches_that_finish_out_of_order_commit_up_to_the_oldest_unfinished_one():
-    d = driver(seats=3, records_max=10, ordered=False)
+    d = driver(seats=3, records_max=10, order="none")
     first, second, third = d.records(A, range(30), SLOW)
 
     d.finish(third)
@@ -686,7 +687,7 @@ def test_a_stopped_partition_is_not_read_again_and_says_why():
     d.revoke(B)
 
     assert C not in d.reading
-    state = d.engine.snapshot(now_ns=d.now_ns, epoch_ms=EPOCH_MS)
+    state = snapshot_of(d.engine, now_ns=d.now_ns, epoch_ms=EPOCH_MS)
     assert [each.why for each in state.partitions if each.partition == C] == ["gone"]
 
 
@@ -719,7 +720,7 @@ def test_a_snapshot_shows_latency_from_the_record_timestamp():
     d.give_back(cut)
     d.tell(Finished(batch_id=cut.batch_id, dead_letters=0, at_ns=d.now_ns, epoch_ms=EPOCH_MS + 5))
 
-    lane = d.engine.snapshot(now_ns=d.now_ns, epoch_ms=EPOCH_MS).lanes[FAST]
+    lane = snapshot_of(d.engine, now_ns=d.now_ns, epoch_ms=EPOCH_MS).lanes[FAST]
 
     assert lane.p50 == pytest.approx(0.005, abs=0.001)
     assert lane.p999 == pytest.approx(1.0, rel=0.02)
@@ -734,7 +735,7 @@ def test_recent_latency_forgets_what_is_older_than_half_a_minute():
     for _ in range(3):
         d.wait(15_000)
 
-    lane = d.engine.snapshot(now_ns=d.now_ns, epoch_ms=EPOCH_MS).lanes[FAST]
+    lane = snapshot_of(d.engine, now_ns=d.now_ns, epoch_ms=EPOCH_MS).lanes[FAST]
     assert lane.p99 is not None
     assert lane.p99_recent is None
 
@@ -744,14 +745,14 @@ def test_the_oldest_age_is_that_of_the_oldest_unfinished_record():
     d.fetch(A, chunk_of([0], lane=SLOW, timestamps=[EPOCH_MS - 3_000]))
     d.fetch(B, chunk_of([0], partition=B, lane=SLOW, timestamps=[EPOCH_MS - 1_000]))
 
-    lanes = d.engine.snapshot(now_ns=d.now_ns, epoch_ms=EPOCH_MS).lanes
+    lanes = snapshot_of(d.engine, now_ns=d.now_ns, epoch_ms=EPOCH_MS).lanes
 
     assert lanes[SLOW].oldest_age == 3.0
     assert lanes[FAST].oldest_age is None
 
 
 def test_batches_of_an_app_with_a_target_are_cut_so_short_that_a_seat_is_free_in_a_quarter_of_it():
-    d = driver(lanes=(REALTIME, BULK), ordered=False)
+    d = driver(lanes=(REALTIME, BULK), order="none")
     d.records(A, range(2_000), SLOW)
     (cut,) = d.running
     assert cut.num_records == 64

@@ -351,4 +351,4 @@ async def test_the_engine_learns_what_was_declared() -> None:
 
     assert (plan.name, plan.topics, plan.seats) == ("a", {"orders", "returns"}, 3)
     assert (plan.records_max, plan.linger_ns, plan.by_partition) == (7, 1_000_000, True)
-    assert plan.ordered is False
+    assert plan.order == "none"

@@ -7,13 +7,15 @@ import pyarrow as pa
 from flowguard.chunk import Chunk, TopicPartition
 from flowguard.commands import StartBatch
 from flowguard.control.memory import MemoryBudget
-from flowguard.engine import AgentPlan, Engine
+from flowguard.engine import Engine
 from flowguard.facts import Assigned, Fetched, Finished, Returned
 from flowguard.lanes.lane import Lane
 from flowguard.lanes.lane_set import LaneSet
 from flowguard.observe.metrics import Observed
 from flowguard.observe.prometheus import latency_buckets
+from flowguard.situation import snapshot_of
 from flowguard.units import MIB, MILLISECOND
+from flowguard.view import AgentPlan
 
 ORDERS = TopicPartition("orders", 0)
 EPOCH_MS = 1_700_000_000_000
@@ -65,7 +67,7 @@ def observed(engine: Engine | None = None) -> Observed:
     """Return what metrics are read from."""
     engine = engine or busy_engine()
     return Observed(
-        snapshot=engine.snapshot(now_ns=2 * MILLISECOND, epoch_ms=EPOCH_MS),
+        snapshot=snapshot_of(engine, now_ns=2 * MILLISECOND, epoch_ms=EPOCH_MS),
         epoch_s=EPOCH_MS / 1e3,
         latency={b.lane.name: latency_buckets(b.lane, b.latency) for b in engine.books},
         app="shop",

@@ -1,0 +1,102 @@
+"""What the engine holds: partitions, and the records that wait or are with an agent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from flowguard.chunk import Chunk, Slice, TopicPartition
+from flowguard.commands import Cut
+from flowguard.settle.ledger import LaneLedger, PartitionLedger, Run
+
+__all__ = ["Flight", "Part", "Partition", "Waiting"]
+
+
+@dataclass(slots=True, eq=False)
+class Partition:
+    """A partition that is ours.
+
+    Args:
+        number: What it is called in the scheduler.
+        lane_records: By lane, how many records were read in this assignment.
+        chunks: All that holds records which are not settled.
+    """
+
+    name: TopicPartition
+    number: int
+    epoch: int
+    ledger: PartitionLedger
+    committed: int
+    lane_records: list[int]
+    chunks: set[Chunk] = field(default_factory=set)
+    revoking: bool = False
+    gone: bool = False
+    why: str | None = None  # it cannot be read any further
+
+    @property
+    def account(self) -> tuple[TopicPartition, int]:
+        """Return what memory is counted by: the partition in this assignment."""
+        return self.name, self.epoch
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """A chunk that waits for one agent; `taken` of its records were handed out."""
+
+    partition: Partition
+    chunk: Chunk
+    ledger: LaneLedger
+    run: Run
+    queue: int  # its sub-queue in the scheduler
+    taken: int = 0
+
+
+class Part(NamedTuple):
+    """A slice in an agent's hands, with what must be settled for it."""
+
+    partition: Partition
+    piece: Slice
+    ledger: LaneLedger
+    run: Run
+    queue: int
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """A cut in flight, or waiting for its retry.
+
+    Args:
+        closed: Sub-queues that it keeps closed until it is settled, because it failed.
+    """
+
+    cut: Cut
+    parts: list[Part]
+    seated: bool = False
+    closed: set[int] = field(default_factory=set)
+    why: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Tell whether it failed and is not settled."""
+        return bool(self.why)
+
+    @property
+    def queues(self) -> set[int]:
+        """Return the sub-queues that its records came from."""
+        return {part.queue for part in self.parts}
+
+    @property
+    def revoking(self) -> bool:
+        """Tell whether a partition of it may go away."""
+        return any(part.partition.revoking for part in self.parts)
+
+    @property
+    def live(self) -> list[Part]:
+        """Return the parts whose partition is still ours."""
+        return [part for part in self.parts if not part.partition.gone]
+
+    def keep(self, parts: Iterable[Part]) -> None:
+        """Let go of all other parts."""
+        self.parts = list(parts)
+        self.cut.slices = tuple(part.piece for part in self.parts)

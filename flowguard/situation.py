@@ -1,0 +1,142 @@
+"""What the engine shows of itself at one instant."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from flowguard._native.histogram import LatencyHistogram
+from flowguard.chunk import TopicPartition
+from flowguard.engine import Engine, LaneBook
+from flowguard.holdings import Partition
+from flowguard.snapshot import AgentState, LaneState, PartitionState, Snapshot
+from flowguard.view import View
+
+__all__ = ["snapshot_of"]
+
+
+def snapshot_of(engine: Engine, *, now_ns: int, epoch_ms: int) -> Snapshot:
+    """Return the state of a worker."""
+    oldest = oldest_timestamps(engine)
+    return Snapshot(
+        lanes=[
+            lane_state(engine, rank, oldest.get(rank), now_ns, epoch_ms)
+            for rank in range(len(engine.lanes))
+        ],
+        agents=[agent_state(view) for view in engine.views.values()],
+        partitions=[partition_state(engine, each) for each in engine.partitions.values()],
+        memory_used=engine.memory.used_bytes,
+        memory_peak=engine.memory_peak,
+        memory_budget=engine.memory.memory_bytes,
+    )
+
+
+def oldest_timestamps(engine: Engine) -> dict[int, int]:
+    """Return the oldest timestamp of each lane that has unfinished records, in ms."""
+    oldest: dict[int, int] = {}
+    for partition in engine.partitions.values():
+        for chunk in partition.chunks:
+            known = oldest.get(chunk.lane, chunk.first_timestamp_ms)
+            oldest[chunk.lane] = min(known, chunk.first_timestamp_ms)
+    return oldest
+
+
+def lane_state(
+    engine: Engine, rank: int, first_ms: int | None, now_ns: int, epoch_ms: int
+) -> LaneState:
+    """Return what is known of one lane."""
+    book = engine.books[rank]
+    recent = LatencyHistogram()
+    recent.add(book.before)
+    recent.add(book.recent)
+    state, why = lane_condition(engine, rank, now_ns)
+    return LaneState(
+        name=book.lane.name,
+        counts=replace(book.counts),
+        queued_bytes=sum(view.queued_bytes(rank) for view in engine.views.values()),
+        oldest_age=None if first_ms is None else max(0.0, (epoch_ms - first_ms) / 1e3),
+        p50=seconds(book.latency.percentile(50)),
+        p99=seconds(book.latency.percentile(99)),
+        p999=seconds(book.latency.percentile(99.9)),
+        p99_recent=seconds(recent.percentile(99)),
+        on_time=on_time(book),
+        target=book.lane.target,
+        state=state,
+        why=why,
+    )
+
+
+def lane_condition(engine: Engine, rank: int, now_ns: int) -> tuple[str, str | None]:
+    """Return the lane's state and, unless it is ok, the reason for people."""
+    for partition in engine.partitions.values():
+        if partition.why is not None:
+            return "stopped", partition.why
+    for view in engine.views.values():
+        if (why := why_retrying(view, rank, now_ns)) is not None:
+            return "stopped", why
+    paused = engine.memory.paused
+    for partition in engine.partitions.values():
+        if partition.account in paused and any(each.lane == rank for each in partition.chunks):
+            return "paused", f"{written(partition.name)} is not fetched: its memory is full"
+    for view in engine.views.values():
+        for partition, lane in view.ahead:
+            if lane == rank:
+                return "paused", (
+                    f"{written(partition.name)} is far ahead of offset "
+                    f"{partition.ledger.watermark(rank)}, which is not finished"
+                )
+    return "ok", None
+
+
+def why_retrying(view: View, rank: int, now_ns: int) -> str | None:
+    """Return why a batch of the lane waits for its retry, if one does."""
+    for due_ns, cut in view.retries.items():
+        if cut.lane == rank:
+            flight = view.flights[cut.batch_id]
+            places = sorted({written(part.partition.name) for part in flight.parts})
+            wait = max(0, due_ns - now_ns) / 1e9
+            return (
+                f"{', '.join(places)} waits: {flight.why}; attempt {cut.attempt + 1} in "
+                f"{wait:.1f} s"
+            )
+    return None
+
+
+def agent_state(view: View) -> AgentState:
+    """Return what is known of one agent."""
+    return AgentState(
+        name=view.plan.name,
+        limit=view.plan.seats,
+        in_flight=sum(view.seats_by_lane),
+        batch_size=view.limit.records,
+        service_time=view.service_ns / 1e9 if view.service_ns else None,
+    )
+
+
+def partition_state(engine: Engine, partition: Partition) -> PartitionState:
+    """Return what is known of one partition."""
+    return PartitionState(
+        partition=partition.name,
+        position=partition.ledger.position,
+        committable=partition.ledger.point.offset,
+        committed=partition.committed,
+        held_bytes=engine.memory.held_by(partition.account),
+        paused=partition.account in engine.memory.paused,
+        why=partition.why,
+    )
+
+
+def seconds(value_ms: int | None) -> float | None:
+    """Return milliseconds as seconds; unknown stays unknown."""
+    return None if value_ms is None else value_ms / 1e3
+
+
+def on_time(book: LaneBook) -> float | None:
+    """Return the share of records settled within the target, None without one."""
+    if book.lane.target_ns is None or book.latency.total == 0:
+        return None
+    return book.latency.count_at_most(book.lane.target_ns // 1_000_000) / book.latency.total
+
+
+def written(name: TopicPartition) -> str:
+    """Return a partition as people write it: `topic[3]`."""
+    return f"{name.topic}[{name.partition}]"

@@ -1,0 +1,449 @@
+"""One agent's view of its feed: what waits for it, what it has, and what it may get next."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from flowguard._native.scheduler import Scheduler
+from flowguard.chunk import NO_FLOW, Chunk, Slice
+from flowguard.commands import Cut
+from flowguard.control.rate import RateLimit
+from flowguard.dispatch.sizing import BatchLimit
+from flowguard.holdings import Flight, Part, Partition, Waiting
+from flowguard.lanes.lane_set import LaneSet
+from flowguard.settle.ledger import LaneLedger
+from flowguard.settle.retry import RetryQueue, backoff_ns
+
+__all__ = ["SKEW_RECORDS", "AgentPlan", "View"]
+
+#: The highest ready lane gets this share of the work of an agent that has no time left,
+#: and every other at least this floor; the floors of many lanes shrink to fit beside it.
+CAP: Final = 0.8
+FLOOR: Final = 0.05
+
+#: Where both a retry that is due and new records could be started, the one that would wait
+#: for the other gets every so manieth start: the same share that `CAP` leaves to lower lanes.
+PASSED_OVER_MAX: Final = round(1 / (1 - CAP)) - 1
+
+#: Batches of one lane that wait for acknowledgement, for each seat of the agent.
+UNSETTLED_PER_SEAT: Final = 8
+
+#: How far a lane of a partition may run ahead of its own oldest unfinished record, where
+#: order allows it: what a crash may repeat.
+SKEW_RECORDS: Final = 65_536
+
+#: Sub-queues by flow are numbered from here on, those by partition below.
+FLOW_QUEUES: Final = 1 << 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentPlan:
+    """What the engine must know of an agent.
+
+    Args:
+        name: Unique in the app.
+        topics: The topics of its feed.
+        seats: Most batches at once, >= 1.
+        records_max: Most records a batch.
+        linger_ns: Longest wait of a lane without a target for a batch to fill.
+        by_partition: A batch has records of one partition only.
+        order: What may not be reordered inside a lane. Unless it is none, a sub-queue goes
+            on only when its last batch came back; if that failed, when it is settled.
+    """
+
+    name: str
+    topics: frozenset[str]
+    seats: int = 1
+    records_max: int = 4096
+    linger_ns: int = 0
+    by_partition: bool = False
+    order: Literal["partition", "key", "none"] = "partition"
+
+
+@dataclass(slots=True, eq=False)
+class Block:
+    """Records of one lane and partition that are too far ahead to be started."""
+
+    end: int  # how many records of the lane come before its end
+    waiting: list[Waiting]
+
+
+class View:
+    """The records of one agent, and its seats.
+
+    Args:
+        rates: By lane, the worker's limit or None; shared by the views of all agents.
+        bytes_max: Where a batch of large records is cut.
+        skew_records: How far a lane of a partition may run ahead of its own oldest record.
+    """
+
+    def __init__(
+        self,
+        plan: AgentPlan,
+        lanes: LaneSet,
+        *,
+        rates: Sequence[RateLimit | None],
+        bytes_max: int,
+        skew_records: int = SKEW_RECORDS,
+    ) -> None:
+        self.plan = plan
+        self.lanes = lanes
+        self.scheduler = Scheduler(
+            len(lanes),
+            weights=[lane.weight for lane in lanes],
+            floor=min(FLOOR, (1 - CAP) / max(1, len(lanes) - 1)),
+            cap=CAP,
+        )
+        self.limit = BatchLimit(plan.records_max, target_ns=lanes.target_ns_min)
+        self.retries = RetryQueue()
+        self.flights: dict[int, Flight] = {}
+        self.ahead: dict[tuple[Partition, int], deque[Block]] = defaultdict(deque)
+        self.seats_by_lane = [0] * len(lanes)
+        self.waiting_since_ns: list[int | None] = [None] * len(lanes)
+        self.service_ns = 0.0
+        self._ordered = plan.order != "none"
+        self._rates = rates
+        self._bytes_max = bytes_max
+        self._skew_records = skew_records
+        self._waiting: dict[int, Waiting] = {}
+        self._last_handle = 0
+        self._unsettled_by_lane = [0] * len(lanes)
+        self._closed: Counter[tuple[int, int]] = Counter()  # by failed batches: lane, sub-queue
+        self._revoking: set[Partition] = set()
+        self._flow_lanes = 0  # bits of lanes that queue by flow
+        self._passed_over = 0
+        self._reserved = [int(lane.reserve * plan.seats) for lane in lanes]
+
+    # What comes in.
+
+    def admit(
+        self, partition: Partition, ledger: LaneLedger, chunks: Iterable[Chunk], ordinal: int,
+        now_ns: int,
+    ) -> None:  # fmt: skip
+        """Take in one block of a lane's records; several chunks of it differ in their flow.
+
+        Args:
+            ordinal: How many records of the lane were read before it.
+        """
+        waiting = [
+            Waiting(partition, chunk, ledger, ledger.admit(chunk.first_offset, ordinal),
+                    self._queue_of(chunk, partition))
+            for chunk in chunks
+        ]  # fmt: skip
+        lane = waiting[0].chunk.lane
+        if self.waiting_since_ns[lane] is None:
+            self.waiting_since_ns[lane] = now_ns
+        if self.plan.order == "partition":
+            self._enqueue(waiting)
+            return
+        end = ordinal + sum(each.chunk.num_records for each in waiting)
+        self.ahead[partition, lane].append(Block(end, waiting))
+        self.advance(partition, lane, ledger)
+
+    def advance(self, partition: Partition, lane: int, ledger: LaneLedger) -> None:
+        """Queue what is no longer too far ahead of the lane's oldest unfinished record."""
+        blocks = self.ahead.get((partition, lane))
+        while blocks and ledger.oldest is not None:
+            oldest, first = ledger.oldest, blocks[0].waiting[0].run
+            near = blocks[0].end - oldest.ordinal <= self._skew_records
+            if not near and oldest.ordinal != first.ordinal:
+                return
+            self._enqueue(blocks.popleft().waiting)
+        self.ahead.pop((partition, lane), None)
+
+    def _queue_of(self, chunk: Chunk, partition: Partition) -> int:
+        if chunk.flow == NO_FLOW or self.plan.by_partition:
+            return partition.number
+        self._flow_lanes |= 1 << chunk.lane
+        return FLOW_QUEUES + chunk.flow
+
+    def _enqueue(self, waiting: Iterable[Waiting]) -> None:
+        for each in waiting:
+            chunk = each.chunk
+            self._last_handle += 1
+            self._waiting[self._last_handle] = each
+            self.scheduler.admit(
+                chunk.lane, each.queue, self._last_handle, chunk.num_records, chunk.num_bytes
+            )
+
+    # What may be started.
+
+    @property
+    def seats_free(self) -> int:
+        """Return how many batches may be started now."""
+        return self.plan.seats - sum(self.seats_by_lane)
+
+    def next_flight(self, now_ns: int) -> Flight | None:
+        """Return what is started next: of a retry and new records the higher lane, in turn."""
+        mask = self._lane_mask(now_ns)
+        retry = self._next_retry(now_ns)
+        if retry is None:
+            return self._next_cut(mask)
+        if mask == 0:
+            return self._retry(retry)
+        higher_is_new = mask & ((1 << retry.lane) - 1) != 0
+        self._passed_over += 1
+        if self._passed_over > PASSED_OVER_MAX:
+            self._passed_over = 0
+            higher_is_new = not higher_is_new
+        return self._next_cut(mask) if higher_is_new else self._retry(retry)
+
+    def _lane_mask(self, now_ns: int) -> int:
+        """Return the lanes that may have a seat now, as bits."""
+        mask = 0
+        ready = self._ready_lanes()
+        for rank in range(len(self.lanes)):
+            if not ready >> rank & 1:
+                self.waiting_since_ns[rank] = None
+            elif (
+                self._may_sit(rank)
+                and not self._lingers(rank, now_ns)
+                and self._rate_allows(rank, now_ns)
+            ):
+                mask |= 1 << rank
+        return mask
+
+    def _ready_lanes(self) -> int:
+        """Return the lanes with records that may be started.
+
+        Flows hold records of many partitions; while one of those may go away, nothing of
+        them is started.
+        """
+        ready = self.scheduler.ready_lanes()
+        return ready & ~self._flow_lanes if self._revoking else ready
+
+    def _may_sit(self, rank: int) -> bool:
+        """Tell whether a seat is left that no other lane has reserved.
+
+        A seat is free as soon as the agent came back, but what it sent may not be
+        acknowledged yet; the bound on such batches bounds the output held in memory.
+        """
+        if self._unsettled_by_lane[rank] >= UNSETTLED_PER_SEAT * self.plan.seats:
+            return False
+        kept = sum(
+            max(0, self._reserved[other] - self.seats_by_lane[other])
+            for other in range(len(self.lanes))
+            if other != rank
+        )
+        return self.seats_free > kept
+
+    def _lingers(self, rank: int, now_ns: int) -> bool:
+        """Tell whether the lane waits for its batch to fill."""
+        if self.lanes[rank].target_ns is not None or self.plan.linger_ns == 0:
+            return False
+        if self.scheduler.ready_records(rank) >= self.limit.records:
+            return False
+        since_ns = self.waiting_since_ns[rank]
+        if since_ns is None:
+            since_ns = self.waiting_since_ns[rank] = now_ns
+        return now_ns - since_ns < self.plan.linger_ns
+
+    def _rate_allows(self, rank: int, now_ns: int) -> bool:
+        rate = self._rates[rank]
+        return rate is None or rate.allows(now_ns)
+
+    def _next_cut(self, mask: int) -> Flight | None:
+        taken = mask and self.scheduler.take(
+            mask,
+            self.limit.records,
+            self._bytes_max,
+            exclusive=self._ordered,
+            single_queue=self.plan.by_partition,
+        )
+        if not taken:
+            return None
+        lane, cuts = taken
+        self.waiting_since_ns[lane] = None
+        parts = [self._hand_out(handle, start, count) for _, handle, start, count in cuts]
+        return Flight(Cut(0, self.plan.name, lane, tuple(part.piece for part in parts)), parts)
+
+    def _hand_out(self, handle: int, start: int, count: int) -> Part:
+        waiting = self._waiting[handle]
+        chunk, end, run = waiting.chunk, start + count, waiting.run
+        waiting.taken = end
+        if end == chunk.num_records:
+            del self._waiting[handle]
+        else:
+            waiting.run = waiting.ledger.split(run, chunk.offset_at(end))
+        piece = Slice(chunk, start, count)
+        return Part(waiting.partition, piece, waiting.ledger, run, waiting.queue)
+
+    def _retry(self, cut: Cut) -> Flight:
+        self.retries.remove(cut)
+        cut.attempt += 1
+        return self.flights[cut.batch_id]
+
+    def _next_retry(self, now_ns: int) -> Cut | None:
+        """Return a batch that may be tried again now: of the highest lane, the first due."""
+        due = [
+            cut for due_ns, cut in self.retries.items() if due_ns <= now_ns and self._may_retry(cut)
+        ]
+        return min(due, key=lambda cut: cut.lane, default=None)
+
+    def _may_retry(self, cut: Cut) -> bool:
+        """Tell whether nothing but time keeps a failed batch from being tried again."""
+        flight = self.flights[cut.batch_id]
+        return (
+            self._may_sit(cut.lane)
+            and not flight.revoking
+            and not (self._ordered and self._follows_another(flight))
+        )
+
+    def _follows_another(self, flight: Flight) -> bool:
+        """Tell whether a failed batch must wait for another one of its sub-queues.
+
+        What an agent sends may fail after it came back, when it has the next batch already,
+        so several batches of a sub-queue can wait for their retry: they go one by one, in
+        order.
+        """
+        return any(
+            other.cut.lane == flight.cut.lane
+            and (other.seated or (other.failed and other.cut.batch_id < flight.cut.batch_id))
+            and not other.queues.isdisjoint(flight.queues)
+            for other in self.flights.values()
+            if other is not flight
+        )
+
+    @property
+    def due_ns(self) -> int | None:
+        """Return the next instant at which waiting alone changes what may be started."""
+        if self.seats_free <= 0:
+            return None
+        ready = self._ready_lanes()
+        due = [due_ns for due_ns, cut in self.retries.items() if self._may_retry(cut)]
+        for rank in range(len(self.lanes)):
+            if ready >> rank & 1 and self._may_sit(rank):
+                due += self._lane_due_ns(rank)
+        return min(due, default=None)
+
+    def _lane_due_ns(self, rank: int) -> list[int]:
+        since_ns, rate = self.waiting_since_ns[rank], self._rates[rank]
+        due = [] if since_ns is None else [since_ns + self.plan.linger_ns]
+        if rate is not None:
+            due = [max([rate.due_ns, *due])]
+        return due
+
+    def queued_bytes(self, rank: int) -> int:
+        """Return the bytes of a lane's records that no batch has."""
+        ahead = sum(
+            each.chunk.num_bytes
+            for (_, lane), blocks in self.ahead.items()
+            for block in blocks
+            for each in block.waiting
+            if lane == rank
+        )
+        return self.scheduler.queued_bytes(rank) + ahead
+
+    # Seats.
+
+    def start(self, flight: Flight, now_ns: int) -> None:
+        """Give a batch its seat."""
+        cut = flight.cut
+        cut.started_ns = now_ns
+        self.flights[cut.batch_id] = flight
+        flight.seated = True
+        self.seats_by_lane[cut.lane] += 1
+        self._unsettled_by_lane[cut.lane] += 1
+        if (rate := self._rates[cut.lane]) is not None:
+            rate.spend(cut.num_records)
+
+    def stand_up(self, flight: Flight, now_ns: int) -> None:
+        """Free the seat of a batch whose agent came back, and let its sub-queues go on."""
+        self._free_seat(flight)
+        if not flight.failed:
+            self._open(flight, flight.parts)
+        service_ns = now_ns - flight.cut.started_ns
+        self.limit.sample(records=flight.cut.num_records, service_ns=service_ns)
+        self.service_ns += (service_ns - self.service_ns) / (8 if self.service_ns else 1)
+
+    def land(self, flight: Flight) -> None:
+        """End a flight that is settled."""
+        del self.flights[flight.cut.batch_id]
+        self._free_seat(flight)
+        self._unsettled_by_lane[flight.cut.lane] -= 1
+        if flight.failed:
+            self._unclose(flight, flight.closed)
+            self._open(flight, flight.parts)
+
+    def hold_back(self, flight: Flight, now_ns: int) -> None:
+        """Let a failed batch wait for its retry; its sub-queues stay closed until then."""
+        cut = flight.cut
+        self._free_seat(flight)
+        self._unsettled_by_lane[cut.lane] -= 1
+        if self._ordered and not flight.closed:
+            flight.closed = flight.queues
+            for queue in flight.closed:
+                self._closed[cut.lane, queue] += 1
+                self.scheduler.close(cut.lane, queue)
+        self.retries.add(cut, due_ns=now_ns + backoff_ns(cut.attempt))
+
+    def _free_seat(self, flight: Flight) -> None:
+        """Free the seat of a batch, once."""
+        if flight.seated:
+            flight.seated = False
+            self.seats_by_lane[flight.cut.lane] -= 1
+
+    def _open(self, flight: Flight, parts: Iterable[Part]) -> None:
+        """Let the sub-queues of a batch go on, unless something else holds them back."""
+        if not self._ordered:
+            return
+        lane = flight.cut.lane
+        for part in parts:
+            gone = part.partition.gone or part.partition.revoking
+            if self._closed[lane, part.queue] or (gone and part.queue < FLOW_QUEUES):
+                continue
+            self.scheduler.open(lane, part.queue)
+
+    def _unclose(self, flight: Flight, queues: set[int]) -> None:
+        """Note that a failed batch no longer keeps these sub-queues closed."""
+        for queue in queues:
+            self._closed[flight.cut.lane, queue] -= 1
+        flight.closed = flight.closed - queues
+
+    # Rebalance.
+
+    def revoking(self, partition: Partition) -> None:
+        """Start nothing more of a partition that may go away."""
+        self._revoking.add(partition)
+        for lane in range(len(self.lanes)):
+            self.scheduler.close(lane, partition.number)
+
+    def take_up_again(self, partition: Partition) -> None:
+        """Start a partition's batches again after a rebalance gave it back."""
+        self._revoking.discard(partition)
+        number = partition.number
+        busy = {
+            flight.cut.lane
+            for flight in self.flights.values()
+            if flight.seated and number in flight.queues
+        }
+        for lane in range(len(self.lanes)):
+            if not self._ordered or not (lane in busy or self._closed[lane, number]):
+                self.scheduler.open(lane, number)
+
+    def drop(self, partition: Partition) -> None:
+        """Let go of everything of a partition that is gone."""
+        self._revoking.discard(partition)
+        for handle in self.scheduler.drop_queue(partition.number):
+            del self._waiting[handle]
+        for key in [key for key in self.ahead if key[0] is partition]:
+            del self.ahead[key]
+        for flight in list(self.flights.values()):
+            self._unclose(flight, flight.closed & {partition.number})
+            if flight.cut in self.retries:
+                self._drop_from(flight, partition)
+        for lane in range(len(self.lanes)):
+            self.scheduler.open(lane, partition.number)
+
+    def _drop_from(self, flight: Flight, partition: Partition) -> None:
+        """Take a partition's records out of a batch that waits for its retry."""
+        parts = [part for part in flight.parts if part.partition is partition]
+        flight.keep(part for part in flight.parts if part.partition is not partition)
+        self._unclose(flight, flight.closed - flight.queues)
+        self._open(flight, parts)
+        if not flight.parts:
+            self.retries.remove(flight.cut)
+            del self.flights[flight.cut.batch_id]
