@@ -235,7 +235,7 @@ class Engine:
         """Keep partitions that came back as they were; begin the others anew."""
         for name, offset in fact.offsets.items():
             held = self.partitions.get(name)
-            if held is not None and held.committed == offset and held.why is None:
+            if held is not None and held.committed.offset == offset and held.why is None:
                 self._take_up_again(held)
                 continue
             if held is not None:
@@ -253,7 +253,7 @@ class Engine:
         )
         number = self._numbers.setdefault(name, len(self._numbers))
         lane_records = [0] * len(self.lanes)
-        return Partition(name, number, self._last_epoch, ledger, offset, lane_records)
+        return Partition(name, number, self._last_epoch, ledger, ledger.point, lane_records)
 
     def _take_up_again(self, partition: Partition) -> None:
         partition.revoking = False
@@ -273,9 +273,9 @@ class Engine:
         return [self._fetch()]
 
     def _committed(self, fact: Committed) -> list[Command]:
-        for name, offset in fact.offsets.items():
+        for name, point in fact.points.items():
             if name in self.partitions:
-                self.partitions[name].committed = offset
+                self.partitions[name].committed = point
         return []
 
     def _stopped(self, fact: Stopped) -> list[Command]:

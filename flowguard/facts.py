@@ -20,6 +20,7 @@ __all__ = [
     "Revoked",
     "Revoking",
     "Stopped",
+    "Stored",
     "Ticked",
 ]
 
@@ -34,6 +35,18 @@ class CommitPoint(NamedTuple):
 
     offset: int
     watermarks: tuple[int, ...]
+
+
+class Stored(NamedTuple):
+    """What the broker keeps of a commit.
+
+    Args:
+        offset: The next offset to read.
+        metadata: What was committed with it; anyone may have written it.
+    """
+
+    offset: int
+    metadata: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,9 +145,9 @@ class Failed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Committed:
-    """The broker has stored these offsets."""
+    """The broker has stored these offsets and watermarks."""
 
-    offsets: Mapping[TopicPartition, int]
+    points: Mapping[TopicPartition, CommitPoint]
     at_ns: int
 
 

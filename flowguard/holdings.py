@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from flowguard.chunk import Chunk, Slice, TopicPartition
 from flowguard.commands import Cut
+from flowguard.facts import CommitPoint
 from flowguard.settle.ledger import LaneLedger, PartitionLedger, Run
 
 __all__ = ["Flight", "Part", "Partition", "Waiting"]
@@ -27,7 +28,7 @@ class Partition:
     number: int
     epoch: int
     ledger: PartitionLedger
-    committed: int
+    committed: CommitPoint
     lane_records: list[int]
     chunks: set[Chunk] = field(default_factory=set)
     revoking: bool = False

@@ -34,6 +34,7 @@ from flowguard.engine import Engine
 from flowguard.errors import ConfigError, SettleError
 from flowguard.facts import (
     Assigned,
+    CommitPoint,
     Committed,
     Fact,
     Failed,
@@ -43,6 +44,7 @@ from flowguard.facts import (
     Revoked,
     Revoking,
     Stopped,
+    Stored,
     Ticked,
 )
 from flowguard.intake.codec import Decoded
@@ -52,6 +54,9 @@ from flowguard.intake.warm import warm_up
 from flowguard.lanes.lane_set import LaneSet
 from flowguard.lanes.rules import Route
 from flowguard.settle.dead_letter import DeadLetterWriter
+from flowguard.settle.watermarks import CommitContext
+from flowguard.settle.watermarks import decode as decode_watermarks
+from flowguard.settle.watermarks import encode as encode_watermarks
 from flowguard.situation import snapshot_of
 from flowguard.snapshot import Snapshot
 from flowguard.units import SECOND
@@ -111,6 +116,7 @@ class FeedRuntime(Service):
         self.clock = clock or SystemClock()
         self.drain_timeout_s = drain_timeout_s
         self.draining = False
+        self.cluster = ""  # its id, once a broker has told
         self.joined = False  # the group has told us once which partitions are ours
         self.codec_notices: list[str] = []
         self.missing_topics: frozenset[str] = frozenset()
@@ -134,20 +140,19 @@ class FeedRuntime(Service):
 
     @cached_property
     def feeds(self) -> dict[str, Feed]:
-        """Return the feed of each topic that an agent reads.
+        """Return the feed of each topic that agents read.
 
         Raises:
-            ConfigError: A topic is read by two agents, or as a plain topic too.
+            ConfigError: A topic belongs to two feeds.
         """
         feeds: dict[str, Feed] = {}
         for agent in self.agents.values():
             for topic in agent.feed.topics:
-                if topic in feeds:
+                if not feeds.setdefault(topic, agent.feed).is_same_as(agent.feed):
                     raise ConfigError(
-                        f"topic {topic!r} is read by two agents on feeds; in this version a topic "
-                        f"has one: let it send to both, or give them feeds of their own"
+                        f"topic {topic!r} belongs to two feeds that agents read; declare it once, "
+                        f"and give that feed to all its agents"
                     )
-                feeds[topic] = agent.feed
         return feeds
 
     def is_feed(self, topic: str) -> bool:
@@ -204,13 +209,56 @@ class FeedRuntime(Service):
         """Take in what was fetched; may be called on any thread."""
         self.loop.call_soon_threadsafe(self._observe_all, facts)
 
-    def assigned(self, offsets: Mapping[TopicPartition, int]) -> None:
+    def assigned(self, positions: Mapping[TopicPartition, Stored]) -> None:
         """Take in the partitions that are ours now, all of them."""
-        lost = frozenset(self.engine.partitions.keys() - offsets.keys())
+        lost = frozenset(self.engine.partitions.keys() - positions.keys())
         if lost:
             self.observe(Revoked(partitions=lost, at_ns=self.clock.now_ns()))
-        self.observe(Assigned(offsets=offsets, at_ns=self.clock.now_ns()))
+        self.observe(
+            Assigned(
+                offsets={name: stored.offset for name, stored in positions.items()},
+                watermarks=self._restore(positions),
+                at_ns=self.clock.now_ns(),
+            )
+        )
         self.joined = True
+
+    def _restore(
+        self, positions: Mapping[TopicPartition, Stored]
+    ) -> dict[TopicPartition, tuple[int, ...]]:
+        """Read back what lanes had finished beyond the committed offset."""
+        watermarks = {}
+        for name, stored in positions.items():
+            restored = decode_watermarks(
+                stored.metadata, stored.offset, self._commit_context(name.topic)
+            )
+            if restored.watermarks is not None:
+                watermarks[name] = restored.watermarks
+            elif restored.why is not None and name not in self.engine.partitions:
+                self.log.warning(
+                    "%s[%s]: what lanes had finished beyond the committed offset is not used: %s; "
+                    "up to %s offsets are repeated once", *name, restored.why, restored.repeated,
+                )  # fmt: skip
+        return watermarks
+
+    def _commit_context(self, topic: str) -> CommitContext:
+        return CommitContext(
+            cluster=self.cluster,
+            rules=self.feeds[topic].fingerprint(topic, self.lanes),
+            lanes=tuple(lane.name for lane in self.lanes),
+        )
+
+    def commit_points(self, names: Iterable[TopicPartition]) -> dict[TopicPartition, CommitPoint]:
+        """Return how far these partitions may be committed, all at one instant."""
+        held = self.engine.partitions
+        return {name: held[name].ledger.point for name in names if name in held}
+
+    def stored(self, points: Mapping[TopicPartition, CommitPoint]) -> dict[TopicPartition, Stored]:
+        """Return commits as the broker keeps them."""
+        return {
+            name: Stored(point.offset, encode_watermarks(point, self._commit_context(name.topic)))
+            for name, point in points.items()
+        }
 
     async def revoking(self, partitions: frozenset[TopicPartition]) -> None:
         """Start nothing more of these partitions, and let them finish for a short while."""
@@ -230,9 +278,9 @@ class FeedRuntime(Service):
         self.observe(Revoking(partitions=partitions, at_ns=self.clock.now_ns()))
         await self._wait_landed(partitions, self.drain_timeout_s)
 
-    def committed(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Take in that the broker stored these offsets."""
-        self.observe(Committed(offsets=offsets, at_ns=self.clock.now_ns()))
+    def committed(self, points: Mapping[TopicPartition, CommitPoint]) -> None:
+        """Take in that the broker stored this."""
+        self.observe(Committed(points=points, at_ns=self.clock.now_ns()))
 
     def returned(self, batch_id: int) -> None:
         """Take in that an agent came back."""

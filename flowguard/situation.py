@@ -118,7 +118,7 @@ def partition_state(engine: Engine, partition: Partition) -> PartitionState:
         partition=partition.name,
         position=partition.ledger.position,
         committable=partition.ledger.point.offset,
-        committed=partition.committed,
+        committed=partition.committed.offset,
         held_bytes=engine.memory.held_by(partition.account),
         paused=partition.account in engine.memory.paused,
         why=partition.why,

@@ -8,7 +8,7 @@ plain arithmetic; with several each row is marked, and marks are counted a slice
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -37,7 +37,8 @@ class Marks:
         return cls(bytearray(rows), bytearray([agents]) * rows)
 
 
-class Settled(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Settled:
     """Records that all agents are done with.
 
     Args:

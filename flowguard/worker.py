@@ -109,7 +109,7 @@ class Worker(faust.Worker):
 def outcome(app: App) -> str:
     """Return what a stopped worker leaves to the next one."""
     partitions = app.runtime.engine.partitions.values()
-    missing = sum(max(0, each.ledger.committable - each.committed) for each in partitions)
+    missing = sum(max(0, each.ledger.point.offset - each.committed.offset) for each in partitions)
     if missing:
         return f"{missing} finished records are not committed and will be read again"
     return "all that was finished is committed"

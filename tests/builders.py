@@ -211,9 +211,9 @@ class EngineDriver:
 
     def commit(self) -> dict[TopicPartition, int]:
         """Commit what may be committed, and return it."""
-        offsets = self.engine.committable()
-        self.tell(Committed(offsets=offsets, at_ns=self.now_ns))
-        return offsets
+        points = self.engine.commit_points()
+        self.tell(Committed(points=points, at_ns=self.now_ns))
+        return {name: point.offset for name, point in points.items()}
 
     def stop_reading(self, partition: TopicPartition, why: str) -> list[Cut]:
         """Say that a partition cannot be read any further."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -123,6 +124,16 @@ class Feed(Topic):
             topic: compile_rule(self.options.rule, topic, lanes, used_by=f"feed {topic!r}")
             for topic in self.topics
         }
+
+    def fingerprint(self, topic: str, lanes: LaneSet) -> str:
+        """Return a hash of all that decides which lane a record of a topic belongs to."""
+        names = ",".join(lane.name for lane in lanes)
+        rule = repr(self.routes(lanes)[topic])
+        return hashlib.sha256(f"{rule}\n{names}".encode()).hexdigest()[:16]
+
+    def is_same_as(self, other: Feed) -> bool:
+        """Tell whether another object is this feed; Faust clones topics."""
+        return self._codec_slot is other._codec_slot
 
     def stream(self, **kwargs: Any) -> Any:
         """Raise: only an agent can read a feed, because only its batches are settled."""

@@ -5,7 +5,8 @@ aiokafka. For partitions of feeds three things differ:
 
 - aiokafka never fetches them: they are paused in its subscription the moment they are
   assigned, for good. flowguard's own `Fetcher` reads them, on the same thread.
-- What may be committed is the engine's answer, not a list of acknowledged offsets.
+- What may be committed is the engine's answer, not a list of acknowledged offsets; with
+  the offset go the watermarks of the lanes, in its metadata.
 - A commit that fails is tried again at the next interval; it does not crash the app.
 """
 
@@ -19,17 +20,22 @@ from typing import TYPE_CHECKING, Any, cast
 import aiokafka
 from aiokafka import TopicPartition as KafkaTopicPartition
 from aiokafka.consumer.subscription_state import SubscriptionState
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, OffsetMetadataTooLargeError
+from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer
 from faust.types import TP
 
 from flowguard.chunk import TopicPartition
+from flowguard.facts import Stored
 from flowguard.intake.fetcher import Fetcher
 
 if TYPE_CHECKING:
     from flowguard.runtime import FeedRuntime
 
 __all__ = ["FeedConsumer"]
+
+Positions = dict[TopicPartition, Stored]
 
 #: Finished work that is not committed yet is repeated after a crash.
 COMMIT_INTERVAL_S = 1.0
@@ -119,40 +125,63 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
 
     # Positions and commits.
 
-    async def feed_positions(self, partitions: Sequence[TP]) -> dict[TopicPartition, int]:
+    async def feed_positions(self, partitions: Sequence[TP]) -> Positions:
         """Return where to begin: the committed offset or, without one, where Faust says."""
-        return cast(
-            "dict[TopicPartition, int]", await self.call_thread(self._feed_positions, partitions)
-        )
+        return cast("Positions", await self.call_thread(self._feed_positions, partitions))
 
-    async def _feed_positions(self, partitions: Sequence[TP]) -> dict[TopicPartition, int]:
+    async def _feed_positions(self, partitions: Sequence[TP]) -> Positions:
         consumer = self._ensure_consumer()
         names = [KafkaTopicPartition(*partition) for partition in partitions]
         committed = await consumer._coordinator.fetch_committed_offsets(names)
-        offsets = {name: committed[name].offset for name in names if name in committed}
+        positions = {TopicPartition(*name): Stored(*committed[name]) for name in committed}
         if without := [name for name in names if name not in committed]:
-            offsets |= await self._find_offsets(without, self.app.conf.consumer_auto_offset_reset)
-        return {TopicPartition(*name): int(offset) for name, offset in offsets.items()}
+            found = await self._find_offsets(without, self.app.conf.consumer_auto_offset_reset)
+            positions |= {TopicPartition(*name): Stored(at, "") for name, at in found.items()}
+        return positions
 
-    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
-        """Commit; for feeds a failure is reported and tried again, never a crash."""
-        if not any(self.runtime.is_feed(tp.topic) for tp in offsets):
-            return bool(await super()._commit(offsets))
+    async def cluster_id(self) -> str:
+        """Return the id of the Kafka cluster; empty if it has none."""
+        return str(await self.call_thread(self._cluster_id))
+
+    async def _cluster_id(self) -> str:
+        client = self._ensure_consumer()._client
+        answer = await client.send(client.get_random_node(), MetadataRequest([]))
+        return getattr(answer, "cluster_id", None) or ""
+
+    async def commit_feeds(self, stored: Mapping[TopicPartition, Stored]) -> bool:
+        """Commit; a failure is reported and tried again, never a crash."""
+        return bool(await self.call_thread(self._commit_feeds, stored))
+
+    async def _commit_feeds(self, stored: Mapping[TopicPartition, Stored]) -> bool:
         consumer = self._ensure_consumer()
         ours = consumer.assignment()
         wanted = {
-            name: aiokafka.structs.OffsetAndMetadata(offset, "")
-            for tp, offset in offsets.items()
+            name: OffsetAndMetadata(*each)
+            for tp, each in stored.items()
             if (name := KafkaTopicPartition(*tp)) in ours
         }
         if not wanted:
             return False
         try:
-            await consumer.commit(wanted)
+            await self._commit_offsets(consumer, wanted)
         except (KafkaError, TimeoutError) as error:
             self.log.warning("commit failed, trying again: %s: %s", type(error).__name__, error)
             return False
         return True
+
+    async def _commit_offsets(
+        self, consumer: Any, wanted: Mapping[KafkaTopicPartition, OffsetAndMetadata]
+    ) -> None:
+        try:
+            await consumer.commit(wanted)
+        except OffsetMetadataTooLargeError:
+            self.log.warning(
+                "the broker refuses the lane watermarks as too large; without them a crash repeats "
+                "more. Raise its offset.metadata.max.bytes to 4096"
+            )
+            await consumer.commit(
+                {name: OffsetAndMetadata(each.offset, "") for name, each in wanted.items()}
+            )
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Leave feeds to flowguard's own state; Faust would report them as stuck."""
@@ -167,7 +196,7 @@ class FeedConsumer(Consumer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._feeds_resumed: set[TP] = set()
-        self._feed_positions: dict[TopicPartition, int] | None = None
+        self._feed_positions: Positions | None = None
         super().__init__(*args, **kwargs)
         if not self.runtime.commit_interval_is_set:
             self.commit_interval = COMMIT_INTERVAL_S
@@ -216,6 +245,8 @@ class FeedConsumer(Consumer):
         finally:
             self._active_partitions.update(waiting & self.assignment())
         _, feeds = self._split(self.assignment())
+        if feeds and not self.runtime.cluster:
+            self.runtime.cluster = await self._thread.cluster_id()
         self._feed_positions = await self._thread.feed_positions(sorted(feeds)) if feeds else {}
 
     def resume_flow(self) -> None:
@@ -228,7 +259,11 @@ class FeedConsumer(Consumer):
         self._feed_positions = None
         if positions is not None:
             self.runtime.assigned(
-                {name: at for name, at in positions.items() if TP(*name) in self._feeds_resumed}
+                {
+                    name: stored
+                    for name, stored in positions.items()
+                    if TP(*name) in self._feeds_resumed
+                }
             )
 
     # Rebalance and shutdown.
@@ -264,13 +299,14 @@ class FeedConsumer(Consumer):
         if not self.runtime.is_feed(tp.topic):
             return super()._new_offset(tp)
         partition = self.runtime.engine.partitions.get(TopicPartition(*tp))
-        return None if partition is None else partition.ledger.committable
+        return None if partition is None else partition.ledger.point.offset
 
     def _should_commit(self, tp: TP, offset: int) -> bool:
+        """Commit a feed also if only its watermarks moved."""
         if not self.runtime.is_feed(tp.topic):
             return bool(super()._should_commit(tp, offset))
-        committed = self._committed_offset[tp]
-        return committed is None or offset > committed
+        partition = self.runtime.engine.partitions[TopicPartition(*tp)]
+        return self._committed_offset[tp] is None or partition.ledger.point != partition.committed
 
     async def _commit_offsets(
         self, offsets: Mapping[TP, int], start_new_transaction: bool = True
@@ -284,17 +320,20 @@ class FeedConsumer(Consumer):
         done = not plain or await super()._commit_offsets(
             {tp: offsets[tp] for tp in plain}, start_new_transaction
         )
-        return await self._commit_feeds({tp: offsets[tp] for tp in feeds}) and bool(done)
+        return await self._commit_feeds(feeds) and bool(done)
 
-    async def _commit_feeds(self, offsets: Mapping[TP, int]) -> bool:
-        if not offsets:
+    async def _commit_feeds(self, tps: set[TP]) -> bool:
+        """Commit offsets and watermarks as they are now, in one snapshot."""
+        points = self.runtime.commit_points(TopicPartition(*tp) for tp in tps)
+        if not points:
             return True
-        if not await self._thread.commit(offsets):
+        if not await self._thread.commit_feeds(self.runtime.stored(points)):
             return False
+        offsets = {TP(*name): point.offset for name, point in points.items()}
         self._committed_offset.update(offsets)
         self.app.monitor.on_tp_commit(dict(offsets))
         self.app.tables.on_commit(dict(offsets))
-        self.runtime.committed({TopicPartition(*tp): offset for tp, offset in offsets.items()})
+        self.runtime.committed(points)
         return True
 
     def verify_event_path(self, now: float, tp: TP) -> None:

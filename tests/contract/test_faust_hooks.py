@@ -221,13 +221,21 @@ async def test_force_commit_goes_through_the_hooks_and_commits_what_they_say(
     assert asked == [{F: 7}]
 
 
-async def test_what_is_committed_already_is_not_committed_again(consumer: FeedConsumer) -> None:
-    consumer._committed_offset[F] = 7
+async def test_a_feed_is_committed_when_its_offset_or_its_watermarks_moved(
+    consumer: FeedConsumer,
+) -> None:
+    from flowguard.facts import Assigned, CommitPoint
 
+    consumer.runtime.engine.observe(Assigned(offsets={F: 7}, at_ns=0))  # type: ignore[dict-item]
+    partition = consumer.runtime.engine.partitions[F]  # type: ignore[index]
+    assert consumer._should_commit(F, 7), "where it begins is stored once"
+
+    consumer._committed_offset[F] = 7
     assert not consumer._should_commit(F, 7)
+    partition.ledger.position = 8
     assert consumer._should_commit(F, 8)
-    consumer._committed_offset[F] = None
-    assert consumer._should_commit(F, 0)
+    partition.committed = CommitPoint(8, (3,) * len(partition.committed.watermarks))
+    assert consumer._should_commit(F, 8), "only a watermark moved"
 
 
 async def test_a_commit_that_failed_is_not_noted_as_done(
@@ -238,15 +246,15 @@ async def test_a_commit_that_failed_is_not_noted_as_done(
     consumer.runtime.engine.observe(Assigned(offsets={F: 7}, at_ns=0))  # type: ignore[dict-item]
     consumer._committed_offset[F] = 3
 
-    async def refuse(offsets: Any) -> bool:
+    async def refuse(stored: Any) -> bool:
         return False
 
-    monkeypatch.setattr(consumer._thread, "commit", refuse)
+    monkeypatch.setattr(consumer._thread, "commit_feeds", refuse)
     monkeypatch.setattr(consumer, "assignment", lambda: {F})
 
     assert await consumer._commit_offsets({F: 9}) is False
     assert consumer._committed_offset[F] == 3
-    assert consumer.runtime.engine.partitions[F].committed == 7  # type: ignore[index]
+    assert consumer.runtime.engine.partitions[F].committed.offset == 7  # type: ignore[index]
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,7 @@ class World:
         self.names = [TopicPartition("orders", number) for number in range(partitions)]
         self.log: dict[TopicPartition, list[Record]] = {name: [] for name in self.names}
         self.committed = dict.fromkeys(self.names, 0)
+        self.watermarks: dict[TopicPartition, tuple[int, ...]] = {}
         self.measured = Measured()
         self.now_ns = SECOND
         self.lanes = LaneSet(tuple(lanes))
@@ -179,7 +180,11 @@ class World:
         self.engine = Engine(self.lanes, [self.plan], self.memory)
         self._reading: dict[TopicPartition, tuple[int, int]] = {}
         self._tick_at_ns: int | None = None
-        self._observe(Assigned(offsets=dict(self.committed), at_ns=self.now_ns))
+        self._observe(
+            Assigned(
+                offsets=dict(self.committed), watermarks=dict(self.watermarks), at_ns=self.now_ns
+            )
+        )
         self._after(self.fetch_ns, self._fetch)
         self._after(self.commit_ns, self._commit)
 
@@ -309,8 +314,10 @@ class World:
 
     def _commit(self) -> None:
         self._since_commit = 0
-        self.committed |= self.engine.committable()
-        self._observe(Committed(offsets=dict(self.committed), at_ns=self.now_ns))
+        points = self.engine.commit_points()
+        self.committed |= {name: point.offset for name, point in points.items()}
+        self.watermarks |= {name: point.watermarks for name, point in points.items()}
+        self._observe(Committed(points=points, at_ns=self.now_ns))
         self._after(self.commit_ns, self._commit)
 
     def _epoch_ms(self, at_ns: int) -> int:

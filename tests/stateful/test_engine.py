@@ -34,7 +34,16 @@ class EngineMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.d = EngineDriver(
+        self.d = self.new_worker()
+        self.log: dict[TopicPartition, list[tuple[int, int]]] = defaultdict(list)  # offset, lane
+        self.end = dict.fromkeys(NAMES, 0)
+        self.done: dict[TopicPartition, set[int]] = defaultdict(set)
+        self.committed = dict.fromkeys(NAMES, 0)
+        self.watermarks: dict[TopicPartition, tuple[int, ...]] = {}
+        self.returned: set[int] = set()
+
+    def new_worker(self) -> EngineDriver:
+        return EngineDriver(
             lanes=LANES,
             seats=4,
             order=self.order,
@@ -43,11 +52,6 @@ class EngineMachine(RuleBasedStateMachine):
             linger_ns=5 * MILLISECOND,
             memory_bytes=4 * MIB,
         )
-        self.log: dict[TopicPartition, list[tuple[int, int]]] = defaultdict(list)  # offset, lane
-        self.end = dict.fromkeys(NAMES, 0)
-        self.done: dict[TopicPartition, set[int]] = defaultdict(set)
-        self.committed = dict.fromkeys(NAMES, 0)
-        self.returned: set[int] = set()
 
     # What happens.
 
@@ -100,6 +104,8 @@ class EngineMachine(RuleBasedStateMachine):
     @rule()
     def commit(self) -> None:
         self.committed |= self.d.commit()
+        for name, partition in self.d.engine.partitions.items():
+            self.watermarks[name] = partition.committed.watermarks
 
     @rule(names=st.sets(st.sampled_from(NAMES)))
     def revoking(self, names: set[TopicPartition]) -> None:
@@ -115,9 +121,30 @@ class EngineMachine(RuleBasedStateMachine):
         held = self.d.engine.partitions
         self.d.revoke(*(held.keys() - names))
         offsets = {name: self.committed[name] for name in names}
-        self.d.tell(Assigned(offsets=offsets, at_ns=self.d.now_ns))
+        self.d.tell(Assigned(offsets=offsets, watermarks=self.watermarks, at_ns=self.d.now_ns))
+
+    @rule()
+    def crash(self) -> None:
+        """Lose the worker; the next one resumes each lane where it was committed."""
+        self.d = self.new_worker()
+        self.returned = set()
+        self.assign(set(NAMES))
+        for name in NAMES:
+            before = self.watermarks.get(name, (0,) * len(LANES))
+            after = self.d.engine.partitions[name].ledger.point.watermarks
+            assert all(new >= old for new, old in zip(after, before, strict=True))
 
     # What must be so.
+
+    @invariant()
+    def no_watermark_passes_an_unfinished_record_of_its_lane(self) -> None:
+        for name, point in self.d.engine.commit_points().items():
+            missed = [
+                offset
+                for offset, lane in self.log[name]
+                if offset < point.watermarks[lane] and offset not in self.done[name]
+            ]
+            assert not missed, f"{name}: {missed} unfinished below {point}"
 
     @invariant()
     def committable_never_passes_an_unfinished_record(self) -> None:
@@ -156,7 +183,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Work until nothing is left: every record must come out, none is lost."""
-        self.d.tell(Assigned(offsets=dict(self.committed), at_ns=self.d.now_ns))
+        self.assign(set(NAMES))
         for name in NAMES:
             for _ in range(100):
                 if name in self.d.reading:
