@@ -99,7 +99,7 @@ def decode(metadata: str, offset: int, context: CommitContext) -> Restored:
 def parse(metadata: str) -> dict[str, Any] | None:
     """Return the fields of metadata that is ours and whole, otherwise None."""
     try:
-        fields = json.loads(metadata)
+        fields = json.loads(metadata.rstrip("\0"))  # librdkafka writes a NUL behind what it read
         expected = fields.pop("x")
         ahead = fields["w"]
         whole = fields["v"] == VERSION and checksum(fields) == expected
