@@ -155,6 +155,15 @@ class FeedRuntime(Service):
                     )
         return feeds
 
+    @cached_property
+    def first_agents(self) -> frozenset[str]:
+        """Return the first agent of each feed: it writes what cannot be decoded, once."""
+        first: dict[str, str] = {}
+        for agent in self.agents.values():
+            for topic in agent.feed.topics:
+                first.setdefault(topic, agent.name)
+        return frozenset(first.values())
+
     def is_feed(self, topic: str) -> bool:
         """Tell whether flowguard reads a topic, and not Faust."""
         return topic in self.feeds
@@ -425,6 +434,7 @@ class FeedRuntime(Service):
     def _deliver(self, cut: Cut, feed: Feed, decoded: Decoded | None) -> None:
         """Hand a batch to its agent, and its rejected rows to dead letters."""
         rejected = {} if decoded is None else dict(decoded.rejected)
+        letters = len(rejected) if cut.agent in self.first_agents else 0
         batch = Batch(
             feed=feed,
             lane=self.lanes[cut.lane],
@@ -436,8 +446,8 @@ class FeedRuntime(Service):
         )
         if decoded is not None:
             self._count_frame(cut.batch_id, decoded.frame)
-        delivered = Delivered(cut.batch_id, batch, dead_letters=len(rejected), outcome=self)
-        if rejected:
+        delivered = Delivered(cut.batch_id, batch, dead_letters=letters, outcome=self)
+        if letters:
             delivered.hold(
                 self.dead_letters.write(
                     cut.slices, rejected, attempt=cut.attempt, error="Undecodable"
