@@ -39,8 +39,8 @@ stay ready differ by at most one quantum and one such overdraft.
 - New ones do not starve old ones: after those that were new together, an old one
   is served, whatever came in the meantime.
 - Costs are estimates until a batch has ended.  `correct` charges the difference,
-  and moves a deficit to one quantum above or below zero at most: nobody banks or
-  owes without bound.
+  until one quantum is owed, or gives it back, until one is gained beside that of
+  the turn: nobody banks or owes without bound.
 - A debt is not escaped by leaving.  A sub-queue that is empty or closed keeps its
   place in the round until the quantum of each turn has paid its debt; only then
   it is forgotten, and new when it comes back.  What it was given back is forgotten
@@ -75,9 +75,9 @@ from libc.stdint cimport INT32_MAX, INT64_MAX, INT64_MIN, int32_t, int64_t, uint
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 
-from includes.heap cimport Heap, heap_before, heap_push, heap_remove, heap_reserve
+from includes.heap cimport Heap, HeapEntry, heap_before, heap_push, heap_remove, heap_reserve
 from includes.int_map cimport (
-    MAP_BITS_MIN, IntMap, map_allocate, map_get, map_put, map_remove, map_reserve
+    MAP_BITS_MIN, Cell, IntMap, map_allocate, map_get, map_put, map_remove, map_reserve
 )
 
 cdef extern from *:
@@ -681,6 +681,7 @@ cdef class Scheduler:
         self.pop_slot(queue)
         if queue.records == 0:
             self.leave(lane, at)
+            self.release_if_unused(lane, at)
         elif lane.has_deadlines or lane.demote_after_ns != NONE:
             self.leave(lane, at)
             self.enter(lane, at, is_new=False)
@@ -994,8 +995,8 @@ cdef class Scheduler:
     def correct(self, int lane, int64_t queue, int64_t delta_cost):
         """Charge a sub-queue what its records cost beyond the estimate, or give it back.
 
-        Its deficit moves to one quantum above or below zero at most.  If it is
-        unknown by now, what it owes is kept and what it has to get is forgotten.
+        It will owe one quantum at most, or gain one beside that of its turn.  If it
+        is unknown by now, what it owes is kept and what it has to get is forgotten.
         Does nothing in a lane with deadlines, which has no turns.
 
         Args:
@@ -1016,7 +1017,7 @@ cdef class Scheduler:
             # A batch from one sub-queue may have overdrawn it by more already.
             deficit -= min(delta_cost, max(deficit + QUANTUM_COST, 0))
         else:
-            deficit += min(-max(delta_cost, -INT64_MAX), QUANTUM_COST - deficit)
+            deficit += min(-max(delta_cost, -INT64_MAX), 2 * QUANTUM_COST - deficit)
         self.queues[at].deficit = deficit
         if deficit < 0:
             self.join(its, at, is_new=False)
@@ -1182,6 +1183,19 @@ cdef class Scheduler:
             return None
         cdef Slot* slot = &self.slots[self.queues[at].head]
         return slot.handle, slot.start
+
+    def __sizeof__(self):
+        """Return all bytes held, also in pools that are not in use."""
+        cdef int64_t num_bytes = sizeof(Lane) * LANES_MAX
+        cdef const Lane* lane
+        cdef int index
+        for index in range(self.lane_count):
+            lane = &self.lanes[index]
+            num_bytes += (<int64_t>1 << lane.by_number.bits) * sizeof(Cell)
+            num_bytes += lane.due.capacity * sizeof(HeapEntry)
+            num_bytes += (lane.young.capacity + lane.demoted.capacity) * sizeof(HeapEntry)
+        num_bytes += self.slots_capacity * (sizeof(Slot) + sizeof(Cut))
+        return num_bytes + self.queues_capacity * (sizeof(SubQueue) + 2 * sizeof(int32_t))
 
     def ready_lanes(self):
         """Return a mask: bit i is set while lane i has ready records, also demoted."""

@@ -221,7 +221,7 @@ class ModelScheduler:
         if delta_cost > 0:
             corrected.deficit = max(deficit - delta_cost, min(deficit, -QUANTUM_COST))
         else:
-            corrected.deficit = min(deficit - delta_cost, QUANTUM_COST)
+            corrected.deficit = min(deficit - delta_cost, 2 * QUANTUM_COST)
         if corrected.deficit < 0 and not its.linked(corrected):
             its.old.append(corrected)
 
