@@ -1,9 +1,10 @@
 """Choose the records that go next to one agent.
 
-    lane 0  ─ sub-queue 7: slice, slice, slice     strict priority under a cap,
-            └ sub-queue 9: slice                   floors and weights below it
-    lane 1  ─ sub-queue 7: slice, slice            inside a lane: deficit round
-            └ ...                                  robin, first in first out
+    lane 0   ─ sub-queue 7: slice, slice, slice    strict priority under a cap,
+             └ sub-queue 9: slice                  floors and weights below it
+    lane 1   ─ sub-queue 7: slice, slice           inside a lane: deficit round robin
+             └ ...                                 or earliest deadline first
+    demoted  ─ lane 1, sub-queue 4: slice          too old for their lane: oldest first
 
 **Between lanes.**  The contenders of a decision are the ready lanes of its mask;
 the highest is the *top*.  Each contender j below it is entitled to a share of
@@ -35,27 +36,56 @@ record (by the batch, if the batch has to come from one sub-queue).  A sub-queue
 that is the only ready one is neither limited nor charged.  Two sub-queues that
 stay ready differ by at most one quantum and one such overdraft.
 
-Bound: 96 bytes a waiting slice, about 100 a sub-queue that waits or is closed, in
+- New ones do not starve old ones: after those that were new together, an old one
+  is served, whatever came in the meantime.
+- Costs are estimates until a batch has ended.  `correct` charges the difference,
+  until one quantum is owed, or gives it back, until one is gained beside that of
+  the turn: nobody banks or owes without bound.
+- A debt is not escaped by leaving.  A sub-queue that is empty or closed keeps its
+  place in the round until the quantum of each turn has paid its debt; only then
+  it is forgotten, and new when it comes back.  What it was given back is forgotten
+  with it.
+
+A lane with *deadlines* has no turns: its sub-queue whose first slice has the least
+stamp goes first.  Of equal stamps, the slice that was first in line first.
+
+**Demoted.**  A sub-queue of a lane with `demote_after_ns` is demoted while its first
+slice was born longer ago.  All that are demoted contend as one more lane below the
+lowest, of weight 1, with a floor like any other: the oldest goes first, with the
+sub-queues of its lane.  They are counted, masked and returned as of their own lane,
+and come back to the end of its round with a first slice that is young enough.
+Time is what `take` was told last; it never goes back.
+
+Bound: 72 bytes a waiting slice; 64 a sub-queue that waits, owes or is closed, 32 to
+64 for finding it by number, 24 in a lane with deadlines, 48 in one that demotes; in
 pools that double and are kept.
 Thread-safety: one owner thread, no locks.
-Cost: O(lanes) to choose a lane, then amortised O(slices + cost / quantum) a batch,
-whatever the number of sub-queues.
-Budget: admit + take <= 300 ns, flat to 1000 sub-queues (benchmarks/bench_scheduler.py).
+Cost: O(lanes) to choose a lane, O(1) if only one is ready; then amortised O(slices +
+cost / quantum) a batch, whatever the number of sub-queues; O(log sub-queues) a slice
+where deadlines or ages count.
+Budget: admit + take <= 100 ns, flat to 1000 sub-queues (benchmarks/bench_scheduler.py).
 Source: Shreedhar and Varghese 1996, section 3 (deficit round robin); RFC 8290,
-section 4.2 (new queues first); Liu and Layland 1973, section 7 (deadlines).
+section 4.2 (new queues first); Liu and Layland 1973, section 7 (deadlines); Kubernetes
+API priority and fairness, `boundNextDispatch` (corrections that are bounded).
 """
 cimport cython
-from libc.stdint cimport INT32_MAX, INT64_MAX, int32_t, int64_t, uint64_t
+from cpython.list cimport PyList_New, PyList_SET_ITEM
+from cpython.ref cimport Py_INCREF
+from libc.stdint cimport INT32_MAX, INT64_MAX, INT64_MIN, int32_t, int64_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 
+from includes.heap cimport Heap, HeapEntry, heap_before, heap_push, heap_remove, heap_reserve
 from includes.int_map cimport (
-    MAP_BITS_MIN, IntMap, map_allocate, map_get, map_put, map_remove, map_reserve
+    MAP_BITS_MIN, Cell, IntMap, map_allocate, map_get, map_put, map_remove, map_reserve
 )
 
+cdef extern from *:
+    int __builtin_ctzll(unsigned long long lanes) noexcept nogil
+
 cdef enum:
-    NONE = -1                       # no slot, no sub-queue
-    LANES_MAX = 64                  # one bit a lane in a mask
+    NONE = -1                       # no slot, no sub-queue, no lane, no limit
+    LANES_MAX = 64                  # one bit a lane in a mask; the demoted need one, too
     QUANTUM_COST = 65536            # 64 KiB: one turn is a few hundred small records
     # Shares and credits are whole millionths, so that results are equal on every
     # processor.  The limits below keep two full batches of them within 63 bits.
@@ -67,12 +97,14 @@ cdef enum:
 
 cdef struct Slot:                   # a slice that waits, linked to the next of its sub-queue
     int64_t handle
-    int64_t records                 # of the slice as admitted
-    int64_t num_bytes               # of the slice as admitted
-    int64_t start                   # the first record that still waits
-    int64_t bytes_taken             # of the records before it
-    int64_t batch                   # number of the batch that cut it last ...
-    int32_t cut                     # ... and the cut in it
+    int64_t stamp_ns
+    int64_t born_ns
+    int64_t owner
+    int32_t records                 # of the slice as admitted
+    int32_t num_bytes               # of the slice as admitted
+    int32_t start                   # the first record that still waits
+    int32_t bytes_taken             # of the records before it
+    int32_t cut                     # where the batch may have it: see note_cut
     int32_t next
 
 
@@ -80,50 +112,68 @@ cdef struct SubQueue:
     int64_t number
     int64_t records                 # waiting
     int64_t num_bytes
-    int64_t deficit                 # cost it may still take in its turn
+    int64_t deficit                 # cost it may still take in its turn; below 0: a debt
     int32_t head                    # slots
     int32_t tail
     int32_t next                    # sub-queue, in a ring or in the free list
-    bint closed
-    bint linked                     # in a ring
+    unsigned char lane
+    unsigned char closed
+    unsigned char linked            # in a ring
+    unsigned char demoted           # since it became ready or its first slice changed
+    unsigned char in_batch          # of an exclusive take, which will close it
 
 
 cdef struct Ring:                   # sub-queues that wait for their turn
     int32_t head
     int32_t tail
+    int32_t count
+
+
+cdef struct Ready:                  # in open sub-queues that are not empty
+    int64_t records
+    int64_t num_bytes
+    int64_t queues
 
 
 cdef struct Lane:
     int64_t weight
     int64_t share                   # in SHARE_ONE of the service, among `shared_by`
     int64_t credit                  # in cost * SHARE_ONE
+    int64_t batch_records           # most of a batch
     int64_t queued_records
     int64_t queued_bytes
-    int64_t ready_records           # in open sub-queues
-    int64_t ready_bytes
-    int64_t ready_queues            # open and not empty
+    Ready ready[2]                  # [0] those in their place, [1] those demoted
     Ring fresh                      # first turn since they became non-empty
     Ring old
+    int32_t fresh_left              # fresh ones that go before the next old one ...
+    bint owes_old                   # ... which has to come after them
+    bint has_deadlines
+    int64_t demote_after_ns         # NONE: never
+    int64_t young_since_ns          # demoted if its first slice was born before
+    Heap due                        # by stamp: the ready ones of a lane with deadlines
+    Heap young                      # by birth: the ready ones that may get too old
+    Heap demoted                    # by birth: the ready ones that did
     IntMap by_number
 
 
 cdef struct Cut:                    # one entry of a batch
-    int64_t queue
-    int64_t handle
-    int64_t start
-    int64_t count
+    int32_t slot
     int32_t at                      # index of the sub-queue
+    int32_t start
+    int32_t count
 
 
 cdef struct Batch:
-    int64_t number
-    int64_t records_max
+    int64_t records_max             # as asked for
     int64_t bytes_max
+    int64_t lane_records_max        # also for its lane
     int64_t records
     int64_t num_bytes
     int64_t cost
     int32_t cuts
+    int32_t demoted_lane            # which one the demoted would be served of
     bint single_queue
+    bint exclusive
 
 
 cdef inline uint64_t bit(int lane) noexcept nogil:
@@ -132,10 +182,7 @@ cdef inline uint64_t bit(int lane) noexcept nogil:
 
 cdef inline int highest(uint64_t lanes) noexcept nogil:
     """Return the first lane of a mask that is not empty."""
-    cdef int index = 0
-    while not lanes & bit(index):
-        index += 1
-    return index
+    return __builtin_ctzll(lanes)
 
 
 cdef inline int64_t bytes_before(const Slot* slot, int64_t record) noexcept nogil:
@@ -169,13 +216,13 @@ cdef inline int64_t records_within_cost(
 
 
 cdef inline int64_t expected_cost(
-    int64_t records, int64_t num_bytes, const Batch* batch, int64_t record_cost
+    int64_t records, int64_t num_bytes, int64_t records_max, int64_t bytes_max, int64_t record_cost
 ) noexcept nogil:
     """Estimate the cost of the batch that these waiting records would give."""
     cdef int64_t mean_bytes = num_bytes // records
-    cdef int64_t count = min(records, batch.records_max)
-    if mean_bytes * count > batch.bytes_max:
-        count = max(batch.bytes_max // mean_bytes, 1)
+    cdef int64_t count = min(records, records_max)
+    if mean_bytes * count > bytes_max:
+        count = max(bytes_max // mean_bytes, 1)
     return count * (mean_bytes + record_cost)
 
 
@@ -186,11 +233,13 @@ cdef inline void push(Ring* ring, SubQueue* queues, int32_t at) noexcept nogil:
     else:
         queues[ring.tail].next = at
     ring.tail = at
+    ring.count += 1
 
 
 cdef inline int32_t pop(Ring* ring, const SubQueue* queues) noexcept nogil:
     cdef int32_t at = ring.head
     ring.head = queues[at].next
+    ring.count -= 1
     return at
 
 
@@ -211,12 +260,15 @@ cdef class Scheduler:
     bytes + record_cost * records.
 
     Args:
-        lane_count: 1 to 64.
+        lane_count: 1 to 64; to 63 if a lane demotes.
         weights: One whole number from 1 to 65536 a lane; all equal if None.
         cap: Share of the service up to which the top lane is strictly first, 0..1.
             1 with floor 0 is strict priority without an end.
         floor: Share that every ready lane gets at least.
         record_cost: Cost of a record beside its bytes, 1 to 65536.
+        deadlines: One bool a lane: whether its least stamp goes first; none if None.
+        demote_after_ns: One age a lane, >= 0 or None, beyond which its records wait
+            behind the lowest lane.
 
     Raises:
         ValueError: A number is out of its range, or the floors do not fit.
@@ -224,16 +276,17 @@ cdef class Scheduler:
 
     cdef:
         # Fixed by the constructor.
-        Lane lanes[LANES_MAX]
         int lane_count
         int64_t cap
         int64_t floor
         int64_t record_cost
-        # Bit i is set while lane i has ready records.
+        uint64_t demoting           # lanes with an age
+        # Bit i is set while lane i has ready records in their place, or demoted ones.
         uint64_t ready
+        uint64_t ready_demoted
         # The contenders that the lanes' shares were computed for.
         uint64_t shared_by
-        int64_t batch_number
+        int64_t last_order          # of a sub-queue that became ready
         # Pools: `used` entries were handed out once, the free ones are linked.
         # A slice is at most once in a batch, so there is one cut a slot.
         Slot* slots
@@ -242,9 +295,13 @@ cdef class Scheduler:
         int32_t slots_used
         int32_t slots_free
         SubQueue* queues
+        int32_t* due_places         # in the heaps `due` and `demoted`: it is in one at most
+        int32_t* young_places       # in the heap `young`
         int32_t queues_capacity
         int32_t queues_used
         int32_t queues_free
+        # The one after the last stands for the demoted: weight, share and credit.
+        Lane lanes[LANES_MAX]
 
     def __cinit__(self):
         memset(self.lanes, 0, sizeof(self.lanes))
@@ -258,37 +315,57 @@ cdef class Scheduler:
         double cap=0.8,
         double floor=0.05,
         int64_t record_cost=256,
+        deadlines=None,
+        demote_after_ns=None,
     ):
         if self.lane_count:
             raise ValueError("a scheduler is constructed once; make a new one")
-        weights = [1] * max(lane_count, 0) if weights is None else list(weights)
-        check_options(lane_count, weights, cap, floor, record_cost)
+        weights = one_a_lane("weights", weights, lane_count, 1)
+        deadlines = one_a_lane("deadlines", deadlines, lane_count, False)
+        demote_after_ns = one_a_lane("ages", demote_after_ns, lane_count, None)
+        demotes = any(age is not None for age in demote_after_ns)
+        check_options(lane_count, lane_count + demotes, weights, cap, floor, record_cost)
         self.cap = round(cap * SHARE_ONE)
         self.floor = round(floor * SHARE_ONE)
         self.record_cost = record_cost
         for index in range(lane_count):
-            self.prepare_lane(&self.lanes[index], weights[index])
+            self.prepare_lane(index, weights[index], deadlines[index], demote_after_ns[index])
+        if demotes:
+            self.lanes[lane_count].weight = 1
+            self.lanes[lane_count].batch_records = BATCH_RECORDS_MAX
         self.lane_count = lane_count
 
     def __dealloc__(self):
         cdef int index
         for index in range(LANES_MAX):
             free(self.lanes[index].by_number.cells)
+            free(self.lanes[index].due.entries)
+            free(self.lanes[index].young.entries)
+            free(self.lanes[index].demoted.entries)
         free(self.slots)
         free(self.cuts)
         free(self.queues)
+        free(self.due_places)
+        free(self.young_places)
+
+    cdef int prepare_lane(self, int index, int64_t weight, bint has_deadlines, age) except -1:
+        cdef Lane* lane = &self.lanes[index]
+        lane.weight = weight
+        lane.batch_records = BATCH_RECORDS_MAX
+        lane.has_deadlines = has_deadlines
+        lane.fresh.head = lane.old.head = NONE
+        lane.demote_after_ns = NONE
+        lane.young_since_ns = INT64_MIN
+        if age is not None:
+            if age < 0:
+                raise ValueError(f"demote_after_ns of lane {index} is {age}; it must be >= 0")
+            lane.demote_after_ns = age
+            self.demoting |= bit(index)
+        return map_allocate(&lane.by_number, MAP_BITS_MIN)
 
     # -- Pools ---------------------------------------------------------------
 
-    cdef int prepare_lane(self, Lane* lane, int64_t weight) except -1:
-        lane.weight = weight
-        lane.fresh.head = lane.old.head = NONE
-        return map_allocate(&lane.by_number, MAP_BITS_MIN)
-
-    cdef int reserve_slot(self) except -1:
-        """Make sure that one more slice fits; nothing after it can fail."""
-        if self.slots_free != NONE or self.slots_used < self.slots_capacity:
-            return 0
+    cdef int grow_slots(self) except -1:
         cdef int64_t wanted = max(POOL_START, <int64_t>self.slots_capacity * 2)
         if wanted > INT32_MAX:
             raise MemoryError("more than 2**30 slices wait; pause the intake")
@@ -297,14 +374,28 @@ cdef class Scheduler:
         self.slots_capacity = <int32_t>wanted
         return 0
 
-    cdef int reserve_queue(self) except -1:
-        """Make sure that one more sub-queue fits."""
+    cdef inline int reserve_slot(self) except -1:
+        """Make sure that one more slice fits; nothing after it can fail."""
+        if self.slots_free == NONE and self.slots_used == self.slots_capacity:
+            self.grow_slots()
+        return 0
+
+    cdef int reserve_queue(self, Lane* lane) except -1:
+        """Make sure that one more sub-queue fits, also into the lane's heaps."""
+        cdef int64_t wanted = max(POOL_START, <int64_t>self.queues_capacity * 2)
+        map_reserve(&lane.by_number)
+        if lane.has_deadlines:
+            heap_reserve(&lane.due, lane.by_number.used + 1)
+        if lane.demote_after_ns != NONE:
+            heap_reserve(&lane.young, lane.by_number.used + 1)
+            heap_reserve(&lane.demoted, lane.by_number.used + 1)
         if self.queues_free != NONE or self.queues_used < self.queues_capacity:
             return 0
-        cdef int64_t wanted = max(POOL_START, <int64_t>self.queues_capacity * 2)
         if wanted > INT32_MAX:
             raise MemoryError("more than 2**30 sub-queues wait; use fewer keys")
         grow(<void**>&self.queues, wanted, sizeof(SubQueue))
+        grow(<void**>&self.due_places, wanted, sizeof(int32_t))
+        grow(<void**>&self.young_places, wanted, sizeof(int32_t))
         self.queues_capacity = <int32_t>wanted
         return 0
 
@@ -323,8 +414,7 @@ cdef class Scheduler:
     cdef int32_t make_queue(self, Lane* lane, int64_t number) except -1:
         """Return a new sub-queue: open, empty, waiting for nothing."""
         cdef int32_t at
-        self.reserve_queue()
-        map_reserve(&lane.by_number)
+        self.reserve_queue(lane)
         at = self.queues_free
         if at != NONE:
             self.queues_free = self.queues[at].next
@@ -334,13 +424,14 @@ cdef class Scheduler:
         memset(&self.queues[at], 0, sizeof(SubQueue))
         self.queues[at].number = number
         self.queues[at].head = NONE
+        self.queues[at].lane = <unsigned char>(lane - self.lanes)
         map_put(&lane.by_number, number, at)
         return at
 
     cdef inline void release_if_unused(self, Lane* lane, int32_t at) noexcept nogil:
-        """Forget a sub-queue that says nothing: open, empty and without a turn."""
+        """Forget a sub-queue that says nothing: open, empty and without a turn or debt."""
         cdef SubQueue* queue = &self.queues[at]
-        if queue.closed or queue.linked or queue.records:
+        if queue.closed or queue.linked or queue.records or queue.in_batch:
             return
         map_remove(&lane.by_number, queue.number)
         queue.next = self.queues_free
@@ -348,24 +439,83 @@ cdef class Scheduler:
 
     # -- What is ready -------------------------------------------------------
 
-    cdef inline void count_ready(self, Lane* lane, const SubQueue* queue, int sign) noexcept nogil:
-        """Add an open sub-queue with records to what is ready, or take it away."""
-        lane.ready_records += sign * queue.records
-        lane.ready_bytes += sign * queue.num_bytes
-        lane.ready_queues += sign
+    cdef void enter(self, Lane* lane, int32_t at, bint is_new) noexcept nogil:
+        """Give a sub-queue that is ready now, open and with records, its place."""
+        cdef SubQueue* queue = &self.queues[at]
+        cdef const Slot* first = &self.slots[queue.head]
+        cdef Ready* ready
+        queue.demoted = first.born_ns < lane.young_since_ns
+        ready = &lane.ready[queue.demoted]
+        ready.records += queue.records
+        ready.num_bytes += queue.num_bytes
+        ready.queues += 1
+        if not lane.has_deadlines and not queue.demoted:
+            self.join(lane, at, is_new)
+        if lane.has_deadlines or lane.demote_after_ns != NONE:
+            self.rank(lane, at, first)
+
+    cdef void leave(self, Lane* lane, int32_t at) noexcept nogil:
+        """Take back what `enter` did; a place in a ring is given up when its turn comes."""
+        cdef SubQueue* queue = &self.queues[at]
+        cdef Ready* ready = &lane.ready[queue.demoted]
+        ready.records -= queue.records
+        ready.num_bytes -= queue.num_bytes
+        ready.queues -= 1
+        if queue.demoted:
+            heap_remove(&lane.demoted, self.due_places, at)
+            return
+        if lane.has_deadlines:
+            heap_remove(&lane.due, self.due_places, at)
+        if lane.demote_after_ns != NONE:
+            heap_remove(&lane.young, self.young_places, at)
+
+    cdef void rank(self, Lane* lane, int32_t at, const Slot* first) noexcept nogil:
+        """Put a ready sub-queue into the heaps by its first slice."""
+        self.last_order += 1
+        if self.queues[at].demoted:
+            heap_push(&lane.demoted, self.due_places, at, first.born_ns, self.last_order)
+            return
+        if lane.has_deadlines:
+            heap_push(&lane.due, self.due_places, at, first.stamp_ns, self.last_order)
+        if lane.demote_after_ns != NONE:
+            heap_push(&lane.young, self.young_places, at, first.born_ns, self.last_order)
 
     cdef inline void note_ready(self, int index) noexcept nogil:
-        """Renew the lane's bit; a lane without ready records loses its credit."""
-        if self.lanes[index].ready_queues:
+        """Renew the lane's bits; without ready records the credit is lost."""
+        cdef Lane* lane = &self.lanes[index]
+        if lane.ready[0].queues:
             self.ready |= bit(index)
         else:
             self.ready &= ~bit(index)
-            self.lanes[index].credit = 0
+            lane.credit = 0
+        if not self.demoting:
+            return
+        if lane.ready[1].queues:
+            self.ready_demoted |= bit(index)
+        else:
+            self.ready_demoted &= ~bit(index)
+        if self.ready_demoted == 0:
+            self.lanes[self.lane_count].credit = 0
 
-    cdef inline void close_queue(self, Lane* lane, SubQueue* queue) noexcept nogil:
-        if queue.records and not queue.closed:
-            self.count_ready(lane, queue, -1)
-        queue.closed = True
+    cdef inline void close_queue(self, Lane* lane, int32_t at) noexcept nogil:
+        if self.queues[at].records and not self.queues[at].closed:
+            self.leave(lane, at)
+        self.queues[at].closed = True
+
+    cdef void demote(self, int64_t now_ns) noexcept nogil:
+        """Move the sub-queues whose first slice has become too old."""
+        cdef uint64_t rest = self.demoting
+        cdef Lane* lane
+        cdef int32_t at
+        while rest:
+            lane = &self.lanes[highest(rest)]
+            lane.young_since_ns = max(lane.young_since_ns, now_ns - lane.demote_after_ns)
+            while lane.young.count and lane.young.entries[0].key < lane.young_since_ns:
+                at = lane.young.entries[0].item
+                self.leave(lane, at)
+                self.enter(lane, at, is_new=False)
+            self.note_ready(highest(rest))
+            rest &= rest - 1
 
     # -- Inside a lane -------------------------------------------------------
 
@@ -381,6 +531,14 @@ cdef class Scheduler:
         else:
             push(&lane.old, self.queues, at)
 
+    cdef inline Ring* next_ring(self, Lane* lane) noexcept nogil:
+        """Return the ring whose turn it is: the fresh ones go first, once, see above."""
+        if lane.fresh.head == NONE:
+            return &lane.old
+        if lane.owes_old and lane.fresh_left == 0 and lane.old.head != NONE:
+            return &lane.old
+        return &lane.fresh
+
     cdef int32_t next_turn(self, Lane* lane) noexcept nogil:
         """Return the sub-queue whose turn it is; the lane has a ready one.
 
@@ -391,29 +549,43 @@ cdef class Scheduler:
         cdef Ring* ring
         cdef SubQueue* queue
         cdef int32_t at
+        cdef bint is_ready
         while True:
-            ring = &lane.fresh if lane.fresh.head != NONE else &lane.old
+            ring = self.next_ring(lane)
             at = ring.head
             queue = &self.queues[at]
-            if queue.records and not queue.closed:
-                if queue.deficit > 0:
-                    return at
-                queue.deficit += QUANTUM_COST
-            elif ring == &lane.old:
-                pop(ring, self.queues)
+            is_ready = queue.records and not queue.closed and not queue.demoted
+            if is_ready and queue.deficit > 0:
+                return at
+            pop(ring, self.queues)
+            if ring == &lane.fresh:
+                self.close_generation(lane)
+            elif not is_ready and queue.deficit >= 0:
                 queue.linked = False
                 self.release_if_unused(lane, at)
                 continue
-            push(&lane.old, self.queues, pop(ring, self.queues))
+            if is_ready or ring == &lane.old:
+                queue.deficit += QUANTUM_COST
+            push(&lane.old, self.queues, at)
+
+    cdef inline void close_generation(self, Lane* lane) noexcept nogil:
+        """Note that a fresh one had its turn: those that come now wait for an old one."""
+        if lane.owes_old and lane.fresh_left:
+            lane.fresh_left -= 1
+        else:
+            lane.fresh_left = lane.fresh.count
+        lane.owes_old = True
 
     cdef void fill(self, Lane* lane, Batch* batch) noexcept nogil:
         """Take turns until the batch is full or nothing is ready."""
         cdef int32_t at
         cdef int64_t limit, cost
         cdef bint alone
-        while lane.ready_queues and batch.records < batch.records_max:
+        while lane.ready[0].queues and batch.records < batch.lane_records_max:
             at = self.next_turn(lane)
-            alone = lane.ready_queues == 1
+            if at == lane.old.head:
+                lane.owes_old = False
+            alone = lane.ready[0].queues == 1
             limit = INT64_MAX if alone or batch.single_queue else self.queues[at].deficit
             cost = self.take_turn(lane, at, batch, limit)
             if not alone:
@@ -427,12 +599,29 @@ cdef class Scheduler:
         """Cut records worth `limit` off one sub-queue and return their cost."""
         cdef SubQueue* queue = &self.queues[at]
         cdef int64_t count, cost = 0
-        while queue.records and cost < limit:
+        while queue.records and not queue.demoted and cost < limit:
             count = self.cut_size(&self.slots[queue.head], batch, limit - cost)
             if count == 0:
                 break
             cost += self.cut(lane, at, batch, count)
         return cost
+
+    cdef void fill_in_order(self, Lane* lane, Heap* heap, Batch* batch) noexcept nogil:
+        """Take from the first of a heap, which changes slice by slice, until it is full."""
+        cdef int32_t only = heap.entries[0].item
+        cdef bint demoted = self.queues[only].demoted
+        cdef int32_t at
+        cdef int64_t count
+        while heap.count and batch.records < batch.lane_records_max:
+            at = heap.entries[0].item
+            if batch.single_queue:
+                at = only
+                if self.queues[at].records == 0 or self.queues[at].demoted != demoted:
+                    return
+            count = self.cut_size(&self.slots[self.queues[at].head], batch, INT64_MAX)
+            if count == 0:
+                return
+            self.cut(lane, at, batch, count)
 
     cdef inline int64_t cut_size(
         self, const Slot* slot, const Batch* batch, int64_t limit
@@ -442,17 +631,18 @@ cdef class Scheduler:
         if batch.records == 0:
             count = max(count, 1)
         count = min(count, records_within_cost(slot, limit, self.record_cost))
-        return min(count, batch.records_max - batch.records)
+        return min(count, batch.lane_records_max - batch.records)
 
     cdef int64_t cut(self, Lane* lane, int32_t at, Batch* batch, int64_t count) noexcept nogil:
         """Move the first waiting records of a sub-queue to the batch."""
         cdef SubQueue* queue = &self.queues[at]
+        cdef Ready* ready = &lane.ready[queue.demoted]
         cdef Slot* slot = &self.slots[queue.head]
         cdef int64_t num_bytes = bytes_before(slot, slot.start + count) - slot.bytes_taken
         cdef int64_t cost = num_bytes + self.record_cost * count
-        self.note_cut(at, slot, batch, count)
-        slot.start += count
-        slot.bytes_taken += num_bytes
+        self.note_cut(at, queue, batch, count)
+        slot.start += <int32_t>count
+        slot.bytes_taken += <int32_t>num_bytes
         batch.records += count
         batch.num_bytes += num_bytes
         batch.cost += cost
@@ -460,31 +650,41 @@ cdef class Scheduler:
         queue.num_bytes -= num_bytes
         lane.queued_records -= count
         lane.queued_bytes -= num_bytes
-        lane.ready_records -= count
-        lane.ready_bytes -= num_bytes
-        if queue.records == 0:
-            lane.ready_queues -= 1
+        ready.records -= count
+        ready.num_bytes -= num_bytes
         if slot.start == slot.records:
-            self.pop_slot(queue)
+            self.end_slot(lane, at)
         return cost
 
     cdef inline void note_cut(
-        self, int32_t at, Slot* slot, Batch* batch, int64_t count
+        self, int32_t at, SubQueue* queue, Batch* batch, int64_t count
     ) noexcept nogil:
         """Write the cut down, or lengthen the one of an earlier turn."""
-        cdef Cut* cut
-        if slot.batch == batch.number:
-            self.cuts[slot.cut].count += count
+        cdef Slot* slot = &self.slots[queue.head]
+        cdef Cut* cut = &self.cuts[slot.cut]
+        # Where the slice was cut last may be of an earlier batch, or another's.
+        if slot.cut < batch.cuts and cut.slot == queue.head:
+            cut.count += <int32_t>count
             return
-        slot.batch = batch.number
         slot.cut = batch.cuts
         cut = &self.cuts[batch.cuts]
-        cut.queue = self.queues[at].number
-        cut.handle = slot.handle
-        cut.start = slot.start
-        cut.count = count
+        cut.slot = queue.head
         cut.at = at
+        cut.start = slot.start
+        cut.count = <int32_t>count
         batch.cuts += 1
+        queue.in_batch = batch.exclusive
+
+    cdef inline void end_slot(self, Lane* lane, int32_t at) noexcept nogil:
+        """Free a slice that was taken; the next one may have another place."""
+        cdef SubQueue* queue = &self.queues[at]
+        self.pop_slot(queue)
+        if queue.records == 0:
+            self.leave(lane, at)
+            self.release_if_unused(lane, at)
+        elif lane.has_deadlines or lane.demote_after_ns != NONE:
+            self.leave(lane, at)
+            self.enter(lane, at, is_new=False)
 
     cdef inline void pop_slot(self, SubQueue* queue) noexcept nogil:
         cdef int32_t at = queue.head
@@ -493,32 +693,35 @@ cdef class Scheduler:
 
     # -- Between lanes -------------------------------------------------------
 
-    cdef void share_out(self, uint64_t contenders, int top) noexcept nogil:
-        """Compute the shares below the top; only when the contenders changed."""
+    cdef void share_out(self, uint64_t below) noexcept nogil:
+        """Compute the shares of those below the top; only when they changed."""
         cdef int64_t weights = 0
-        cdef int index
-        if contenders == self.shared_by:
-            return
-        self.shared_by = contenders
-        for index in range(top + 1, self.lane_count):
-            if contenders & bit(index):
-                weights += self.lanes[index].weight
-        for index in range(top + 1, self.lane_count):
-            if contenders & bit(index):
-                self.lanes[index].share = max(
-                    self.floor, (SHARE_ONE - self.cap) * self.lanes[index].weight // weights
-                )
-
-    cdef int choose_lane(self, uint64_t contenders, int top, const Batch* batch) noexcept nogil:
-        """Return the lane that is due and would first be a second batch behind."""
+        cdef uint64_t rest = below
         cdef Lane* lane
+        if below == self.shared_by:
+            return
+        self.shared_by = below
+        while rest:
+            weights += self.lanes[highest(rest)].weight
+            rest &= rest - 1
+        rest = below
+        while rest:
+            lane = &self.lanes[highest(rest)]
+            lane.share = max(self.floor, (SHARE_ONE - self.cap) * lane.weight // weights)
+            rest &= rest - 1
+
+    cdef int choose_lane(self, uint64_t below, int top, const Batch* batch) noexcept nogil:
+        """Return the lane that is due and would first be a second batch behind."""
+        cdef const Lane* lane
         cdef int index, chosen = top
         cdef int64_t wanted, slack, slack_min = INT64_MAX
-        for index in range(top + 1, self.lane_count):
+        while below:
+            index = highest(below)
+            below &= below - 1
             lane = &self.lanes[index]
-            if not contenders & bit(index) or lane.credit <= 0:
+            if lane.credit <= 0:
                 continue
-            wanted = self.next_cost(lane, batch) * SHARE_ONE
+            wanted = self.next_cost(index, batch) * SHARE_ONE
             if lane.credit < wanted:
                 continue
             # A tiny weight among heavy ones can have a share of 0 and still be due.
@@ -528,48 +731,104 @@ cdef class Scheduler:
                 slack_min = slack
         return chosen
 
-    cdef inline int64_t next_cost(self, Lane* lane, const Batch* batch) noexcept nogil:
-        """Estimate the cost of the batch that a lane would get now."""
-        cdef SubQueue* queue
-        if not batch.single_queue:
-            return expected_cost(lane.ready_records, lane.ready_bytes, batch, self.record_cost)
-        queue = &self.queues[self.next_turn(lane)]
-        return expected_cost(queue.records, queue.num_bytes, batch, self.record_cost)
+    cdef inline int64_t next_cost(self, int index, const Batch* batch) noexcept nogil:
+        """Estimate the cost of the batch that a contender would get now."""
+        cdef bint demoted = index == self.lane_count
+        cdef Lane* lane = &self.lanes[batch.demoted_lane if demoted else index]
+        cdef const Ready* ready = &lane.ready[demoted]
+        cdef const SubQueue* queue
+        cdef int64_t records = ready.records
+        cdef int64_t num_bytes = ready.num_bytes
+        if batch.single_queue:
+            queue = &self.queues[self.next_queue(lane, demoted)]
+            records = queue.records
+            num_bytes = queue.num_bytes
+        return expected_cost(
+            records,
+            num_bytes,
+            min(batch.records_max, lane.batch_records),
+            batch.bytes_max,
+            self.record_cost,
+        )
+
+    cdef inline int32_t next_queue(self, Lane* lane, bint demoted) noexcept nogil:
+        """Return the sub-queue of which a batch from one of them would be."""
+        if demoted:
+            return lane.demoted.entries[0].item
+        if lane.has_deadlines:
+            return lane.due.entries[0].item
+        return self.next_turn(lane)
+
+    cdef inline int oldest_demoted(self, uint64_t lanes) noexcept nogil:
+        """Return the lane of the oldest demoted slice, of a mask that is not empty."""
+        cdef int chosen = highest(lanes)
+        lanes &= lanes - 1
+        while lanes:
+            if heap_before(
+                &self.lanes[highest(lanes)].demoted.entries[0],
+                &self.lanes[chosen].demoted.entries[0],
+            ):
+                chosen = highest(lanes)
+            lanes &= lanes - 1
+        return chosen
 
     cdef void settle_credit(
-        self, uint64_t contenders, int top, int served, const Batch* batch
+        self, uint64_t below, int top, int served, const Batch* batch
     ) noexcept nogil:
-        """Let every lane below the top earn its share, and the served one pay."""
-        cdef int64_t full = batch.bytes_max + self.record_cost * batch.records_max
+        """Let every contender below the top earn its share, and the served one pay."""
         cdef Lane* lane
-        cdef int index
-        for index in range(top + 1, self.lane_count):
-            if contenders & bit(index):
-                lane = &self.lanes[index]
-                lane.credit = min(
-                    lane.credit + lane.share * batch.cost, 2 * full * SHARE_ONE
-                )
+        cdef int64_t full
+        while below:
+            lane = &self.lanes[highest(below)]
+            below &= below - 1
+            full = batch.bytes_max + self.record_cost * min(batch.records_max, lane.batch_records)
+            lane.credit = min(lane.credit + lane.share * batch.cost, 2 * full * SHARE_ONE)
         if served == top:
             self.lanes[top].credit = 0
         else:
             self.lanes[served].credit -= batch.cost * SHARE_ONE
 
-    cdef int serve(self, uint64_t contenders, Batch* batch, bint exclusive) noexcept nogil:
-        """Fill the batch and return its lane; there is at least one contender."""
-        cdef int top = highest(contenders)
-        cdef int served = top
-        cdef int32_t index
-        if contenders != bit(top):
-            self.share_out(contenders, top)
+    cdef int serve(self, uint64_t lane_mask, Batch* batch) noexcept nogil:
+        """Fill the batch and return its lane, NONE if nothing is ready."""
+        cdef uint64_t contenders = lane_mask & self.ready
+        cdef uint64_t demoted = lane_mask & self.ready_demoted
+        cdef int top, served
+        if demoted:
+            contenders |= bit(self.lane_count)
+            batch.demoted_lane = self.oldest_demoted(demoted)
+        if contenders == 0:
+            return NONE
+        top = served = highest(contenders)
+        contenders &= contenders - 1
+        if contenders:
+            self.share_out(contenders)
             served = self.choose_lane(contenders, top, batch)
-        cdef Lane* lane = &self.lanes[served]
-        self.fill(lane, batch)
+        cdef int source = self.fill_from(served, batch)
         self.settle_credit(contenders, top, served, batch)
-        if exclusive:
-            for index in range(batch.cuts):
-                self.close_queue(lane, &self.queues[self.cuts[index].at])
-        self.note_ready(served)
-        return served
+        if batch.exclusive:
+            self.close_taken(&self.lanes[source], batch.cuts)
+        self.note_ready(source)
+        return source
+
+    cdef inline int fill_from(self, int served, Batch* batch) noexcept nogil:
+        """Fill the batch from a contender and return the lane of its records."""
+        cdef bint demoted = served == self.lane_count
+        cdef int source = batch.demoted_lane if demoted else served
+        cdef Lane* lane = &self.lanes[source]
+        batch.lane_records_max = min(batch.records_max, lane.batch_records)
+        if demoted:
+            self.fill_in_order(lane, &lane.demoted, batch)
+        elif lane.has_deadlines:
+            self.fill_in_order(lane, &lane.due, batch)
+        else:
+            self.fill(lane, batch)
+        return source
+
+    cdef void close_taken(self, Lane* lane, int32_t cuts) noexcept nogil:
+        cdef int32_t index
+        for index in range(cuts):
+            self.close_queue(lane, self.cuts[index].at)
+            self.queues[self.cuts[index].at].in_batch = False
 
     # -- What the caller sees ------------------------------------------------
 
@@ -584,7 +843,18 @@ cdef class Scheduler:
             raise ValueError(f"queue is {queue}; it must be >= 0")
         return 0
 
-    def admit(self, int lane, int64_t queue, int64_t handle, int64_t records, int64_t num_bytes):
+    @cython.binding(False)
+    def admit(
+        self,
+        int lane,
+        int64_t queue,
+        int64_t handle,
+        int64_t records,
+        int64_t num_bytes,
+        int64_t stamp_ns=0,
+        int64_t owner=NONE,
+        int64_t born_ns=INT64_MAX,
+    ):
         """Append a slice at the tail of a sub-queue, which is made on demand.
 
         Args:
@@ -593,36 +863,67 @@ cdef class Scheduler:
             handle: Number, >= 0, by which results name this slice.
             records: 1 to 2**31 - 1.
             num_bytes: 0 to 2**31 - 1.
+            stamp_ns: Its deadline, where the lane has them.
+            owner: Whom `drop_owner` knows it by, >= 0; the sub-queue if left out.
+            born_ns: When its oldest record was made; never demoted if left out.
 
         Raises:
             ValueError: A number is out of its range; nothing was admitted.
         """
+        self.admit_one(lane, queue, handle, records, num_bytes, stamp_ns, owner, born_ns)
+
+    def admit_all(self, list slices):
+        """Admit several slices, each a tuple of what `admit` takes, all eight.
+
+        Raises:
+            ValueError: A number is out of its range; those before it were admitted.
+        """
+        for lane, queue, handle, records, num_bytes, stamp_ns, owner, born_ns in slices:
+            self.admit_one(lane, queue, handle, records, num_bytes, stamp_ns, owner, born_ns)
+
+    cdef inline int admit_one(
+        self,
+        int lane,
+        int64_t queue,
+        int64_t handle,
+        int64_t records,
+        int64_t num_bytes,
+        int64_t stamp_ns,
+        int64_t owner,
+        int64_t born_ns,
+    ) except -1:
         self.check_place(lane, queue)
-        check_slice(handle, records, num_bytes)
+        check_slice(handle, records, num_bytes, owner)
         cdef Lane* to = &self.lanes[lane]
         self.reserve_slot()
         cdef int32_t at = map_get(&to.by_number, queue)
         if at == NONE:
             at = self.make_queue(to, queue)
-        self.append(&self.queues[at], handle, records, num_bytes)
+        cdef Slot* slot = self.append(&self.queues[at], records, num_bytes)
+        slot.handle = handle
+        slot.stamp_ns = stamp_ns
+        slot.born_ns = born_ns
+        slot.owner = queue if owner == NONE else owner
         to.queued_records += records
         to.queued_bytes += num_bytes
-        if not self.queues[at].closed:
-            to.ready_records += records
-            to.ready_bytes += num_bytes
-            to.ready_queues += self.queues[at].records == records
-            self.join(to, at, is_new=True)
+        if self.queues[at].closed:
+            return 0
+        if self.queues[at].records == records:      # it was empty
+            self.enter(to, at, is_new=True)
             self.note_ready(lane)
+        else:
+            to.ready[self.queues[at].demoted].records += records
+            to.ready[self.queues[at].demoted].num_bytes += num_bytes
+        return 0
 
-    cdef inline void append(
-        self, SubQueue* queue, int64_t handle, int64_t records, int64_t num_bytes
+    cdef inline Slot* append(
+        self, SubQueue* queue, int64_t records, int64_t num_bytes
     ) noexcept nogil:
         cdef int32_t at = self.new_slot()
         cdef Slot* slot = &self.slots[at]
-        memset(slot, 0, sizeof(Slot))
-        slot.handle = handle
-        slot.records = records
-        slot.num_bytes = num_bytes
+        slot.records = <int32_t>records
+        slot.num_bytes = <int32_t>num_bytes
+        slot.start = slot.bytes_taken = slot.cut = 0
         slot.next = NONE
         if queue.head == NONE:
             queue.head = at
@@ -631,7 +932,9 @@ cdef class Scheduler:
         queue.tail = at
         queue.records += records
         queue.num_bytes += num_bytes
+        return slot
 
+    @cython.binding(False)
     def take(
         self,
         uint64_t lane_mask,
@@ -640,6 +943,7 @@ cdef class Scheduler:
         *,
         bint exclusive=True,
         bint single_queue=False,
+        int64_t now_ns=0,
     ):
         """Choose a lane and cut one batch of its ready records.
 
@@ -650,6 +954,7 @@ cdef class Scheduler:
                 proportional part of the bytes; one record is always taken.
             exclusive: Close the sub-queues of the batch until `open`.
             single_queue: Take all records from one sub-queue.
+            now_ns: The time that ages are measured to, >= 0.
 
         Returns:
             (lane, [(queue, handle, start, count), ...]), each slice once, where
@@ -661,27 +966,73 @@ cdef class Scheduler:
                 f"a batch of {records_max} records and {bytes_max} bytes at most cannot be"
                 " cut; records_max must be >= 1 and bytes_max >= 0"
             )
-        cdef uint64_t contenders = lane_mask & self.ready
-        if contenders == 0:
-            return None
         cdef Batch batch
         memset(&batch, 0, sizeof(Batch))
-        self.batch_number += 1
-        batch.number = self.batch_number
         batch.records_max = min(records_max, <int64_t>BATCH_RECORDS_MAX)
         batch.bytes_max = min(bytes_max, <int64_t>INT32_MAX)
         batch.single_queue = single_queue
-        cdef int lane = self.serve(contenders, &batch, exclusive)
+        batch.exclusive = exclusive
+        if self.demoting:
+            self.demote(max(now_ns, 0))
+        cdef int lane = self.serve(lane_mask, &batch)
+        if lane == NONE:
+            return None
         return lane, self.cut_list(batch.cuts)
 
     cdef list cut_list(self, int32_t count):
-        cdef list result = []
-        cdef Cut* cut
+        """Return the cuts; the slots they name were freed, but not used again yet."""
+        cdef list result = PyList_New(count)
+        cdef const Cut* cut
+        cdef tuple entry
         cdef int32_t index
         for index in range(count):
             cut = &self.cuts[index]
-            result.append((cut.queue, cut.handle, cut.start, cut.count))
+            entry = self.queues[cut.at].number, self.slots[cut.slot].handle, cut.start, cut.count
+            Py_INCREF(entry)        # the list takes one, and this function has its own
+            PyList_SET_ITEM(result, index, entry)
         return result
+
+    def correct(self, int lane, int64_t queue, int64_t delta_cost):
+        """Charge a sub-queue what its records cost beyond the estimate, or give it back.
+
+        It will owe one quantum at most, or gain one beside that of its turn.  If it
+        is unknown by now, what it owes is kept and what it has to get is forgotten.
+        Does nothing in a lane with deadlines, which has no turns.
+
+        Args:
+            lane: 0 is the highest.
+            queue: Number of the sub-queue.
+            delta_cost: Actual minus estimated cost, in bytes + record_cost * records.
+        """
+        self.check_place(lane, queue)
+        cdef Lane* its = &self.lanes[lane]
+        cdef int32_t at = map_get(&its.by_number, queue)
+        cdef int64_t deficit
+        if its.has_deadlines or delta_cost == 0 or (at == NONE and delta_cost < 0):
+            return
+        if at == NONE:
+            at = self.make_queue(its, queue)
+        deficit = self.queues[at].deficit
+        if delta_cost > 0:
+            # A batch from one sub-queue may have overdrawn it by more already.
+            deficit -= min(delta_cost, max(deficit + QUANTUM_COST, 0))
+        else:
+            deficit += min(-max(delta_cost, -INT64_MAX), 2 * QUANTUM_COST - deficit)
+        self.queues[at].deficit = deficit
+        if deficit < 0:
+            self.join(its, at, is_new=False)
+
+    def set_batch_records(self, int lane, int64_t records_max):
+        """Let batches of a lane have so many records at most, whatever `take` allows.
+
+        Args:
+            lane: 0 is the highest.
+            records_max: >= 1; at first there is no such limit.
+        """
+        self.check_lane(lane)
+        if records_max < 1:
+            raise ValueError(f"records_max is {records_max}; it must be >= 1")
+        self.lanes[lane].batch_records = min(records_max, <int64_t>BATCH_RECORDS_MAX)
 
     def open(self, int lane, int64_t queue):
         """Let a closed sub-queue be served again; it goes to the end of the round.
@@ -695,8 +1046,7 @@ cdef class Scheduler:
             return
         self.queues[at].closed = False
         if self.queues[at].records:
-            self.count_ready(its, &self.queues[at], 1)
-            self.join(its, at, is_new=False)
+            self.enter(its, at, is_new=False)
             self.note_ready(lane)
         else:
             self.release_if_unused(its, at)
@@ -708,11 +1058,11 @@ cdef class Scheduler:
         cdef int32_t at = map_get(&its.by_number, queue)
         if at == NONE:
             at = self.make_queue(its, queue)
-        self.close_queue(its, &self.queues[at])
+        self.close_queue(its, at)
         self.note_ready(lane)
 
     def drop_queue(self, int64_t queue):
-        """Forget a queue number in every lane, and that it was closed.
+        """Forget what waits under a queue number in every lane, and that it was closed.
 
         For a partition that was revoked.  Records that were taken before are
         the caller's: it must not `open` this queue for them any more.
@@ -728,28 +1078,92 @@ cdef class Scheduler:
         for lane in range(self.lane_count):
             at = map_get(&self.lanes[lane].by_number, queue)
             if at != NONE:
-                self.empty_queue(&self.lanes[lane], at, handles)
+                self.close_queue(&self.lanes[lane], at)
+                self.drop_slots(at, NONE, handles)
+                self.queues[at].closed = False
+                self.release_if_unused(&self.lanes[lane], at)
                 self.note_ready(lane)
         return handles
 
-    cdef int empty_queue(self, Lane* lane, int32_t at, list handles) except -1:
-        """Add the waiting handles to a list; the sub-queue is open and empty then."""
+    def drop_owner(self, int64_t owner):
+        """Forget the waiting slices of one owner, wherever they are: O(all that wait).
+
+        The others keep their order, and closed sub-queues stay closed.
+
+        Returns:
+            Handles of the slices that still waited, also partly: by lane, then
+            by number of the sub-queue, then first in first out.
+        """
+        if owner < 0:
+            raise ValueError(f"owner is {owner}; it must be >= 0")
+        cdef list places = []
+        cdef list handles = []
+        cdef int32_t at
+        for at in range(self.queues_used):
+            if self.has_slice_of(&self.queues[at], owner):      # none of those free
+                places.append((self.queues[at].lane, self.queues[at].number, at))
+        for _, _, place in sorted(places):
+            self.drop_from(place, owner, handles)
+        return handles
+
+    cdef int drop_from(self, int32_t at, int64_t owner, list handles) except -1:
+        """Drop an owner's slices from one sub-queue, and give it its place again."""
         cdef SubQueue* queue = &self.queues[at]
-        self.close_queue(lane, queue)
-        while queue.head != NONE:
-            handles.append(self.slots[queue.head].handle)
-            self.pop_slot(queue)
-        lane.queued_records -= queue.records
-        lane.queued_bytes -= queue.num_bytes
-        queue.records = queue.num_bytes = 0
-        queue.closed = False
-        self.release_if_unused(lane, at)
+        cdef Lane* lane = &self.lanes[queue.lane]
+        cdef bint is_ready = not queue.closed
+        if is_ready:
+            self.leave(lane, at)
+        self.drop_slots(at, owner, handles)
+        if queue.records == 0:
+            self.release_if_unused(lane, at)
+        elif is_ready:
+            self.enter(lane, at, is_new=False)
+        self.note_ready(queue.lane)
+        return 0
+
+    cdef inline bint has_slice_of(self, const SubQueue* queue, int64_t owner) noexcept nogil:
+        cdef int32_t at = queue.head
+        while at != NONE and self.slots[at].owner != owner:
+            at = self.slots[at].next
+        return at != NONE
+
+    cdef int drop_slots(self, int32_t at, int64_t owner, list handles) except -1:
+        """Free the slices of an owner, or all, in a sub-queue that is not ready."""
+        cdef SubQueue* queue = &self.queues[at]
+        cdef Lane* lane = &self.lanes[queue.lane]
+        cdef int32_t here = queue.head
+        cdef int32_t next_slot
+        cdef Slot* slot
+        queue.head = NONE
+        while here != NONE:
+            slot = &self.slots[here]
+            next_slot = slot.next
+            if owner == NONE or slot.owner == owner:
+                handles.append(slot.handle)
+                queue.records -= slot.records - slot.start
+                queue.num_bytes -= slot.num_bytes - slot.bytes_taken
+                lane.queued_records -= slot.records - slot.start
+                lane.queued_bytes -= slot.num_bytes - slot.bytes_taken
+                self.free_slot(here)
+            else:
+                slot.next = NONE
+                if queue.head == NONE:
+                    queue.head = here
+                else:
+                    self.slots[queue.tail].next = here
+                queue.tail = here
+            here = next_slot
         return 0
 
     def ready_records(self, int lane):
-        """Return the records of a lane that wait in open sub-queues."""
+        """Return the records of a lane that wait in open sub-queues, also demoted."""
         self.check_lane(lane)
-        return self.lanes[lane].ready_records
+        return self.lanes[lane].ready[0].records + self.lanes[lane].ready[1].records
+
+    def demoted_records(self, int lane):
+        """Return those of its ready records that wait behind the lowest lane."""
+        self.check_lane(lane)
+        return self.lanes[lane].ready[1].records
 
     def queued_records(self, int lane):
         """Return all records of a lane that wait, also in closed sub-queues."""
@@ -770,28 +1184,55 @@ cdef class Scheduler:
         cdef Slot* slot = &self.slots[self.queues[at].head]
         return slot.handle, slot.start
 
+    def __sizeof__(self):
+        """Return all bytes held, also in pools that are not in use."""
+        cdef int64_t num_bytes = sizeof(Lane) * LANES_MAX
+        cdef const Lane* lane
+        cdef int index
+        for index in range(self.lane_count):
+            lane = &self.lanes[index]
+            num_bytes += (<int64_t>1 << lane.by_number.bits) * sizeof(Cell)
+            num_bytes += lane.due.capacity * sizeof(HeapEntry)
+            num_bytes += (lane.young.capacity + lane.demoted.capacity) * sizeof(HeapEntry)
+        num_bytes += self.slots_capacity * (sizeof(Slot) + sizeof(Cut))
+        return num_bytes + self.queues_capacity * (sizeof(SubQueue) + 2 * sizeof(int32_t))
+
     def ready_lanes(self):
-        """Return a mask: bit i is set while lane i has ready records."""
-        return self.ready
+        """Return a mask: bit i is set while lane i has ready records, also demoted."""
+        return self.ready | self.ready_demoted
 
 
-cdef inline int check_slice(int64_t handle, int64_t records, int64_t num_bytes) except -1:
+cdef inline int check_slice(
+    int64_t handle, int64_t records, int64_t num_bytes, int64_t owner
+) except -1:
     if handle < 0:
         raise ValueError(f"handle is {handle}; it must be >= 0")
     if not 1 <= records <= INT32_MAX:
         raise ValueError(f"a slice of {records} records; it must have 1 to 2**31 - 1")
     if not 0 <= num_bytes <= INT32_MAX:
         raise ValueError(f"a slice of {num_bytes} bytes; it must have 0 to 2**31 - 1")
+    if owner < NONE:
+        raise ValueError(f"owner is {owner}; it must be >= 0")
     return 0
 
 
+cdef list one_a_lane(str name, values, int lane_count, default):
+    """Return an option as a list with one value a lane."""
+    if values is None:
+        return [default] * max(lane_count, 0)
+    values = list(values)
+    if len(values) != lane_count:
+        raise ValueError(f"{len(values)} {name} for {lane_count} lanes; give one a lane")
+    return values
+
+
 cdef int check_options(
-    int lane_count, list weights, double cap, double floor, int64_t record_cost
+    int lane_count, int contender_count, list weights, double cap, double floor, int64_t record_cost
 ) except -1:
-    if not 1 <= lane_count <= LANES_MAX:
-        raise ValueError(f"lane_count is {lane_count}; it must be 1 to {LANES_MAX}")
-    if len(weights) != lane_count:
-        raise ValueError(f"{len(weights)} weights for {lane_count} lanes; give one a lane")
+    if not 1 <= lane_count or contender_count > LANES_MAX:
+        raise ValueError(
+            f"lane_count is {lane_count}; it must be 1 to {LANES_MAX}, one less if a lane demotes"
+        )
     for weight in weights:
         if not 1 <= weight <= 65536:
             raise ValueError(f"a weight is {weight}; weights are whole numbers, 1 to 65536")
@@ -799,11 +1240,11 @@ cdef int check_options(
         raise ValueError(f"cap is {cap} and floor {floor}; both must be 0 to 1")
     if not 1 <= record_cost <= RECORD_COST_MAX:
         raise ValueError(f"record_cost is {record_cost}; it must be 1 to {RECORD_COST_MAX}")
-    # All lanes below the top may be at the floor or above, and the top keeps its own.
+    # All below the top may be at the floor or above, and the top keeps its own.
     cdef double room = min(cap, 1.0 - floor)
-    if (lane_count - 1) * floor > room + 1.0 / SHARE_ONE:
+    if (contender_count - 1) * floor > room + 1.0 / SHARE_ONE:
         raise ValueError(
-            f"floors of {floor} for {lane_count} lanes do not fit beside a cap of {cap};"
-            f" with this many lanes floor may be at most {room / (lane_count - 1):.3f}"
+            f"floors of {floor} for {contender_count} lanes do not fit beside a cap of {cap};"
+            f" with this many lanes floor may be at most {room / (contender_count - 1):.3f}"
         )
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 
 import pytest
@@ -10,6 +11,7 @@ from flowguard._native.scheduler import Scheduler
 
 ALL = 2**64 - 1
 NO_LIMIT = 2**62
+QUANTUM_COST = 65536
 
 
 def backlog(scheduler: Scheduler, lane: int, queue: int, *, slices: int = 2000) -> None:
@@ -268,6 +270,296 @@ def test_a_thousand_sub_queues_have_a_turn_each() -> None:
     assert turns(scheduler, 2000) == list(range(1000)) * 2
 
 
+def test_new_sub_queues_without_an_end_do_not_starve_an_old_one() -> None:
+    scheduler = Scheduler(1)
+    scheduler.admit(0, 0, 0, records=10_000, num_bytes=7_680_000)
+    scheduler.admit(0, 1, 1, records=64, num_bytes=49_152)
+    turns(scheduler, 2)
+    served = []
+    for queue in range(2, 100):
+        scheduler.admit(0, queue, queue, records=64, num_bytes=49_152)
+        served += turns(scheduler, 1)
+
+    # More come than can be served: its waits are as long as what waits beside it.
+    assert served.count(0) == 11
+
+
+def test_a_sub_queue_that_ran_empty_in_a_batch_is_closed_with_it() -> None:
+    scheduler = Scheduler(1)
+    scheduler.admit(0, 1, 1, records=1, num_bytes=1)
+    for queue in (2, 3):
+        scheduler.admit(0, queue, queue, records=10_000, num_bytes=0)
+    # Sub-queues 2 and 3 use up their turns, so that 1 is passed, and found empty.
+    assert scheduler.take(1, 2000, NO_LIMIT) == (0, [(1, 1, 0, 1), (2, 2, 0, 1024), (3, 3, 0, 975)])
+    scheduler.admit(0, 1, 4, records=1, num_bytes=1)
+
+    assert scheduler.take(1, 1, NO_LIMIT) is None
+
+
+# -- Corrections -------------------------------------------------------------
+
+
+def two_backlogs(**options: int) -> Scheduler:
+    scheduler = Scheduler(1, **options)
+    for queue in (1, 2):
+        scheduler.admit(0, queue, queue, records=100_000, num_bytes=76_800_000)
+    return scheduler
+
+
+def test_a_sub_queue_pays_in_its_next_turns_what_it_cost_beyond_the_estimate() -> None:
+    scheduler = two_backlogs()
+    assert turns(scheduler, 2) == [1, 2]
+    scheduler.correct(0, 1, QUANTUM_COST)
+
+    assert turns(scheduler, 6) == [2, 1, 2, 1, 2, 1]
+
+
+def test_a_sub_queue_gets_back_what_it_did_not_cost() -> None:
+    scheduler = two_backlogs()
+    assert turns(scheduler, 2) == [1, 2]
+    scheduler.correct(0, 1, -QUANTUM_COST)
+
+    assert turns(scheduler, 4) == [1, 1, 2, 1]
+
+
+def test_corrections_reach_one_quantum_at_most() -> None:
+    scheduler = two_backlogs()
+    turns(scheduler, 2)
+    for _ in range(100):
+        scheduler.correct(0, 1, 2**62)
+    owing = turns(scheduler, 4)
+    for _ in range(100):
+        scheduler.correct(0, 1, -(2**62))
+
+    # It loses the turn that it has, and one that it owes; it gains one.
+    assert owing == [2, 2, 1, 2]
+    assert turns(scheduler, 5) == [1, 1, 2, 1, 2]
+
+
+def test_a_debt_is_not_escaped_by_leaving() -> None:
+    scheduler = Scheduler(1)
+    scheduler.admit(0, 1, 1, records=320, num_bytes=320 * 768)  # five quanta
+    scheduler.admit(0, 2, 2, records=10_000, num_bytes=7_680_000)
+    taken = scheduler.take(1, 320, NO_LIMIT, exclusive=False, single_queue=True)
+    assert taken == (0, [(1, 1, 0, 320)])
+    order = turns(scheduler, 1)
+    scheduler.admit(0, 1, 3, records=10_000, num_bytes=7_680_000)
+
+    order += turns(scheduler, 7)
+    # Five turns for its five, one that had no other to share with, and the next one.
+    assert order == [2, 2, 2, 2, 2, 2, 2, 1]
+
+
+def test_a_debt_is_kept_for_a_sub_queue_that_is_unknown_by_now() -> None:
+    scheduler = Scheduler(1)
+    scheduler.admit(0, 2, 2, records=10_000, num_bytes=7_680_000)
+    turns(scheduler, 1)
+    scheduler.correct(0, 1, 10 * QUANTUM_COST)
+    scheduler.admit(0, 1, 1, records=10_000, num_bytes=7_680_000)
+
+    assert turns(scheduler, 6) == [2, 2, 2, 1, 2, 1]
+
+
+def test_what_an_unknown_sub_queue_would_get_back_is_forgotten() -> None:
+    scheduler = two_backlogs()
+    scheduler.correct(0, 3, -QUANTUM_COST)
+    scheduler.admit(0, 3, 3, records=10_000, num_bytes=7_680_000)
+
+    assert turns(scheduler, 6) == [1, 2, 3, 1, 2, 3]
+
+
+# -- Deadlines ---------------------------------------------------------------
+
+
+def entries(scheduler: Scheduler, records: int = 1, **options: object) -> list[int]:
+    """Take one batch that closes nothing and return the handles in it."""
+    taken = scheduler.take(ALL, records, NO_LIMIT, exclusive=False, **options)  # type: ignore[call-overload]
+    return [] if taken is None else [entry[1] for entry in taken[1]]
+
+
+def test_the_sub_queue_with_the_earliest_first_slice_goes_first() -> None:
+    scheduler = Scheduler(1, deadlines=[True])
+    scheduler.admit(0, 1, 100, 2, 10, stamp_ns=30)
+    scheduler.admit(0, 1, 101, 2, 10, stamp_ns=5)  # behind 100: inside a sub-queue, in order
+    scheduler.admit(0, 2, 102, 2, 10, stamp_ns=20)
+    scheduler.admit(0, 3, 103, 2, 10, stamp_ns=-10)
+
+    assert entries(scheduler, 5) == [103, 102, 100]
+    scheduler.admit(0, 2, 104, 2, 10, stamp_ns=29)
+    assert entries(scheduler, 100) == [104, 100, 101]
+
+
+def test_of_equal_stamps_the_slice_that_was_first_in_line_goes_first() -> None:
+    scheduler = Scheduler(1, deadlines=[True])
+    for handle in range(6):
+        scheduler.admit(0, handle % 2, handle, 1, 10)
+
+    assert [entries(scheduler) for _ in range(6)] == [[0], [1], [2], [3], [4], [5]]
+
+
+def test_only_lanes_with_deadlines_look_at_stamps() -> None:
+    scheduler = Scheduler(2, deadlines=[False, True])
+    for lane in (0, 1):
+        scheduler.admit(lane, 1, 10 * lane + 1, 1, 10, stamp_ns=9)
+        scheduler.admit(lane, 2, 10 * lane + 2, 1, 10, stamp_ns=1)
+
+    assert [entries(scheduler) for _ in range(4)] == [[1], [2], [12], [11]]
+
+
+def test_with_single_queue_deadlines_choose_the_sub_queue_once() -> None:
+    scheduler = Scheduler(1, deadlines=[True])
+    scheduler.admit(0, 1, 100, 1, 10, stamp_ns=1)
+    scheduler.admit(0, 1, 101, 1, 10, stamp_ns=9)
+    scheduler.admit(0, 2, 102, 1, 10, stamp_ns=5)
+
+    assert entries(scheduler, 10, single_queue=True) == [100, 101]
+
+
+# -- Demoted -----------------------------------------------------------------
+
+
+def test_a_sub_queue_waits_behind_the_lowest_lane_while_its_first_slice_is_too_old() -> None:
+    scheduler = Scheduler(2, demote_after_ns=[100, None], cap=1.0, floor=0.0)
+    scheduler.admit(0, 1, 100, 1, 10, born_ns=0)
+    scheduler.admit(0, 1, 101, 1, 10, born_ns=90)
+    scheduler.admit(0, 2, 102, 1, 10, born_ns=90)
+    scheduler.admit(1, 1, 103, 1, 10)
+    scheduler.admit(1, 1, 104, 1, 10)
+
+    assert entries(scheduler, now_ns=101) == [102]
+    assert (scheduler.demoted_records(0), scheduler.ready_records(0)) == (2, 2)
+    assert entries(scheduler, now_ns=101) == [103]
+    assert scheduler.take(0b01, 1, 10, exclusive=False, now_ns=101) == (0, [(1, 100, 0, 1)])
+    assert scheduler.demoted_records(0) == 0  # the next slice is young enough
+    assert [entries(scheduler, now_ns=101) for _ in range(2)] == [[101], [104]]
+
+
+def test_the_demoted_keep_a_floor() -> None:
+    scheduler = Scheduler(2, demote_after_ns=[100, None], floor=0.05)
+    for handle in range(2000):
+        scheduler.admit(0, 1, handle, 10, 1000, born_ns=0)
+        scheduler.admit(0, 2, 2000 + handle, 10, 1000)
+        scheduler.admit(1, 3, 4000 + handle, 10, 1000)
+    served: Counter[int] = Counter()
+    for _ in range(1000):
+        taken = scheduler.take(ALL, 10, NO_LIMIT, exclusive=False, now_ns=101)
+        assert taken is not None
+        served[taken[1][0][0]] += 1
+
+    # Both below the top have weight 1 and half of what the cap leaves.
+    assert served == {1: 99, 2: 802, 3: 99}
+
+
+def test_the_oldest_of_the_demoted_goes_first_whatever_its_lane() -> None:
+    scheduler = Scheduler(2, demote_after_ns=[50, 50])
+    scheduler.admit(0, 1, 100, 1, 10, born_ns=30)
+    scheduler.admit(0, 2, 101, 1, 10, born_ns=10)
+    scheduler.admit(1, 1, 102, 1, 10, born_ns=20)
+
+    assert [entries(scheduler, now_ns=200) for _ in range(3)] == [[101], [102], [100]]
+
+
+def test_what_is_demoted_is_masked_closed_and_dropped_with_its_lane() -> None:
+    scheduler = Scheduler(2, demote_after_ns=[0, None])
+    scheduler.admit(0, 1, 100, 2, 10, born_ns=0)
+    assert scheduler.take(0b10, 1, 10, now_ns=1) is None
+    assert scheduler.ready_lanes() == 0b01
+
+    assert scheduler.take(0b01, 1, 10, now_ns=1) == (0, [(1, 100, 0, 1)])
+    assert (scheduler.ready_lanes(), scheduler.demoted_records(0)) == (0, 0)
+    scheduler.open(0, 1)
+    assert (scheduler.ready_lanes(), scheduler.demoted_records(0)) == (1, 1)
+    assert scheduler.drop_queue(1) == [100]
+    assert (scheduler.ready_lanes(), scheduler.queued_records(0)) == (0, 0)
+
+
+def test_time_does_not_go_back() -> None:
+    scheduler = Scheduler(2, demote_after_ns=[100, None])
+    scheduler.admit(0, 1, 100, 2, 10, born_ns=0)
+    scheduler.admit(1, 1, 101, 2, 10)
+    assert entries(scheduler, now_ns=101) == [101]
+
+    assert entries(scheduler, now_ns=0) == [101]
+
+
+# -- Owners, several slices, limits of lanes ---------------------------------
+
+
+def test_an_owner_is_dropped_wherever_it_waits_and_the_others_keep_their_order() -> None:
+    scheduler = Scheduler(2, deadlines=[True, False])
+    for lane in (1, 0):
+        for handle in range(6):
+            scheduler.admit(lane, 8 - handle // 3, 10 * lane + handle, 2, 100, owner=handle % 3)
+    scheduler.close(1, 7)
+    entries(scheduler, 1)
+
+    assert scheduler.drop_owner(0) == [3, 0, 13, 10]
+    assert [scheduler.queued_records(lane) for lane in (0, 1)] == [8, 8]
+    assert [scheduler.queued_bytes(lane) for lane in (0, 1)] == [400, 400]
+    assert [scheduler.ready_records(lane) for lane in (0, 1)] == [8, 4]
+    assert scheduler.head(1, 7) == (14, 0)
+    scheduler.admit(1, 7, 16, 2, 100, owner=0)
+    scheduler.open(1, 7)
+    assert sorted(entries(scheduler, 100)) == [1, 2, 4, 5]
+    assert entries(scheduler, 100) == [11, 12, 14, 15, 16]
+    assert scheduler.drop_owner(1) == []
+
+
+def test_a_slice_without_an_owner_belongs_to_its_sub_queue() -> None:
+    scheduler = Scheduler(1)
+    scheduler.admit(0, 7, 100, 1, 10)
+
+    assert scheduler.drop_owner(7) == [100]
+    assert scheduler.ready_lanes() == 0
+
+
+def test_several_slices_are_admitted_at_once() -> None:
+    scheduler = Scheduler(2, deadlines=[True, False], demote_after_ns=[None, 5])
+    scheduler.admit_all([(0, 1, 100, 2, 10, 7, 3, 0), (0, 2, 101, 2, 10, 6, 4, 0)])
+    with pytest.raises(ValueError, match="handle is -1"):
+        scheduler.admit_all([(1, 1, 102, 2, 10, 0, 3, 0), (1, 1, -1, 2, 10, 0, 3, 0)])
+
+    assert entries(scheduler, 100) == [101, 100]
+    assert scheduler.drop_owner(3) == [102]
+
+
+def test_a_lane_can_have_smaller_batches_than_the_others() -> None:
+    scheduler = Scheduler(2)
+    for lane in (0, 1):
+        backlog(scheduler, lane, 0)
+    scheduler.set_batch_records(1, 2)
+    counts: Counter[int] = Counter()
+    batches: Counter[int] = Counter()
+    for _ in range(1000):
+        lane, taken = scheduler.take(ALL, 10, NO_LIMIT, exclusive=False) or (0, [])
+        counts[lane] += sum(entry[3] for entry in taken)
+        batches[lane] += 1
+
+    assert counts[1] == 2 * batches[1]
+    # Its share is the same in records, not in batches, and it never waits for a full ten.
+    assert counts[1] / counts.total() == pytest.approx(0.2, abs=0.001)
+    scheduler.set_batch_records(1, 2**62)
+    assert len(entries(scheduler, 2**62)) > 1
+
+
+@pytest.mark.parametrize("options", [{}, {"deadlines": [True]}, {"demote_after_ns": [0]}])
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_sub_queues_that_come_and_go_take_no_more_memory(
+    options: dict[str, list[int]], exclusive: bool
+) -> None:
+    scheduler = Scheduler(1, **options)  # type: ignore[arg-type]
+    scheduler.admit(0, 0, 0, 2**31 - 1, 2**31 - 1, 2**62)  # always there, and last
+    sizes = set()
+    for number in range(1, 5000):
+        scheduler.admit(0, number, number, 1, QUANTUM_COST, 0, -1, 0)
+        for _ in range(3):
+            _, taken = scheduler.take(1, 100, NO_LIMIT, exclusive=exclusive, now_ns=1) or (0, [])
+            for entry in taken:
+                scheduler.open(0, entry[0])
+        sizes.add(sys.getsizeof(scheduler))
+    assert len(sizes) <= 2
+
+
 # -- Arguments ---------------------------------------------------------------
 
 
@@ -282,6 +574,11 @@ def test_a_thousand_sub_queues_have_a_turn_each() -> None:
         ({"lane_count": 2, "floor": -0.1}, "floor -0.1"),
         ({"lane_count": 2, "record_cost": 0}, "record_cost is 0"),
         ({"lane_count": 20}, "floors of 0.05 for 20 lanes do not fit"),
+        ({"lane_count": 2, "deadlines": [True]}, "1 deadlines for 2 lanes"),
+        ({"lane_count": 2, "demote_after_ns": [1]}, "1 ages for 2 lanes"),
+        ({"lane_count": 1, "demote_after_ns": [-1]}, "demote_after_ns of lane 0 is -1"),
+        ({"lane_count": 64, "floor": 0.0, "demote_after_ns": [1] * 64}, "one less if a lane"),
+        ({"lane_count": 5, "floor": 0.2, "demote_after_ns": [1] * 5}, "0.2 for 6 lanes"),
     ],
 )
 def test_wrong_options_are_named(options: dict[str, object], message: str) -> None:
@@ -299,6 +596,7 @@ def test_wrong_options_are_named(options: dict[str, object], message: str) -> No
         ((0, 0, 0, 0, 0), "a slice of 0 records"),
         ((0, 0, 0, 2**31, 0), "a slice of 2147483648 records"),
         ((0, 0, 0, 1, -1), "a slice of -1 bytes"),
+        ((0, 0, 0, 1, 0, 0, -2), "owner is -2"),
     ],
 )
 def test_wrong_slices_are_not_admitted(arguments: tuple[int, ...], message: str) -> None:
@@ -324,6 +622,33 @@ def test_an_unknown_lane_is_refused(name: str) -> None:
 def test_an_unknown_place_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="queue is -2"):
         getattr(Scheduler(1), name)(0, -2)
+
+
+def test_other_impossible_numbers_are_refused() -> None:
+    scheduler = Scheduler(1)
+    with pytest.raises(ValueError, match="records_max is 0"):
+        scheduler.set_batch_records(0, 0)
+    with pytest.raises(ValueError, match="owner is -1"):
+        scheduler.drop_owner(-1)
+    with pytest.raises(ValueError, match="queue is -1"):
+        scheduler.correct(0, -1, 0)
+
+
+def test_the_largest_ages_and_stamps_do_not_overflow() -> None:
+    scheduler = Scheduler(1, deadlines=[True], demote_after_ns=[2**63 - 1])
+    scheduler.admit(0, 1, 1, 1, 0, stamp_ns=2**63 - 1, born_ns=-(2**63))
+    scheduler.admit(0, 2, 2, 1, 0, stamp_ns=-(2**63), born_ns=2**63 - 1)
+
+    assert entries(scheduler, now_ns=0) == [2]
+    assert entries(scheduler, now_ns=2**63 - 1) == [1]
+
+
+def test_the_largest_corrections_do_not_overflow() -> None:
+    scheduler = two_backlogs()
+    for delta in (2**63 - 1, -(2**63), 2**63 - 1, 2**63 - 1, -(2**63)):
+        scheduler.correct(0, 1, delta)
+
+    assert turns(scheduler, 4) == [1, 1, 2, 1]
 
 
 def test_the_largest_numbers_do_not_overflow() -> None:
