@@ -195,11 +195,21 @@ def expression_step(
 
 def is_row_by_row(expression: pl.Expr) -> bool:
     """Tell whether each row's result depends on that row alone."""
-    meta = expression.meta
+    waiting = [expression]
     try:
-        return meta.is_row_separable() and meta.is_length_preserving()
+        while waiting:
+            part = waiting.pop()
+            if not part.meta.root_names():  # literals, and what is made of them
+                continue
+            # An aggregate deep inside, as in `a > a.mean()`, does not show in the whole.
+            if part.meta.is_scalar() or not part.meta.is_length_preserving():
+                return False
+            if not part.meta.is_row_separable():
+                return False
+            waiting += part.meta.pop()
     except pl.exceptions.PolarsError:  # a Python function, of which nothing is known
         return False
+    return True
 
 
 def declared_columns(
