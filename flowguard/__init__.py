@@ -14,8 +14,9 @@ from flowguard.app import App
 from flowguard.batch import Batch
 from flowguard.dispatch.sizing import BatchSize
 from flowguard.errors import ConfigError, FlowguardError, HookError, SettleError, WireError
+from flowguard.lanes.fairness import header, key
 from flowguard.lanes.lane import Block, Lane
-from flowguard.lanes.rules import by_header, by_key_prefix, by_topic
+from flowguard.lanes.rules import by_column, by_header, by_key_prefix, by_topic
 
 __all__ = [
     "App",
@@ -29,9 +30,12 @@ __all__ = [
     "Lane",
     "SettleError",
     "WireError",
+    "by_column",
     "by_header",
     "by_key_prefix",
     "by_topic",
+    "header",
+    "key",
 ]
 
 __version__ = "0.1.0"

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 import faust
+import polars as pl
 import pyarrow as pa
 from faust.app.base import BootStrategy
 from faust.transport.drivers.aiokafka import Transport
@@ -109,9 +110,10 @@ class App(faust.App):
         self,
         *topics: str,
         codec: str | object = "json",
+        registry: Any = None,
         columns: Mapping[str, Any] | pa.Schema | type | None = None,
         key_by: str | None = None,
-        lanes: Lane | Rule | None = None,
+        lanes: Lane | Rule | pl.Expr | None = None,
         order: Literal["partition", "key", "none"] = "partition",
         on_offset_loss: Literal["stop", "earliest", "latest"] = "stop",
         **topic_options: Any,
@@ -120,11 +122,14 @@ class App(faust.App):
 
         Args:
             topics: One name or more.
-            codec: `json`, `msgpack`, `arrow`, `raw`, or an object with
+            codec: `json`, `msgpack`, `avro`, `protobuf`, `arrow`, `raw`, or an object with
                 `decode(values: pa.BinaryArray) -> pa.RecordBatch` and `encode(frame)`.
+            registry: For `avro` and `protobuf`: the address of a Confluent schema registry
+                (`https://user:password@host`), or an object with `schema(id)`.
             columns: Name → Arrow type, a `pa.Schema` or a `faust.Record`; None infers them.
             key_by: Column whose text is the key of what is sent to it.
-            lanes: The lane of all its records, or a rule.
+            lanes: The lane of all its records, a rule, or a Polars expression over declared
+                columns that yields lane names; null and unknown names get the lowest lane.
             order: What may not be reordered inside a lane. This version keeps the order of
                 the key by keeping that of the partition.
             on_offset_loss: What to do when the broker no longer has the next offset.
@@ -139,11 +144,12 @@ class App(faust.App):
         reject_unknown(
             topic_options.keys() - TOPIC_OPTIONS,
             known=(*TOPIC_OPTIONS, *FEED_OPTIONS),
-            later=("pattern", "registry"),
+            later=("pattern",),
             owner=f"feed {topics[0]!r}",
         )
         options = FeedOptions(
             codec=codec,
+            registry=registry,
             columns=None if columns is None else Schema.parse(columns),
             key_by=key_by,
             rule=lanes,
@@ -151,8 +157,10 @@ class App(faust.App):
             on_offset_loss=on_offset_loss,
         )
         feed = Feed(self, topics=topics, options=options, **topic_options)
-        feed.routes(self._declared_lanes)
         _ = feed.codec
+        feed.routes(self._declared_lanes)
+        if lanes is not None:  # without a rule it may be one that is only sent to
+            feed.splitters(self._declared_lanes)
         self.declared_feeds.append(feed)
         return feed
 
@@ -285,7 +293,9 @@ class App(faust.App):
         return FeedProducer(self.transport, loop=self.loop, beacon=self.beacon)
 
 
-FEED_OPTIONS = frozenset({"codec", "columns", "key_by", "lanes", "order", "on_offset_loss"})
+FEED_OPTIONS = frozenset(
+    {"codec", "registry", "columns", "key_by", "lanes", "order", "on_offset_loss"}
+)
 TOPIC_OPTIONS = frozenset(
     {
         "schema", "key_type", "value_type", "partitions", "retention", "compacting", "deleting",

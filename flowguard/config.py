@@ -8,7 +8,7 @@ the configuration file, arguments in code, defaults.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -30,7 +30,13 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "memory": "512MiB",
     "drain_timeout": "25s",
 }
-LANE_OPTIONS: Final = ("target", "reserve", "weight")
+LANE_OPTIONS: Final[Mapping[str, Callable[[str], Any]]] = {
+    "target": str,
+    "reserve": float,
+    "weight": int,
+    "rate": str,
+    "demote_after": str,
+}
 
 Origin = str
 ENVIRONMENT: Final = "environment"
@@ -155,7 +161,13 @@ def change_lanes(
     origins: list[Setting] = []
     for lane in lanes:
         options: dict[str, Any] = {}
-        declared = {"target": lane.target, "reserve": lane.reserve, "weight": lane.weight}
+        declared = {
+            "target": lane.target,
+            "reserve": lane.reserve,
+            "weight": lane.weight,
+            "rate": lane.rate_per_s,
+            "demote_after": lane.demote_after,
+        }
         for option in LANE_OPTIONS:
             variable = f"{LANE_PREFIX}{variable_name(lane.name)}__{option.upper()}"
             text = read_variable(environment, variable)
@@ -168,8 +180,8 @@ def change_lanes(
                 setting = Setting(f"lanes.{lane.name}.{option}", declared[option], "code")
             options[option] = setting.value
             origins.append(setting)
-        changed.append(Lane(lane.name, overflow=lane.overflow, **options))
-    return LaneSet(tuple(changed)), origins
+        changed.append(Lane(lane.name, fair_by=lane.fair_by, overflow=lane.overflow, **options))
+    return LaneSet(tuple(changed), declared=lanes.lanes), origins
 
 
 def check_lane_names(
@@ -211,7 +223,7 @@ def variable_name(lane: str) -> str:
 def parse_text(option: str, text: str) -> Any:
     """Return a lane option from text."""
     try:
-        return {"target": str, "reserve": float, "weight": int}[option](text)
+        return LANE_OPTIONS[option](text)
     except ValueError:
         raise ConfigError(f"lane option {option}={text!r} is no number") from None
 

@@ -4,6 +4,7 @@ FlowguardError
  ├── ConfigError        an option or a declaration is wrong; nothing was started
  ├── HookError          Faust or aiokafka is used in a way a feed cannot support
  ├── WireError          bytes from the broker cannot be read; their partition stops
+ ├── RegistryError      a schema registry does not answer; what needs it is tried again
  └── SettleError        a send or a commit failed for good
 
 Each message says what happened, what flowguard does now, and what you can do.
@@ -11,7 +12,14 @@ Each message says what happened, what flowguard does now, and what you can do.
 
 from __future__ import annotations
 
-__all__ = ["ConfigError", "FlowguardError", "HookError", "SettleError", "WireError"]
+__all__ = [
+    "ConfigError",
+    "FlowguardError",
+    "HookError",
+    "RegistryError",
+    "SettleError",
+    "WireError",
+]
 
 
 class FlowguardError(Exception):
@@ -52,6 +60,10 @@ class WireError(FlowguardError):
         self.needed_bytes = needed_bytes
         place = f"{topic}[{partition}] at offset {offset}: " if topic else ""
         super().__init__(f"{place}{message}")
+
+
+class RegistryError(FlowguardError):
+    """A schema registry does not answer; what needs it is tried again, nothing is rejected."""
 
 
 class SettleError(FlowguardError):

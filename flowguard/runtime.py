@@ -156,6 +156,15 @@ class FeedRuntime(Service):
         return feeds
 
     @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """Return of each feed topic what changes when its records may get other lanes."""
+        return {
+            topic: fingerprint
+            for feed in set(self.feeds.values())
+            for topic, fingerprint in feed.rule_fingerprints(self.lanes).items()
+        }
+
+    @cached_property
     def first_agents(self) -> frozenset[str]:
         """Return the first agent of each feed: it writes what cannot be decoded, once."""
         first: dict[str, str] = {}
@@ -253,7 +262,7 @@ class FeedRuntime(Service):
     def _commit_context(self, topic: str) -> CommitContext:
         return CommitContext(
             cluster=self.cluster,
-            rules=self.feeds[topic].fingerprint(topic, self.lanes),
+            rules=self.fingerprints[topic],
             lanes=tuple(lane.name for lane in self.lanes),
         )
 

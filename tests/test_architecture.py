@@ -30,6 +30,7 @@ LAYER_4 = {
     "flowguard.intake.connection",
     "flowguard.intake.consumer",
     "flowguard.intake.producer",
+    "flowguard.intake.schema_registry",
 }
 
 LAYERS = {

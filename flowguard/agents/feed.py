@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -12,11 +11,13 @@ import pyarrow as pa
 from faust.topics import Topic
 
 from flowguard.errors import ConfigError, HookError
-from flowguard.intake.codec import Codec, make_codec
+from flowguard.intake.codec import REGISTERED, Codec, Registry, make_codec
 from flowguard.intake.schema import Schema
+from flowguard.intake.schema_registry import SchemaRegistry
 from flowguard.lanes.lane import Lane
 from flowguard.lanes.lane_set import LaneSet
-from flowguard.lanes.rules import Route, Rule, compile_rule
+from flowguard.lanes.rules import Route, Rule, compile_rule, rule_fingerprint
+from flowguard.lanes.split import Splitter
 from flowguard.suggest import nearest
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class FeedOptions:
 
     Args:
         codec: How values become columns, by name or as an object.
+        registry: Schema registry of the codec: its address, or an object with `schema(id)`.
         columns: The declared columns, None to infer them.
         key_by: Column whose text is the key of what is sent.
         rule: Which lane a record belongs to.
@@ -47,9 +49,10 @@ class FeedOptions:
     """
 
     codec: str | object = "json"
+    registry: str | Registry | None = None
     columns: Schema | None = None
     key_by: str | None = None
-    rule: Rule | Lane | None = None
+    rule: Rule | Lane | pl.Expr | None = None
     order: Literal["partition", "key", "none"] = "partition"
     on_offset_loss: Literal["stop", "earliest", "latest"] = "stop"
 
@@ -71,13 +74,42 @@ class CodecSlot:
     """The codec, made when it is first needed and shared by all clones of a feed."""
 
     options: FeedOptions
+    subject: str = ""
     codec: Codec | None = field(default=None)
 
     def get(self) -> Codec:
         """Return the codec."""
         if self.codec is None:
-            self.codec = make_codec(self.options.codec, self.options.columns)
+            options = self.options
+            self.codec = make_codec(
+                options.codec,
+                options.columns,
+                registry=registry_of(options),
+                subject=self.subject,
+            )
         return self.codec
+
+
+def registry_of(options: FeedOptions) -> Registry | None:
+    """Return the schema registry of a feed.
+
+    Raises:
+        ConfigError: It is no address, and no object with `schema(id)`.
+    """
+    registry = options.registry
+    if isinstance(registry, str):
+        if options.codec not in REGISTERED:
+            raise ConfigError(
+                f"codec={options.codec!r} reads no schema registry; leave registry out, or use "
+                f"{' or '.join(map(repr, REGISTERED))}"
+            )
+        return SchemaRegistry(registry, serialized=options.codec == "protobuf")
+    if registry is not None and not callable(getattr(registry, "schema", None)):
+        raise ConfigError(
+            f"registry={registry!r} is no registry; give an address (https://user:password@host) "
+            "or an object with schema(id)"
+        )
+    return registry
 
 
 class Feed(Topic):
@@ -100,7 +132,7 @@ class Feed(Topic):
         kwargs["acks"] = False
         super().__init__(app, **kwargs)
         self.options = options or FeedOptions()
-        self._codec_slot = codec_slot or CodecSlot(self.options)
+        self._codec_slot = codec_slot or CodecSlot(self.options, f"{self}-value")
 
     @property
     def codec(self) -> Codec:
@@ -118,22 +150,49 @@ class Feed(Topic):
         """Return the compiled lane rule of each topic.
 
         Raises:
-            ConfigError: The rule names a lane that the app does not have.
+            ConfigError: The rule names a lane that the app does not have, or a column that
+                is not declared.
         """
         return {
-            topic: compile_rule(self.options.rule, topic, lanes, used_by=f"feed {topic!r}")
+            topic: compile_rule(
+                self.options.rule, topic, lanes, used_by=f"feed {topic!r}", columns=self._columns
+            )
             for topic in self.topics
         }
-
-    def fingerprint(self, topic: str, lanes: LaneSet) -> str:
-        """Return a hash of all that decides which lane a record of a topic belongs to."""
-        names = ",".join(lane.name for lane in lanes)
-        rule = repr(self.routes(lanes)[topic])
-        return hashlib.sha256(f"{rule}\n{names}".encode()).hexdigest()[:16]
 
     def is_same_as(self, other: Feed) -> bool:
         """Tell whether another object is this feed; Faust clones topics."""
         return self._codec_slot is other._codec_slot
+
+    def splitters(self, lanes: LaneSet) -> dict[str, Splitter]:
+        """Return what splits the chunks of each topic by columns and fair shares.
+
+        Raises:
+            ConfigError: A lane is fair by something that this feed's order or columns do not
+                permit; or as for `routes`.
+        """
+        return {
+            topic: Splitter(
+                route,
+                lanes,
+                codec=self.codec,
+                columns=self._columns,
+                order=self.options.order,
+                used_by=f"feed {topic!r}",
+            )
+            for topic, route in self.routes(lanes).items()
+        }
+
+    def rule_fingerprints(self, lanes: LaneSet) -> dict[str, str]:
+        """Return of each topic what changes when its records may get other lanes."""
+        return {
+            topic: rule_fingerprint(route, lanes, codec=self.codec.name, columns=self._columns)
+            for topic, route in self.routes(lanes).items()
+        }
+
+    @property
+    def _columns(self) -> pa.Schema | None:
+        return None if self.options.columns is None else self.options.columns.arrow
 
     def stream(self, **kwargs: Any) -> Any:
         """Raise: only an agent can read a feed, because only its batches are settled."""

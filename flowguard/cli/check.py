@@ -17,6 +17,7 @@ from flowguard.cli.find_app import find_app
 from flowguard.cli.output import app_option, config_option, report, report_options
 from flowguard.cli.worker import configure
 from flowguard.errors import FlowguardError
+from flowguard.lanes.fairness import FairBy, Key
 from flowguard.lanes.lane import Block, Lane
 from flowguard.lanes.lane_set import LaneSet
 from flowguard.lanes.rules import Route
@@ -32,6 +33,11 @@ SEAT_BYTES: Final = 4 * MIB
 
 #: Names of settings, and of keys in them, that hold secrets.
 SECRETS: Final = ("password", "passwd", "secret", "token", "credential", "private", "api_key")
+
+#: What is shown of a lane.
+LANE_HEAD: Final = (
+    "lane", "target", "reserve", "weight", "rate", "fair by", "demote after", "overflow",
+)  # fmt: skip
 
 Severity = Literal["error", "warning", "info"]
 MARKS: Final[Mapping[str, str]] = {"error": "✗", "warning": "!", "info": "·"}
@@ -135,8 +141,16 @@ def lane_document(rank: int, lane: Lane) -> dict[str, Any]:
         "target": lane.target,
         "reserve": lane.reserve,
         "weight": lane.weight,
+        "rate": lane.rate_per_s,
+        "fair_by": None if lane.fair_by is None else fair_text(lane.fair_by),
+        "demote_after": lane.demote_after,
         "overflow": type(lane.overflow).__name__.lower(),
     }
+
+
+def fair_text(by: FairBy) -> str:
+    """Return what fair shares are counted by."""
+    return "key" if isinstance(by, Key) else f"{type(by).__name__.lower()} {by.name}"
 
 
 def feed_document(app: App, feed: Feed, lanes: LaneSet) -> dict[str, Any]:
@@ -146,6 +160,7 @@ def feed_document(app: App, feed: Feed, lanes: LaneSet) -> dict[str, Any]:
     return {
         "topics": list(feed.topics),
         "codec": options.codec if isinstance(options.codec, str) else type(options.codec).__name__,
+        "registry": None if options.registry is None else shown("registry", options.registry),
         "columns": None if columns is None else {
             column.name: f"{'!' * (column.name in columns.required)}{column.type}"
             for column in columns.arrow
@@ -161,6 +176,9 @@ def feed_document(app: App, feed: Feed, lanes: LaneSet) -> dict[str, Any]:
 def rule_text(route: Route, lanes: LaneSet) -> str:
     """Return a rule in a line."""
     default = lanes[route.default].name
+    if route.columns is not None:
+        ranks = ", ".join(lanes[rank].name for rank in sorted(route.ranks))
+        return f"column {', '.join(route.columns.names)}: {ranks}, else {default}"
     if not route.table:
         return default
     what = "key prefix" if route.header is None else f"header {route.header.decode()}"
@@ -319,9 +337,10 @@ def as_text(document: Mapping[str, Any]) -> str:
         section("Settings", ("setting", "value", "origin"), (
             (each["name"], text(each["value"]), each["origin"]) for each in document["settings"]
         )),
-        section("Lanes, highest first", ("lane", "target", "reserve", "weight", "overflow"), (
-            (lane["name"], "–" if lane["target"] is None else format_duration(lane["target"]),
-             text(lane["reserve"]), text(lane["weight"]), lane["overflow"])
+        section("Lanes, highest first", LANE_HEAD, (
+            (lane["name"], duration_text(lane["target"]), text(lane["reserve"]),
+             text(lane["weight"]), "–" if lane["rate"] is None else f"{lane['rate']:g}/s",
+             text(lane["fair_by"]), duration_text(lane["demote_after"]), lane["overflow"])
             for lane in document["lanes"]
         )),
         section("Feeds", ("topics", "codec", "columns", "lanes", "order", "agents"), (
@@ -335,6 +354,11 @@ def as_text(document: Mapping[str, Any]) -> str:
         f"{document['app']}: {document['result']}",
     ]  # fmt: skip
     return "\n\n".join(part for part in sections if part)
+
+
+def duration_text(seconds: float | None) -> str:
+    """Return a duration for a cell."""
+    return "–" if seconds is None else format_duration(seconds)
 
 
 def text(value: Any) -> str:

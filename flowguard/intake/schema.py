@@ -106,6 +106,14 @@ class Schema:
             )
         return cls._of(declared)
 
+    def select(self, names: Iterable[str]) -> Schema:
+        """Return the schema of these columns only."""
+        wanted = list(names)
+        return Schema(
+            arrow=pa.schema([self.arrow.field(name) for name in wanted]),
+            required=self.required & set(wanted),
+        )
+
     @classmethod
     def _of(cls, declared: list[tuple[str, pa.DataType, bool]]) -> Schema:
         names = [name for name, _, _ in declared]

@@ -7,15 +7,18 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from flowguard.errors import ConfigError
+from flowguard.lanes.fairness import FairBy, parse_fair_by
 from flowguard.suggest import reject_unknown
-from flowguard.units import Duration, duration_ns
+from flowguard.units import Duration, duration_ns, rate_per_s
 
 __all__ = ["Block", "Lane"]
 
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 #: Options of the contract that this version does not carry out yet.
-LATER: Final = frozenset({"max_age", "rate", "fair_by", "demote_after", "degrade"})
+LATER: Final = frozenset({"max_age", "degrade"})
+
+KNOWN: Final = ("target", "reserve", "weight", "rate", "fair_by", "demote_after", "overflow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,11 @@ class Lane:
             and the lane's own batches never linger.
         reserve: Share of the concurrency, 0..1, that other lanes may not use.
         weight: Share of what lower lanes get together, against other lower lanes, >= 1.
+        rate: Most records per second per worker, such as `"5k/s"`.
+        fair_by: `fg.key()`, `fg.header("tenant")` or the name of a column: each of its values
+            gets a fair share of the lane. Needs feeds with `order` key or none.
+        demote_after: Records older than this wait behind the lowest lane; they are still
+            accounted here.
         overflow: What happens when the lane's share of memory is full.
 
     Raises:
@@ -48,6 +56,9 @@ class Lane:
     target_ns: int | None = field(default=None)
     reserve: float = 0.0
     weight: int = 1
+    rate_per_s: float | None = None
+    fair_by: FairBy | None = None
+    demote_after_ns: int | None = None
     overflow: Block = field(default_factory=Block)
 
     def __init__(
@@ -57,33 +68,32 @@ class Lane:
         target: Duration | None = None,
         reserve: float = 0.0,
         weight: int = 1,
+        rate: str | float | None = None,
+        fair_by: FairBy | str | None = None,
+        demote_after: Duration | None = None,
         overflow: Block | None = None,
         **unknown: Any,
     ) -> None:
-        reject_unknown(
-            unknown,
-            known=("target", "reserve", "weight", "overflow"),
-            later=LATER,
-            owner=f"Lane({name!r})",
-        )
+        owner = f"Lane({name!r})"
+        reject_unknown(unknown, known=KNOWN, later=LATER, owner=owner)
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise ConfigError(
                 f"Lane name {name!r} is not usable; use lower-case letters, digits, - and _"
             )
         if not isinstance(reserve, (int, float)) or not 0.0 <= reserve <= 1.0:
-            raise ConfigError(f"Lane({name!r}).reserve={reserve!r} is not a share; use 0 to 1")
+            raise ConfigError(f"{owner}.reserve={reserve!r} is not a share; use 0 to 1")
         if isinstance(weight, bool) or not isinstance(weight, int) or not 1 <= weight <= 1000:
-            raise ConfigError(f"Lane({name!r}).weight={weight!r} is no weight; use 1 to 1000")
+            raise ConfigError(f"{owner}.weight={weight!r} is no weight; use 1 to 1000")
         if overflow is not None and not isinstance(overflow, Block):
             raise ConfigError(
-                f"Lane({name!r}).overflow={overflow!r} is not available in this version; "
-                f"use Block()"
+                f"{owner}.overflow={overflow!r} is not available in this version; use Block()"
             )
-        target_ns = None if target is None else duration_ns(target, name=f"Lane({name!r}).target")
-        if target_ns == 0:
-            raise ConfigError(f"Lane({name!r}).target must be longer than nothing")
+        target_ns = _time_ns(target, f"{owner}.target")
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "target_ns", target_ns)
+        object.__setattr__(self, "rate_per_s", _rate(rate, f"{owner}.rate"))
+        object.__setattr__(self, "fair_by", parse_fair_by(fair_by, owner=owner))
+        object.__setattr__(self, "demote_after_ns", _time_ns(demote_after, f"{owner}.demote_after"))
         object.__setattr__(self, "reserve", float(reserve))
         object.__setattr__(self, "weight", weight)
         object.__setattr__(self, "overflow", overflow or Block())
@@ -92,3 +102,26 @@ class Lane:
     def target(self) -> float | None:
         """Return the wanted p99 in seconds, or None."""
         return None if self.target_ns is None else self.target_ns / 1e9
+
+    @property
+    def demote_after(self) -> float | None:
+        """Return the age in seconds from which records wait behind all others, or None."""
+        return None if self.demote_after_ns is None else self.demote_after_ns / 1e9
+
+
+def _time_ns(value: Duration | None, name: str) -> int | None:
+    if value is None:
+        return None
+    time_ns = duration_ns(value, name=name)
+    if time_ns == 0:
+        raise ConfigError(f"{name} must be longer than nothing")
+    return time_ns
+
+
+def _rate(value: str | float | None, name: str) -> float | None:
+    if value is None:
+        return None
+    rate = rate_per_s(value, name=name)
+    if rate == 0:
+        raise ConfigError(f"{name} must be more than nothing; leave it out for no limit")
+    return rate

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from flowguard.errors import ConfigError
 from flowguard.lanes.lane import Lane
@@ -19,11 +19,17 @@ LANES_MAX = 62
 class LaneSet:
     """Lanes, highest first.
 
+    Args:
+        lanes: The lanes as they are in force.
+        declared: The same lanes as code declares them, and rules name them, if settings
+            changed some.
+
     Raises:
         ConfigError: A name is used twice, reserves exceed the whole, or there are too many.
     """
 
     lanes: tuple[Lane, ...]
+    declared: tuple[Lane, ...] = field(default=(), compare=False)
 
     @classmethod
     def of(cls, lanes: Sequence[Lane] | None) -> LaneSet:
@@ -58,7 +64,7 @@ class LaneSet:
             ConfigError: The lane is none of this app's.
         """
         try:
-            return self.lanes.index(lane)
+            return (self.declared or self.lanes).index(lane)
         except ValueError:
             known = [each.name for each in self.lanes]
             like = nearest(lane.name, known)

@@ -8,6 +8,7 @@ import pytest
 
 from flowguard.config import AppSettings, read_config_file, resolve
 from flowguard.errors import ConfigError
+from flowguard.lanes.fairness import Column
 from flowguard.lanes.lane import Lane
 from flowguard.lanes.lane_set import LaneSet
 from flowguard.units import MIB
@@ -93,6 +94,31 @@ def test_lanes_are_changed_by_variables():
     assert found.lanes[0].reserve == 0.25
     assert origin(found, "lanes.real-time.target") == "FLOWGUARD_LANES__REAL_TIME__TARGET"
     assert origin(found, "lanes.backfill.target") == "code"
+
+
+def test_rates_and_age_limits_are_changed_by_variables_and_fair_shares_stay():
+    fair = LaneSet.of([Lane("fair", rate=5, fair_by="tenant")])
+
+    found = settings(
+        lanes=fair,
+        environment={
+            "FLOWGUARD_LANES__FAIR__RATE": "300/min",
+            "FLOWGUARD_LANES__FAIR__DEMOTE_AFTER": "1h",
+        },
+    )
+
+    [lane] = found.lanes
+    assert (lane.rate_per_s, lane.demote_after, lane.fair_by) == (5.0, 3600.0, Column("tenant"))
+
+
+def test_rules_that_name_declared_lanes_find_those_that_settings_changed():
+    declared = Lane("real-time", target="50ms")
+
+    found = settings(
+        lanes=LaneSet.of([declared]), environment={"FLOWGUARD_LANES__REAL_TIME__TARGET": "20ms"}
+    )
+
+    assert found.lanes.rank(declared, used_by="x") == 0
 
 
 def test_lanes_are_changed_by_files_and_variables_are_stronger():

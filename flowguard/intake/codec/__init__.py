@@ -16,6 +16,22 @@ Invariants:
 - Nothing here does I/O, reads a clock or imports Faust.
 """
 
-from flowguard.intake.codec.codec import Codec, Decoded, Rejection, make_codec
+from flowguard.intake.codec.codec import (
+    REGISTERED,
+    Codec,
+    Decoded,
+    RegisteredSchema,
+    Registry,
+    Rejection,
+    make_codec,
+)
 
-__all__ = ["Codec", "Decoded", "Rejection", "make_codec"]
+__all__ = [
+    "REGISTERED",
+    "Codec",
+    "Decoded",
+    "RegisteredSchema",
+    "Registry",
+    "Rejection",
+    "make_codec",
+]

@@ -28,9 +28,11 @@ class ArrowCodec:
     """
 
     name = "arrow"
+    waits = False
 
     def __init__(self, columns: Schema | None = None) -> None:
         self.notices: list[str] = []
+        self._declared = columns
         self._tables = _Tables(columns, self.notices)
 
     def decode(self, values: Sequence[pa.BinaryArray]) -> Decoded:
@@ -41,6 +43,11 @@ class ArrowCodec:
     def encode(self, frame: pl.DataFrame | pa.Table) -> pa.BinaryArray:
         """Return one IPC stream per row."""
         return pa.array([_stream(row) for row in _batch(frame)], pa.binary())
+
+    def project(self, names: Sequence[str]) -> ArrowCodec:
+        """Return the same codec for these columns only; see `Codec.project`."""
+        assert self._declared is not None, "columns are inferred"
+        return ArrowCodec(self._declared.select(names))
 
 
 class ForeignCodec:
@@ -54,10 +61,13 @@ class ForeignCodec:
         columns: The declared columns; None to take the object's own.
     """
 
+    waits = False
+
     def __init__(self, codec: Any, columns: Schema | None = None) -> None:
         self.name = str(getattr(codec, "name", type(codec).__name__))
         self.notices: list[str] = []
         self._codec = codec
+        self._declared = columns
         self._tables = _Tables(columns, self.notices)
 
     def decode(self, values: Sequence[pa.BinaryArray]) -> Decoded:
@@ -92,6 +102,11 @@ class ForeignCodec:
         if len(values) != table.num_rows:
             raise ValueError(f"{self.name} encoded {len(values)} values for {table.num_rows} rows")
         return pa.array(values, pa.binary()) if isinstance(values, list) else values
+
+    def project(self, names: Sequence[str]) -> ForeignCodec:
+        """Return the same codec for these columns only; see `Codec.project`."""
+        assert self._declared is not None, "columns are inferred"
+        return ForeignCodec(self._codec, self._declared.select(names))
 
 
 class _Tables:

@@ -13,7 +13,18 @@ from flowguard.errors import ConfigError
 from flowguard.intake.schema import Schema
 from flowguard.suggest import nearest
 
-__all__ = ["Codec", "Decoded", "Rejection", "make_codec"]
+__all__ = [
+    "REGISTERED",
+    "Codec",
+    "Decoded",
+    "RegisteredSchema",
+    "Registry",
+    "Rejection",
+    "make_codec",
+]
+
+#: Codecs whose values name their schema in a registry.
+REGISTERED: Final = ("avro", "protobuf")
 
 
 class Rejection(NamedTuple):
@@ -36,6 +47,34 @@ class Decoded:
     rejected: list[Rejection] = field(default_factory=list)
 
 
+class RegisteredSchema(NamedTuple):
+    """A schema as a registry has it.
+
+    Args:
+        text: Avro: its JSON. Protobuf: its `FileDescriptorProto`, in base64.
+        references: (name, text) of every schema that it needs, those without needs first.
+    """
+
+    text: str
+    references: tuple[tuple[str, str], ...] = ()
+
+
+class Registry(Protocol):
+    """Where writers' schemas are.
+
+    Thread-safety: may be asked by several threads at once, and may block.
+    """
+
+    def schema(self, id: int) -> RegisteredSchema | str:
+        """Return the schema with this number; asked once, because a number never changes.
+
+        Raises:
+            LookupError: The registry has no such schema: the value is rejected.
+            Exception: Anything else is no answer: the batch fails and is tried again.
+        """
+        ...
+
+
 @runtime_checkable
 class Codec(Protocol):
     """Bytes of Kafka values ⇄ columns.
@@ -45,6 +84,7 @@ class Codec(Protocol):
 
     name: str
     notices: list[str]  # what the codec has to say to the operator; the caller drains it
+    waits: bool  # a call may wait for another computer; then not on an event loop
 
     def decode(self, values: Sequence[pa.BinaryArray]) -> Decoded:
         """Return the rows; row i is value i of the concatenated arrays.
@@ -61,24 +101,42 @@ class Codec(Protocol):
         """
         ...
 
+    def project(self, names: Sequence[str]) -> Codec:
+        """Return the same codec for these columns only, which must be declared ones."""
+        ...
 
-#: Named in the contract, built later.
-LATER: Final = ("avro", "protobuf")
 
-
-def make_codec(codec: str | object, columns: Schema | None = None) -> Codec:
+def make_codec(
+    codec: str | object,
+    columns: Schema | None = None,
+    *,
+    registry: Registry | None = None,
+    subject: str = "",
+) -> Codec:
     """Return the codec of that name, or the user's object wrapped.
 
+    Args:
+        codec: A name, or an object with `decode` and `encode`.
+        columns: The declared columns; None to infer them.
+        registry: Where writers' schemas are; `avro` and `protobuf` need one.
+        subject: Under which the registry has the schema of what is sent.
+
     Raises:
-        ConfigError: No such codec (the message names the nearest one), one of a later
-            version, or an object without `decode` and `encode`.
+        ConfigError: No such codec (the message names the nearest one), an object without
+            `decode` and `encode`, a registry where none is read, or none where one is needed.
     """
     known = _factories()
+    if isinstance(codec, str) and codec in REGISTERED:
+        return _registered(codec, columns, registry, subject)
+    if registry is not None:
+        raise ConfigError(
+            f"codec={codec!r} reads no schema registry; leave registry out, or use "
+            f"{' or '.join(map(repr, REGISTERED))}"
+        )
     if isinstance(codec, str):
         if codec in known:
             return known[codec](columns)
-        if codec in LATER:
-            raise ConfigError(f"codec={codec!r} arrives in a later version of flowguard")
+        known = dict.fromkeys([*known, *REGISTERED], known["json"])
         like = nearest(codec, known)
         hint = f"did you mean {like!r}?" if like else f"known are {', '.join(known)}"
         raise ConfigError(f"there is no codec {codec!r}; {hint}")
@@ -87,6 +145,29 @@ def make_codec(codec: str | object, columns: Schema | None = None) -> Codec:
 
         return ForeignCodec(codec, columns)
     raise ConfigError(f"codec={codec!r} is no codec: it needs decode(values) and encode(frame)")
+
+
+def _registered(
+    codec: str, columns: Schema | None, registry: Registry | None, subject: str
+) -> Codec:
+    if registry is None:
+        raise ConfigError(
+            f"codec={codec!r} needs registry=, the address of a schema registry "
+            "(https://user:password@host) or an object with schema(id)"
+        )
+    try:
+        if codec == "avro":
+            from flowguard.intake.codec.avro import AvroCodec
+
+            return AvroCodec(columns, registry, subject)
+        from flowguard.intake.codec.protobuf import ProtobufCodec
+
+        return ProtobufCodec(columns, registry, subject)
+    except ImportError as error:
+        raise ConfigError(
+            f"codec={codec!r} needs a package that is not installed ({error.name}); "
+            f"run: pip install 'flowguard[{codec}]'"
+        ) from error
 
 
 def _factories() -> dict[str, Callable[[Schema | None], Codec]]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from flowguard.intake.codec.rows import INT64, Number, RowReader, WrongValue
+from flowguard.intake.codec.rows import INT64, PER_SECOND, Number, RowReader, WrongValue
 from flowguard.intake.schema import Schema
 
 __all__ = ["FIXED_AFTER_RECORDS", "InferredColumns", "infer", "unify"]
@@ -56,11 +56,21 @@ def unify(one: pa.DataType, other: pa.DataType) -> pa.DataType:
         return other
     if {one, other} == {pa.int64(), pa.float64()}:
         return pa.float64()
+    if pa.types.is_decimal(one) and pa.types.is_decimal(other):
+        return _wider_decimal(one, other)
+    if pa.types.is_timestamp(one) and pa.types.is_timestamp(other) and one.tz == other.tz:
+        return max(one, other, key=lambda kind: PER_SECOND[kind.unit])
     if pa.types.is_list(one) and pa.types.is_list(other):
         return pa.list_(unify(one.value_type, other.value_type))
     if pa.types.is_struct(one) and pa.types.is_struct(other):
         return pa.struct(list(_unify_fields(one.fields, other.fields).values()))
     return pa.string()
+
+
+def _wider_decimal(one: pa.DataType, other: pa.DataType) -> pa.DataType:
+    scale = max(one.scale, other.scale)
+    whole = max(one.precision - one.scale, other.precision - other.scale)
+    return pa.decimal128(whole + scale, scale) if whole + scale <= 38 else pa.string()
 
 
 def _unify_fields(one: Iterable[pa.Field], other: Iterable[pa.Field]) -> dict[str, pa.Field]:

@@ -42,11 +42,13 @@ class JsonCodec:
     """
 
     name = "json"
+    waits = False
 
     def __init__(self, columns: Schema | None = None) -> None:
         self.notices: list[str] = []
+        self._declared = columns
         self._inferred = _InferredRows(self.notices) if columns is None else None
-        self._rows = _declared(columns) if columns is not None else self._inferred
+        self._rows = _declared_rows(columns) if columns is not None else self._inferred
 
     @property
     def schema(self) -> Schema | None:
@@ -73,6 +75,11 @@ class JsonCodec:
         objects = plain.select(pl.struct(pl.all()).struct.json_encode()).to_series()
         return objects.to_arrow().cast(pa.binary())
 
+    def project(self, names: Sequence[str]) -> JsonCodec:
+        """Return the same codec for these columns only; see `Codec.project`."""
+        assert self._declared is not None, "columns are inferred"
+        return JsonCodec(self._declared.select(names))
+
 
 def _is_small_and_plain(frame: pl.DataFrame) -> bool:
     """Tell whether rows are written faster one by one: an expression wakes other threads."""
@@ -87,7 +94,7 @@ def _one_array(values: Sequence[pa.BinaryArray]) -> pa.BinaryArray:
     return pa.concat_arrays(list(values)) if values else pa.array([], pa.binary())
 
 
-def _declared(schema: Schema) -> JsonColumns:
+def _declared_rows(schema: Schema) -> JsonColumns:
     reader = RowReader(schema)
 
     def by_row(values: Sequence[bytes | None]) -> Part:

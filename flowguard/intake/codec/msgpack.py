@@ -57,9 +57,11 @@ class MsgpackCodec:
     """
 
     name = "msgpack"
+    waits = False
 
     def __init__(self, columns: Schema | None = None) -> None:
         self.notices: list[str] = []
+        self._declared = columns
         self._inferred = InferredColumns(self.notices) if columns is None else None
         self._typed = _TypedRows(columns) if columns is not None else None
 
@@ -88,6 +90,11 @@ class MsgpackCodec:
         """
         rows = plain_columns(frame, binary_as_text=False).to_dicts()
         return pa.array(map(msgspec.msgpack.Encoder().encode, rows), pa.binary())
+
+    def project(self, names: Sequence[str]) -> MsgpackCodec:
+        """Return the same codec for these columns only; see `Codec.project`."""
+        assert self._declared is not None, "columns are inferred"
+        return MsgpackCodec(self._declared.select(names))
 
 
 class _TypedRows:

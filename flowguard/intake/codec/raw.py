@@ -16,6 +16,7 @@ class RawCodec:
     """One binary column `value`; a tombstone is null. Never rejects."""
 
     name = "raw"
+    waits = False
 
     def __init__(self) -> None:
         self.notices: list[str] = []
@@ -42,3 +43,7 @@ class RawCodec:
         if not any(is_one(column.type) for is_one in (*text, *binary)):
             raise ValueError(f'codec "raw" writes binary or string, but "value" is {column.type}')
         return column.cast(pa.binary()).combine_chunks()
+
+    def project(self, names: Sequence[str]) -> RawCodec:
+        """Return the codec itself; it has one column."""
+        return self

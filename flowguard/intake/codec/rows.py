@@ -142,6 +142,8 @@ class RowReader:
                 rows.append(self.read_row(value))
             except WrongValue as error:
                 rejected.append(Rejection(at, error.problem))
+            except RecursionError:
+                rejected.append(Rejection(at, "value is nested too deeply"))
         return Part(self.table(rows), rejected)
 
     def read_row(self, value: Any) -> tuple[Any, ...]:

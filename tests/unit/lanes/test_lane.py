@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from flowguard.errors import ConfigError
+from flowguard.lanes.fairness import Column, Header, Key, header, key
 from flowguard.lanes.lane import LATER, Block, Lane
 
 
@@ -21,6 +22,43 @@ def test_a_lane_without_options_has_no_target_and_reserves_nothing():
     lane = Lane("backfill")
 
     assert (lane.target, lane.reserve, lane.weight) == (None, 0.0, 1)
+    assert (lane.rate_per_s, lane.fair_by, lane.demote_after_ns) == (None, None, None)
+
+
+def test_a_lane_has_a_rate_fair_shares_and_an_age_limit():
+    lane = Lane("a", rate="5k/s", fair_by="tenant", demote_after="2m")
+
+    assert (lane.rate_per_s, lane.fair_by) == (5000.0, Column("tenant"))
+    assert (lane.demote_after_ns, lane.demote_after) == (120 * 10**9, 120.0)
+
+
+def test_a_lane_is_fair_by_the_key_or_a_header_too():
+    assert Lane("a", fair_by=key()).fair_by == Key()
+    assert Lane("a", fair_by=header("tenant")).fair_by == Header("tenant")
+
+
+@pytest.mark.parametrize("by", ["", 5, b"tenant", [key()]])
+def test_shares_by_something_else_are_refused(by):
+    with pytest.raises(ConfigError, match="nothing to share by"):
+        Lane("a", fair_by=by)
+
+
+@pytest.mark.parametrize("name", ["", None, b"tenant"])
+def test_a_header_to_share_by_needs_a_name(name):
+    with pytest.raises(ConfigError, match="needs a name"):
+        header(name)
+
+
+@pytest.mark.parametrize("rate", ["fast", 0, "0/s", -1, True])
+def test_a_rate_that_is_none_is_refused(rate):
+    with pytest.raises(ConfigError, match="rate"):
+        Lane("a", rate=rate)
+
+
+@pytest.mark.parametrize("age", ["soon", 0, -1])
+def test_an_age_limit_that_is_no_duration_is_refused(age):
+    with pytest.raises(ConfigError, match="demote_after"):
+        Lane("a", demote_after=age)
 
 
 @pytest.mark.parametrize("target", [timedelta(milliseconds=50), 0.05, "50 ms"])

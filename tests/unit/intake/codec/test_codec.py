@@ -28,9 +28,28 @@ def test_an_unknown_codec_names_the_nearest() -> None:
 
 
 @pytest.mark.parametrize("name", ["avro", "protobuf"])
-def test_a_codec_of_a_later_version_says_so(name: str) -> None:
-    with pytest.raises(ConfigError, match="later version"):
+def test_a_codec_with_schemas_elsewhere_needs_a_registry(name: str) -> None:
+    with pytest.raises(ConfigError, match="needs registry="):
         make_codec(name, None)
+
+
+def test_a_registry_that_nobody_would_read_is_refused() -> None:
+    with pytest.raises(ConfigError, match="reads no schema registry"):
+        make_codec("json", None, registry=object())  # type: ignore[arg-type]
+
+
+def test_a_codec_with_a_registry_may_wait_and_no_other() -> None:
+    assert make_codec("avro", None, registry=object()).waits  # type: ignore[arg-type]
+    assert not any(make_codec(name).waits for name in ("json", "msgpack", "arrow", "raw"))
+
+
+@pytest.mark.parametrize("name", ["json", "msgpack", "arrow"])
+def test_a_projected_codec_reads_the_named_columns_only(name: str) -> None:
+    codec = make_codec(name, Schema.parse({"a": "int64", "b": "!string", "c": "int8"}))
+    values = make_codec(name).encode(pl.DataFrame({"a": [1, 2], "b": ["x", None], "c": [1, 999]}))
+    decoded = codec.project(["b"]).decode([values])
+    assert decoded.frame.to_dict(as_series=False) == {"b": ["x"]}
+    assert [row for row, _ in decoded.rejected] == [1]
 
 
 def test_an_object_that_is_no_codec_is_refused() -> None:
