@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "Delivery", "join_columns", "without_rows"]
 
+#: Until when a producer wants a record to be done.
+DEADLINE_HEADER = "fg-deadline-ms"
+
 META = ("_topic", "_partition", "_offset", "_timestamp", "_key")
 
 
@@ -82,10 +85,15 @@ class Batch:
 
     @cached_property
     def deadline(self) -> float | None:
-        """Return when the oldest record is late, in seconds since 1970; None without target."""
-        if self.lane.target is None:
-            return None
-        return self.oldest_timestamp_ms / 1e3 + self.lane.target
+        """Return when the first of its records is late, in seconds since 1970; None if never.
+
+        A record is late when the lane's target has passed since its timestamp, and at what
+        its header `fg-deadline-ms` says (ms since 1970).
+        """
+        deadlines = deadlines_in(self.header(DEADLINE_HEADER))
+        if self.lane.target is not None:
+            deadlines.append(self.oldest_timestamp_ms / 1e3 + self.lane.target)
+        return min(deadlines, default=None)
 
     @property
     def remaining(self) -> float | None:
@@ -168,6 +176,15 @@ class Batch:
         inside the loop as in an agent on a plain topic.
         """
         return self._delivery.events(self)
+
+
+def deadlines_in(values: pa.BinaryArray) -> list[float]:
+    """Return the deadlines that headers name, in seconds; what is no number is ignored."""
+    if values.null_count == len(values):
+        return []
+    named = pl.Series(values.drop_null()).cast(pl.String, strict=False).cast(pl.Int64, strict=False)
+    first_ms = named.min()
+    return [] if first_ms is None else [int(str(first_ms)) / 1e3]
 
 
 def join_columns(slices: Sequence[Slice]) -> pa.RecordBatch:

@@ -88,9 +88,7 @@ class Engine:
         self.books = [LaneBook(lane) for lane in lanes]
         self.tally = Tally([book.counts for book in self.books])
         self.partitions: dict[TopicPartition, Partition] = {}
-        rates = [
-            RateLimit(r) if (r := getattr(lane, "rate_per_s", None)) else None for lane in lanes
-        ]
+        rates = [RateLimit(lane.rate_per_s) if lane.rate_per_s else None for lane in lanes]
         bytes_max = batch_bytes_max(memory, seats=sum(plan.seats for plan in agents))
         self.views = {
             plan.name: View(plan, lanes, rates=rates, bytes_max=bytes_max) for plan in agents

@@ -35,6 +35,12 @@ UNSETTLED_PER_SEAT: Final = 8
 #: order allows it: what a crash may repeat.
 SKEW_RECORDS: Final = 65_536
 
+#: What a record costs in the scheduler beside its bytes.
+RECORD_COST: Final = 256
+
+#: Weight of the last batch in what a unit of cost takes on average.
+MEAN_SHARE: Final = 1 / 32
+
 #: Sub-queues by flow are numbered from here on, those by partition below.
 FLOW_QUEUES: Final = 1 << 32
 
@@ -96,6 +102,9 @@ class View:
             weights=[lane.weight for lane in lanes],
             floor=min(FLOOR, (1 - CAP) / max(1, len(lanes) - 1)),
             cap=CAP,
+            record_cost=RECORD_COST,
+            deadlines=[lane.target_ns is not None and lane.fair_by is None for lane in lanes],
+            demote_after_ns=[lane.demote_after_ns for lane in lanes],
         )
         self.limit = BatchLimit(plan.records_max, target_ns=lanes.target_ns_min)
         self.retries = RetryQueue()
@@ -104,6 +113,7 @@ class View:
         self.seats_by_lane = [0] * len(lanes)
         self.waiting_since_ns: list[int | None] = [None] * len(lanes)
         self.service_ns = 0.0
+        self._ns_per_cost = 0.0
         self._ordered = plan.order != "none"
         self._rates = rates
         self._bytes_max = bytes_max
@@ -116,6 +126,7 @@ class View:
         self._flow_lanes = 0  # bits of lanes that queue by flow
         self._passed_over = 0
         self._reserved = [int(lane.reserve * plan.seats) for lane in lanes]
+        self._bound_batches()
 
     # What comes in.
 
@@ -166,7 +177,14 @@ class View:
             self._last_handle += 1
             self._waiting[self._last_handle] = each
             self.scheduler.admit(
-                chunk.lane, each.queue, self._last_handle, chunk.num_records, chunk.num_bytes
+                chunk.lane,
+                each.queue,
+                self._last_handle,
+                chunk.num_records,
+                chunk.num_bytes,
+                chunk.born_ns + (self.lanes[chunk.lane].target_ns or 0),
+                each.partition.number,
+                chunk.born_ns,
             )
 
     # What may be started.
@@ -181,7 +199,7 @@ class View:
         mask = self._lane_mask(now_ns)
         retry = self._next_retry(now_ns)
         if retry is None:
-            return self._next_cut(mask)
+            return self._next_cut(mask, now_ns)
         if mask == 0:
             return self._retry(retry)
         higher_is_new = mask & ((1 << retry.lane) - 1) != 0
@@ -189,7 +207,7 @@ class View:
         if self._passed_over > PASSED_OVER_MAX:
             self._passed_over = 0
             higher_is_new = not higher_is_new
-        return self._next_cut(mask) if higher_is_new else self._retry(retry)
+        return self._next_cut(mask, now_ns) if higher_is_new else self._retry(retry)
 
     def _lane_mask(self, now_ns: int) -> int:
         """Return the lanes that may have a seat now, as bits."""
@@ -245,13 +263,22 @@ class View:
         rate = self._rates[rank]
         return rate is None or rate.allows(now_ns)
 
-    def _next_cut(self, mask: int) -> Flight | None:
+    def _bound_batches(self) -> None:
+        """Tell the scheduler how many records a batch of each lane may have."""
+        for rank, rate in enumerate(self._rates):
+            records = self.limit.records
+            if rate is not None:
+                records = min(records, rate.burst_records)
+            self.scheduler.set_batch_records(rank, records)
+
+    def _next_cut(self, mask: int, now_ns: int) -> Flight | None:
         taken = mask and self.scheduler.take(
             mask,
             self.limit.records,
             self._bytes_max,
             exclusive=self._ordered,
             single_queue=self.plan.by_partition,
+            now_ns=now_ns,
         )
         if not taken:
             return None
@@ -357,7 +384,29 @@ class View:
             self._open(flight, flight.parts)
         service_ns = now_ns - flight.cut.started_ns
         self.limit.sample(records=flight.cut.num_records, service_ns=service_ns)
+        self._bound_batches()
         self.service_ns += (service_ns - self.service_ns) / (8 if self.service_ns else 1)
+        self._correct(flight, service_ns)
+
+    def _correct(self, flight: Flight, service_ns: int) -> None:
+        """Charge a fair lane's flows for what their records really took.
+
+        What a record costs is estimated by its bytes. Where that was wrong for a batch as a
+        whole, each of its flows is charged in proportion.
+        """
+        lane = flight.cut.lane
+        costs: Counter[int] = Counter()
+        for part in flight.parts:
+            costs[part.queue] += part.piece.num_bytes + RECORD_COST * part.piece.count
+        cost = costs.total()
+        self._ns_per_cost += (service_ns / cost - self._ns_per_cost) * (
+            MEAN_SHARE if self._ns_per_cost else 1.0
+        )
+        if self.lanes[lane].fair_by is None or not self._ns_per_cost:
+            return
+        factor = service_ns / cost / self._ns_per_cost - 1.0
+        for queue, estimated in costs.items():
+            self.scheduler.correct(lane, queue, round(estimated * factor))
 
     def land(self, flight: Flight) -> None:
         """End a flight that is settled."""
@@ -427,7 +476,7 @@ class View:
     def drop(self, partition: Partition) -> None:
         """Let go of everything of a partition that is gone."""
         self._revoking.discard(partition)
-        for handle in self.scheduler.drop_queue(partition.number):
+        for handle in self.scheduler.drop_owner(partition.number):
             del self._waiting[handle]
         for key in [key for key in self.ahead if key[0] is partition]:
             del self.ahead[key]
