@@ -7,17 +7,19 @@ with the `@reproduce_failure` or `--hypothesis-seed` that hypothesis prints.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import ClassVar
+from dataclasses import replace
+from typing import ClassVar, Literal
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from flowguard.chunk import TopicPartition
+from flowguard.chunk import NO_FLOW, TopicPartition
 from flowguard.commands import Cut
 from flowguard.facts import Assigned
 from flowguard.lanes.lane import Lane
 from flowguard.units import MIB, MILLISECOND
+from flowguard.view import AgentPlan
 from tests.builders import EngineDriver, chunk_of
 
 NAMES = [TopicPartition("orders", number) for number in range(3)]
@@ -29,29 +31,35 @@ which = st.integers(0, 1_000_000)
 class EngineMachine(RuleBasedStateMachine):
     """Kafka is a list of offsets a partition; what was settled is a set of them."""
 
-    order: ClassVar[str] = "partition"
+    order: ClassVar[Literal["partition", "key", "none"]] = "partition"
     by_partition: ClassVar[bool] = False
+    flows: ClassVar[int] = 0  # how many keys, each with a flow of its own
+    agents: ClassVar[tuple[str, ...]] = ("agent",)
 
     def __init__(self) -> None:
         super().__init__()
         self.d = self.new_worker()
         self.log: dict[TopicPartition, list[tuple[int, int]]] = defaultdict(list)  # offset, lane
         self.end = dict.fromkeys(NAMES, 0)
-        self.done: dict[TopicPartition, set[int]] = defaultdict(set)
+        self.done_by: dict[tuple[str, TopicPartition], set[int]] = defaultdict(set)
         self.committed = dict.fromkeys(NAMES, 0)
         self.watermarks: dict[TopicPartition, tuple[int, ...]] = {}
         self.returned: set[int] = set()
 
     def new_worker(self) -> EngineDriver:
-        return EngineDriver(
-            lanes=LANES,
-            seats=4,
-            order=self.order,
-            by_partition=self.by_partition,
-            records_max=5,
-            linger_ns=5 * MILLISECOND,
-            memory_bytes=4 * MIB,
-        )
+        plans = [
+            AgentPlan(
+                name=name,
+                topics=frozenset({"orders"}),
+                seats=4,
+                order=self.order,
+                by_partition=self.by_partition,
+                records_max=5,
+                linger_ns=5 * MILLISECOND,
+            )
+            for name in self.agents
+        ]
+        return EngineDriver(lanes=LANES, agents=plans, memory_bytes=4 * MIB)
 
     # What happens.
 
@@ -71,10 +79,13 @@ class EngineMachine(RuleBasedStateMachine):
         fresh = [each for each in self.log[name] if each[0] >= position][:most]
         if not fresh:
             return
-        by_lane: dict[int, list[int]] = defaultdict(list)
+        split: dict[tuple[int, int], list[int]] = defaultdict(list)
         for offset, lane in fresh:
-            by_lane[lane].append(offset)
-        chunks = [chunk_of(offsets, partition=name, lane=lane) for lane, offsets in by_lane.items()]
+            split[lane, self.flow_of(offset)].append(offset)
+        chunks = [
+            replace(chunk_of(offsets, partition=name, lane=lane), flow=flow)
+            for (lane, flow), offsets in split.items()
+        ]
         self.d.fetch(name, *chunks, next_offset=fresh[-1][0] + 1, epoch=partition.epoch)
 
     @precondition(lambda self: self.unreturned())
@@ -142,7 +153,7 @@ class EngineMachine(RuleBasedStateMachine):
             missed = [
                 offset
                 for offset, lane in self.log[name]
-                if offset < point.watermarks[lane] and offset not in self.done[name]
+                if offset < point.watermarks[lane] and not self.is_done(name, offset)
             ]
             assert not missed, f"{name}: {missed} unfinished below {point}"
 
@@ -152,7 +163,7 @@ class EngineMachine(RuleBasedStateMachine):
             missed = [
                 offset
                 for offset, _ in self.log[name]
-                if offset < committable and offset not in self.done[name]
+                if offset < committable and not self.is_done(name, offset)
             ]
             assert not missed, f"{name}: {missed} unfinished below {committable}"
 
@@ -165,20 +176,20 @@ class EngineMachine(RuleBasedStateMachine):
     def agents_have_one_batch_of_an_ordered_lane_of_a_partition_at_most(self) -> None:
         if self.order == "none":
             return
-        busy: list[tuple[TopicPartition, int, int]] = []
+        busy: list[tuple[object, ...]] = []
         for cut in self.unreturned():
-            busy += {(n, e, cut.lane) for n, e in self.live_parts(cut)}
+            busy += {(cut.agent, cut.lane, *each) for each in self.live_parts(cut)}
         assert len(busy) == len(set(busy))
 
     @invariant()
     def retries_of_an_ordered_lane_begin_with_the_oldest(self) -> None:
-        view = self.d.engine.views["agent"]
-        waiting = [cut for _, cut in view.retries.items()]
+        waiting = [cut for view in self.d.engine.views.values() for _, cut in view.retries.items()]
         for cut in self.unreturned() if self.order != "none" else ():
             if cut.attempt > 1:
                 for other in waiting:
                     shared = self.live_parts(cut) & self.live_parts(other)
                     older = other.batch_id < cut.batch_id and other.lane == cut.lane
+                    older = older and other.agent == cut.agent
                     assert not (shared and older)
 
     def teardown(self) -> None:
@@ -196,7 +207,8 @@ class EngineMachine(RuleBasedStateMachine):
                 if not self.d.running:
                     break
         for name in NAMES:
-            assert {offset for offset, _ in self.log[name]} == self.done[name], "lost"
+            for agent in self.agents:
+                assert {each[0] for each in self.log[name]} == self.done_by[agent, name], "lost"
         assert self.d.memory.used_bytes == 0
         for book in self.d.engine.books:
             assert book.counts.in_flight == book.counts.held == 0
@@ -209,10 +221,19 @@ class EngineMachine(RuleBasedStateMachine):
     def pick_running(self, pick: int) -> Cut:
         return self.d.running[pick % len(self.d.running)]
 
-    def live_parts(self, cut: Cut) -> set[tuple[TopicPartition, int]]:
-        view = self.d.engine.views["agent"]
-        flight = view.flights[cut.batch_id]
-        return {(part.partition.name, part.partition.epoch) for part in flight.live}
+    def live_parts(self, cut: Cut) -> set[tuple[TopicPartition, int, int]]:
+        """Return what may be in one batch at a time: flows of partitions."""
+        flight = self.d.engine.views[cut.agent].flights[cut.batch_id]
+        return {
+            (part.partition.name, part.partition.epoch, part.piece.chunk.flow)
+            for part in flight.live
+        }
+
+    def flow_of(self, offset: int) -> int:
+        return offset % self.flows if self.flows else NO_FLOW
+
+    def is_done(self, name: TopicPartition, offset: int) -> bool:
+        return all(offset in self.done_by[agent, name] for agent in self.agents)
 
     def settle(self, cut: Cut, rejected: int) -> None:
         if cut.batch_id not in self.returned:
@@ -220,14 +241,16 @@ class EngineMachine(RuleBasedStateMachine):
         self.returned.discard(cut.batch_id)
         for piece in cut.slices:
             # Even if its partition is gone: it was processed.
-            self.done[piece.chunk.partition] |= set(piece.columns.column(0).to_pylist())
+            done = self.done_by[cut.agent, piece.chunk.partition]
+            offsets = piece.columns.column(0).to_pylist()
+            done |= set(offsets)
         self.d.settle(cut, dead_letters=rejected)
 
 
 class UnorderedMachine(EngineMachine):
     """The same with order="none"."""
 
-    order: ClassVar[str] = "none"
+    order: ClassVar[Literal["partition", "key", "none"]] = "none"
 
 
 class ByPartitionMachine(EngineMachine):
@@ -237,13 +260,32 @@ class ByPartitionMachine(EngineMachine):
 
 
 MANY = settings(
-    max_examples=100,
+    max_examples=60,
     stateful_step_count=60,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 
 TestOrdered = EngineMachine.TestCase
+
+
+class ByKeyMachine(EngineMachine):
+    order = "key"
+    flows = 3
+
+
+class SeveralAgentsMachine(EngineMachine):
+    agents = ("one", "two", "three")
+
+
+class SeveralAgentsByKeyMachine(ByKeyMachine):
+    agents = ("one", "two")
+
+
 TestUnordered = UnorderedMachine.TestCase
 TestByPartition = ByPartitionMachine.TestCase
+TestByKey = ByKeyMachine.TestCase
+TestSeveralAgents = SeveralAgentsMachine.TestCase
+TestSeveralAgentsByKey = SeveralAgentsByKeyMachine.TestCase
+TestByKey.settings = TestSeveralAgents.settings = TestSeveralAgentsByKey.settings = MANY
 TestOrdered.settings = TestUnordered.settings = TestByPartition.settings = MANY
