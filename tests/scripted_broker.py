@@ -13,6 +13,7 @@ import struct
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from ssl import SSLContext
 from typing import Any, NamedTuple
 
 from aiokafka.protocol.fetch import FetchRequest_v11, FetchResponse_v11
@@ -115,9 +116,9 @@ class ScriptedBroker:
     # The server.
 
     @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[ScriptedBroker]:
+    async def running(self, *, ssl: SSLContext | None = None) -> AsyncIterator[ScriptedBroker]:
         """Listen on a free port of the loopback interface."""
-        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=ssl)
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield self

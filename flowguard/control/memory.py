@@ -5,8 +5,8 @@ always make progress; the other half is a pool that whoever is fast may use. A p
 that has used up both is left out of fetch requests until it has room for a whole request
 again (hysteresis, so that it does not flap at the limit).
 
-    memory ─┬─ receive buffers (fetched bytes before they are parsed)
-            ├─ frames (what codecs make of batches in flight)
+    memory ─┬─ receive buffers (fetched bytes before they are parsed): an eighth
+            ├─ frames (what codecs make of batches in flight): an eighth
             └─ columns ─┬─ own share of each partition
                         └─ pool of all
 
@@ -16,7 +16,7 @@ own, the engine releases from the event loop's.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from threading import Lock
 from typing import Final
@@ -33,8 +33,12 @@ FETCH_BYTES_MIN: Final = 64 * KIB
 #: One partition does not fill a whole response.
 PARTITION_BYTES_MAX: Final = 4 * MIB
 
-#: Two connections a broker, each with a receive buffer of its own.
-RECEIVE_BUFFERS: Final = 2
+#: A connection receives into one buffer while the other is parsed.
+BUFFERS_PER_CONNECTION: Final = 2
+
+#: Of all memory: what receive buffers may take, and what frames may take.
+RECEIVE_PART: Final = 8
+FRAMES_PART: Final = 8
 
 #: Small records grow when they become columns (28 bytes of offsets, timestamp and lengths
 #: for a record of a few bytes), so a request is charged at twice its size until parsed.
@@ -68,24 +72,45 @@ class MemoryBudget:
 
     def __init__(self, memory_bytes: int) -> None:
         self.memory_bytes = memory_bytes
-        self.fetch_bytes_max = max(FETCH_BYTES_MIN, min(FETCH_BYTES_MAX, memory_bytes // 16))
         self.wire_batch_bytes_max = memory_bytes // 4
-        frames_bytes = memory_bytes // 8
-        self.columns_bytes_max = (
-            memory_bytes - frames_bytes - RECEIVE_BUFFERS * self.fetch_bytes_max
-        )
+        self.receive_bytes_max = memory_bytes // RECEIVE_PART
+        self.columns_bytes_max = memory_bytes - self.receive_bytes_max - memory_bytes // FRAMES_PART
         self.held_bytes = 0
         self.requested_bytes = 0
         self.frame_bytes = 0
         self._held: dict[Hashable, int] = {}
-        self._paused: set[Hashable] = set()
+        self._paused: dict[Hashable, int] = {}  # at which room it goes on, at least
+        self._received: dict[Hashable, int] = {}
         self._pool_used = 0
         self._lock = Lock()
 
     @property
     def used_bytes(self) -> int:
-        """Return all that is held: columns, decoded frames, and requests under way."""
-        return self.held_bytes + self.requested_bytes + self.frame_bytes
+        """Return all that is held: columns, frames, receive buffers, and requests under way."""
+        return self.held_bytes + self.requested_bytes + self.frame_bytes + self.receive_bytes
+
+    @property
+    def receive_bytes(self) -> int:
+        """Return what the receive buffers of all connections take."""
+        return sum(self._received.copy().values())
+
+    @property
+    def fetch_bytes_max(self) -> int:
+        """Return the most bytes of one response: connections share the receive buffers."""
+        buffers = BUFFERS_PER_CONNECTION * max(1, len(self._received))
+        return max(FETCH_BYTES_MIN, min(FETCH_BYTES_MAX, self.receive_bytes_max // buffers))
+
+    def receive_into(self, connection: Hashable, num_bytes: int) -> None:
+        """Take note of what the receive buffers of a connection take; 0 when it is closed.
+
+        A single wire batch larger than what was asked for makes a buffer grow; what goes
+        beyond the part of receive buffers is taken from the pool.
+        """
+        with self._lock:
+            if num_bytes:
+                self._received[connection] = num_bytes
+            else:
+                self._received.pop(connection, None)
 
     @property
     def paused(self) -> frozenset[Hashable]:
@@ -105,17 +130,23 @@ class MemoryBudget:
         with self._lock:
             for partition in partitions:
                 self.held_bytes -= self._held.pop(partition, 0)
-                self._paused.discard(partition)
+                self._paused.pop(partition, None)
             self._recount()
 
-    def reserve(self, partitions: Sequence[Hashable]) -> Reservation:
+    def reserve(self, partitions: Mapping[Hashable, int] | Iterable[Hashable]) -> Reservation:
         """Return what a request for these partitions may bring, and count it as held.
 
         Partitions without room are paused: they get no share until they have room for
         several requests again.
+
+        Args:
+            partitions: With the room that the next wire batch of each needs, if that is known.
         """
+        needs = partitions if isinstance(partitions, Mapping) else dict.fromkeys(partitions, 0)
         with self._lock:
-            shares = {each: share for each in partitions if (share := self._share(each))}
+            shares = {
+                each: share for each, need in needs.items() if (share := self._share(each, need))
+            }
             total_bytes = min(self.fetch_bytes_max, sum(shares.values()))
             left_bytes = total_bytes * COLUMNS_PER_WIRE_BYTE
             self.requested_bytes += left_bytes
@@ -148,7 +179,8 @@ class MemoryBudget:
         """Note that columns were let go; True if a paused partition may fetch again."""
         with self._lock:
             self._add(partition, -num_bytes)
-            return any(self._room(each) >= self._enough for each in self._paused)
+            enough = self._enough
+            return any(self._room(each) >= max(need, enough) for each, need in self._paused.items())
 
     def room(self, partition: Hashable) -> int:
         """Return how many bytes of columns the partition may still get."""
@@ -159,13 +191,13 @@ class MemoryBudget:
         """Return the bytes of columns that one partition holds."""
         return self._held.get(partition, 0)
 
-    def _share(self, partition: Hashable) -> int:
+    def _share(self, partition: Hashable, need: int) -> int:
         room = self._room(partition)
-        needed = self._enough if partition in self._paused else min(self._enough, FETCH_BYTES_MIN)
-        if room < needed:
-            self._paused.add(partition)
+        enough = self._enough if partition in self._paused else min(self._enough, FETCH_BYTES_MIN)
+        if room < max(need, enough):
+            self._paused[partition] = need
             return 0
-        self._paused.discard(partition)
+        self._paused.pop(partition, None)
         return min(PARTITION_BYTES_MAX, self.fetch_bytes_max, room // COLUMNS_PER_WIRE_BYTE)
 
     @property
@@ -180,6 +212,7 @@ class MemoryBudget:
     def _room(self, partition: Hashable, *, reserved_bytes: int = 0) -> int:
         """Return the room of a partition; what is reserved for it is no one else's."""
         others_bytes = self.requested_bytes - reserved_bytes
+        others_bytes += max(0, self.receive_bytes - self.receive_bytes_max)
         pool_free = max(0, self.columns_bytes_max // 2 - self._pool_used - others_bytes)
         return max(0, self._own_share - self._held.get(partition, 0)) + pool_free
 

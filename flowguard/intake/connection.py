@@ -1,15 +1,25 @@
 """Connections that carry fetch requests and nothing else.
 
-aiokafka connects, negotiates versions and authenticates; then the live transport is handed
-to a `BufferedProtocol`, so a response is received straight into its buffer. Half of what a
-fetched byte costs in aiokafka is copying through `asyncio.StreamReader`.
+aiokafka connects, negotiates versions and authenticates; then the live connection is taken
+over. Half of what a fetched byte costs in aiokafka is copying through `asyncio.StreamReader`:
+
+- a plain socket goes to a thread of its own, which blocks in one `recv` for a whole
+  response. So the broker and the kernel work on the next response while this one is
+  parsed; when nobody receives, the kernel acknowledges late and the broker stands still;
+- TLS stays with asyncio, which has the keys: its transport is handed to a
+  `BufferedProtocol`, and a response is received straight into its buffer.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import socket
 import struct
-from typing import Any, Final, NamedTuple
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, Final, NamedTuple, Protocol
 
 from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import IncompatibleBrokerVersion, KafkaConnectionError
@@ -28,63 +38,193 @@ LENGTH: Final = struct.Struct(">i")
 BUFFER_SLACK: Final = 2
 
 
+class FrameBuffer:
+    """Memory for one frame, used again and again.
+
+    Args:
+        bytes_kept: Size that is kept when a larger frame made it grow.
+        bytes_max: A larger frame is an error, and nothing is allocated for it.
+    """
+
+    def __init__(self, *, bytes_kept: int, bytes_max: int) -> None:
+        self._bytes_kept = bytes_kept
+        self._bytes_max = bytes_max
+        self._memory = bytearray()
+
+    def __len__(self) -> int:
+        return len(self._memory)
+
+    def room_for(self, size: int) -> memoryview:
+        """Return memory of exactly this size; what it held before is gone.
+
+        Raises:
+            KafkaConnectionError: No frame is of this size.
+        """
+        if not LENGTH.size <= size <= self._bytes_max:
+            raise KafkaConnectionError(f"a response of {size} bytes is beyond all limits")
+        if size > len(self._memory) or len(self._memory) > self._bytes_kept * BUFFER_SLACK:
+            self._memory = bytearray(max(size, self._bytes_kept))
+        return memoryview(self._memory)[:size]
+
+
+class Receiver(Protocol):
+    """Sends a request at a time and receives its answer."""
+
+    lost: BaseException | None
+
+    @property
+    def buffer_bytes(self) -> int:
+        """Return the memory that its buffers take."""
+
+    def exchange(self, message: bytes) -> asyncio.Future[memoryview]:
+        """Send a request; its answer is a frame without its length."""
+
+    def close(self) -> None:
+        """Let an exchange under way fail; safe to call again."""
+
+
+class SocketReceiver:
+    """Sends and receives on a thread of its own, over a plain socket.
+
+    Two frame buffers take turns: the next request is sent when a response is there but
+    not parsed yet, and the one after that only when it is.
+
+    Args:
+        connected: The socket; it is closed at the end.
+        buffers: Two.
+        name: Of the thread.
+    """
+
+    def __init__(
+        self, connected: socket.socket, buffers: tuple[FrameBuffer, FrameBuffer], *, name: str
+    ) -> None:
+        self._socket = connected
+        self._buffers = buffers
+        self._turn = 0
+        self._loop = asyncio.get_running_loop()
+        self._exchanges: SimpleQueue[tuple[bytes, asyncio.Future[memoryview]] | None]
+        self._exchanges = SimpleQueue()
+        self.lost: BaseException | None = None
+        connected.setblocking(True)
+        Thread(target=self._run, name=name, daemon=True).start()
+
+    @property
+    def buffer_bytes(self) -> int:
+        """Return the memory that its buffers take."""
+        return sum(map(len, self._buffers))
+
+    def exchange(self, message: bytes) -> asyncio.Future[memoryview]:
+        """Send a request; its answer is valid until the next exchange but one."""
+        answer: asyncio.Future[memoryview] = self._loop.create_future()
+        if self.lost is None:
+            self._exchanges.put((message, answer))
+        else:
+            fail(answer, self.lost)
+        return answer
+
+    def close(self) -> None:
+        """Wake the thread wherever it waits, and let it end."""
+        self.lost = self.lost or KafkaConnectionError("the connection is closed")
+        self._exchanges.put(None)
+        with contextlib.suppress(OSError):  # the broker may have been faster
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    # On the thread.
+
+    def _run(self) -> None:
+        with self._socket, contextlib.suppress(RuntimeError):  # the event loop is closed
+            while (exchange := self._exchanges.get()) is not None:
+                message, answer = exchange
+                try:
+                    self._socket.sendall(message)
+                    frame = self._receive()
+                except Exception as error:  # whoever waits for the answer has to know
+                    self._loop.call_soon_threadsafe(self._failed, answer, error)
+                else:
+                    self._loop.call_soon_threadsafe(succeed, answer, frame)
+
+    def _receive(self) -> memoryview:
+        length = bytearray(LENGTH.size)
+        self._fill(memoryview(length))
+        self._turn = 1 - self._turn
+        frame = self._buffers[self._turn].room_for(LENGTH.unpack(length)[0])
+        self._fill(frame)
+        return frame
+
+    def _fill(self, view: memoryview) -> None:
+        """Receive as many bytes; the kernel returns early only for signals and the end."""
+        while len(view):
+            received = self._socket.recv_into(view, len(view), socket.MSG_WAITALL)
+            if not received:
+                raise KafkaConnectionError("the broker closed the connection")
+            view = view[received:]
+
+    # On the event loop.
+
+    def _failed(self, answer: asyncio.Future[memoryview], error: BaseException) -> None:
+        self.lost = self.lost or error
+        fail(answer, self.lost)
+
+
 class FrameReceiver(asyncio.BufferedProtocol):
-    """Receive length-prefixed frames into one buffer that is used again and again.
+    """Sends and receives through an asyncio transport: what TLS needs.
 
     Whoever awaits a frame reads it at once, before the loop runs again and more bytes are
     received, so one buffer is enough even when the next request is already under way.
     """
 
-    def __init__(
-        self, *, buffer_bytes: int, frame_bytes_max: int, transport: Any, before: Any
-    ) -> None:
-        self._buffer_bytes = buffer_bytes
-        self._frame_bytes_max = frame_bytes_max
+    def __init__(self, transport: Any, buffer: FrameBuffer, *, before: Any) -> None:
         self._transport = transport
+        self._buffer = buffer
         self._before = before  # aiokafka's protocol, which waits for connection_lost
         self._length = bytearray(LENGTH.size)
-        self._frame = bytearray(buffer_bytes)
+        self._frame: memoryview | None = None
         self._at = 0
-        self._size: int | None = None
-        self._waiter: asyncio.Future[memoryview] | None = None
+        self._answer: asyncio.Future[memoryview] | None = None
         self.lost: BaseException | None = None
+
+    @property
+    def buffer_bytes(self) -> int:
+        """Return the memory that its buffer takes."""
+        return len(self._buffer)
+
+    def exchange(self, message: bytes) -> asyncio.Future[memoryview]:
+        """Send a request; its answer is valid until the loop runs again."""
+        self._answer = asyncio.get_running_loop().create_future()
+        if self.lost is None:
+            self._transport.write(message)
+        else:
+            fail(self._answer, self.lost)
+        return self._answer
+
+    def close(self) -> None:
+        """Note that the connection is closed; the transport closes by itself."""
+        self._lose(KafkaConnectionError("the connection is closed"))
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return where the next bytes belong."""
-        if self._size is None:
-            return memoryview(self._length)[self._at :]
-        return memoryview(self._frame)[self._at : self._size]
+        return memoryview(self._length if self._frame is None else self._frame)[self._at :]
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take note of received bytes."""
         self._at += nbytes
-        if self._size is None:
+        if self._frame is None:
             if self._at == LENGTH.size:
                 self._begin_frame(LENGTH.unpack(self._length)[0])
-        elif self._at == self._size:
-            self._end_frame()
+        elif self._at == len(self._frame):
+            self._end_frame(self._frame)
 
     def _begin_frame(self, size: int) -> None:
-        if not 0 < size <= self._frame_bytes_max:
-            self._lose(KafkaConnectionError(f"a response of {size} bytes is beyond all limits"))
+        try:
+            self._frame, self._at = self._buffer.room_for(size), 0
+        except KafkaConnectionError as error:
+            self._lose(error)
             self._transport.abort()  # what follows cannot be read either
-            return
-        if size > len(self._frame) or len(self._frame) > self._buffer_bytes * BUFFER_SLACK:
-            self._frame = bytearray(max(size, self._buffer_bytes))
-        self._at, self._size = 0, size
 
-    def _end_frame(self) -> None:
-        frame = memoryview(self._frame)[: self._size]
-        self._at, self._size = 0, None
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(frame)
-
-    def next_frame(self) -> asyncio.Future[memoryview]:
-        """Return the next frame, once it is complete; it is valid until the loop runs again."""
-        self._waiter = asyncio.get_running_loop().create_future()
-        if self.lost is not None:
-            self._waiter.set_exception(self.lost)
-        return self._waiter
+    def _end_frame(self, frame: memoryview) -> None:
+        self._frame, self._at = None, 0
+        if self._answer is not None:
+            succeed(self._answer, frame)
 
     def eof_received(self) -> bool:
         """Note that the broker closed the connection."""
@@ -98,14 +238,27 @@ class FrameReceiver(asyncio.BufferedProtocol):
 
     def _lose(self, error: BaseException) -> None:
         self.lost = self.lost or error
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_exception(self.lost)
+        if self._answer is not None:
+            fail(self._answer, self.lost)
 
     def pause_writing(self) -> None:
         """Nothing to do: requests are small and go out one by one."""
 
     def resume_writing(self) -> None:
         """Nothing to do."""
+
+
+def succeed(answer: asyncio.Future[memoryview], frame: memoryview) -> None:
+    """Hand over a frame, unless nobody waits for it any more."""
+    if not answer.done():
+        answer.set_result(frame)
+
+
+def fail(answer: asyncio.Future[memoryview], error: BaseException) -> None:
+    """Hand over an error, unless nobody waits any more."""
+    if not answer.done():
+        answer.set_exception(error)
+        answer.exception()  # asked for ahead of one that failed, nobody may ever wait for it
 
 
 class Awaited(NamedTuple):
@@ -119,7 +272,7 @@ class FetchConnection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka is 
     """A connection that, once made, sends fetch requests one at a time.
 
     Args:
-        buffer_bytes: Size of the receive buffer that is kept.
+        buffer_bytes: Size of a receive buffer that is kept.
         frame_bytes_max: A larger response closes the connection.
         **kwargs: As for aiokafka's connection.
     """
@@ -130,7 +283,7 @@ class FetchConnection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka is 
         super().__init__(host, port, **kwargs)
         self._buffer_bytes = buffer_bytes
         self._frame_bytes_max = frame_bytes_max
-        self._frames: FrameReceiver | None = None
+        self._receiver: Receiver | None = None
 
     async def connect(self) -> None:
         """Connect, authenticate, and take over the transport.
@@ -148,19 +301,39 @@ class FetchConnection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka is 
                 f"needs v{FETCH_VERSION}, which Kafka has had since 2.3"
             )
         self._read_task.cancel()
-        transport = self._writer.transport
-        self._frames = FrameReceiver(
-            buffer_bytes=self._buffer_bytes,
-            frame_bytes_max=self._frame_bytes_max,
-            transport=transport,
-            before=self._protocol,
+        self._receiver = self._take_over(self._writer.transport)
+
+    def _take_over(self, transport: Any) -> Receiver:
+        if transport.get_extra_info("ssl_object") is not None:
+            frames = FrameReceiver(transport, self._new_buffer(), before=self._protocol)
+            transport.set_protocol(frames)
+            return frames
+        transport.pause_reading()
+        connected = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+        return SocketReceiver(
+            connected,
+            (self._new_buffer(), self._new_buffer()),
+            name=f"fetch from {self.host}:{self.port}",
         )
-        transport.set_protocol(self._frames)
+
+    def _new_buffer(self) -> FrameBuffer:
+        return FrameBuffer(bytes_kept=self._buffer_bytes, bytes_max=self._frame_bytes_max)
 
     @property
     def alive(self) -> bool:
         """Tell whether a request can be sent."""
-        return self._frames is not None and self._frames.lost is None and self.connected()
+        return self._receiver is not None and self._receiver.lost is None and self.connected()
+
+    @property
+    def buffer_bytes(self) -> int:
+        """Return the memory that received bytes take."""
+        return 0 if self._receiver is None else self._receiver.buffer_bytes
+
+    def close(self, *args: Any, **kwargs: Any) -> Any:
+        """Close the connection, wherever it is; what is under way fails."""
+        if self._receiver is not None:
+            self._receiver.close()
+        return super().close(*args, **kwargs)
 
     def send_fetch(self, request: FetchRequest_v11) -> Awaited:
         """Send a request; its answer is `receive(…)`d before the next one but one.
@@ -168,15 +341,14 @@ class FetchConnection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka is 
         Raises:
             KafkaConnectionError: The connection was lost.
         """
-        if not self.alive or self._frames is None:
+        if not self.alive or self._receiver is None:
             raise KafkaConnectionError(f"no connection to {self.host}:{self.port}")
         correlation_id = self._next_correlation_id()
         header = request.build_request_header(
             correlation_id=correlation_id, client_id=self._client_id
         )
         message = header.encode() + request.encode()
-        answer = self._frames.next_frame()
-        self._writer.transport.write(LENGTH.pack(len(message)) + message)
+        answer = self._receiver.exchange(LENGTH.pack(len(message)) + message)
         return Awaited(correlation_id, answer)
 
     async def receive(self, awaited: Awaited, *, timeout_s: float) -> memoryview:

@@ -3,10 +3,10 @@
 Runs on the consumer's thread. One task for each broker and kind of partition keeps a
 request under way as long as a partition has room. Where a response's batches end is plain
 from their headers, so the next request is sent before the response is parsed, and the
-broker works while we do:
+connection's own thread receives the next response while this one is parsed:
 
-    reserve ─▶ request 1 ─▶ receive 1 ─▶ skim 1 ─▶ parse 1, deliver ─▶ receive 2 ─▶ …
-                                            └─▶ reserve ─▶ request 2 ──────┘
+    reserve ─▶ request 1 ─▶ receive 1 ─▶ skim 1 ─▶ parse 1, deliver ─▶ skim 2 ─▶ …
+                                            └─▶ reserve ─▶ request 2 ─▶ receive 2 ─┘
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import contextlib
 import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from aiokafka import errors as kafka_errors
@@ -125,13 +126,13 @@ class Asked:
     Args:
         offsets: Where it begins in each partition. A section that does not begin where its
             cursor is by then was asked for ahead of a response that could not be used whole.
-        parsed: Bytes of columns that each partition got from it.
+        moved: It brought a partition forward.
     """
 
     cursors: dict[TopicPartition, Cursor]
     offsets: dict[TopicPartition, int]
     reservation: Reservation
-    parsed: dict[TopicPartition, int] = field(default_factory=dict)
+    moved: bool = False
     awaited: Awaited | None = None
     sent_s: float = 0.0
 
@@ -228,6 +229,7 @@ class Fetcher:
             for key in leaders - self._tasks.keys() - {None}:
                 assert key is not None
                 self._tasks[key] = self._loop.create_task(self._serve(*key))
+                self._tasks[key].add_done_callback(partial(self._served, key))
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(RETRY_BACKOFF_S if None in leaders else POLL_TOUCH_S):
@@ -240,13 +242,15 @@ class Fetcher:
     # One broker.
 
     async def _serve(self, node: int, urgent: bool) -> None:
-        """Fetch from one broker, connecting again as often as it takes."""
+        """Fetch from one broker, connecting again as often as it takes.
+
+        Ends when the broker leads no partition of ours any more.
+        """
         backoff_s = RETRY_BACKOFF_S
-        while True:
+        while self._leads(node, urgent):
             answered = False
             connection: FetchConnection | None = None
             try:
-                await self._wait_for_work(node, urgent)
                 connection = await self._connect(node)
                 async for _ in self._exchange(connection, node, urgent):
                     answered = True
@@ -258,13 +262,20 @@ class Fetcher:
             finally:
                 if connection is not None:
                     connection.close()
+                self._memory.receive_into((node, urgent), 0)
+
+    def _served(self, key: tuple[int, bool], task: asyncio.Task[None]) -> None:
+        """Forget a task that ended; a partition may have come to its broker meanwhile."""
+        if self._tasks.get(key) is task:
+            del self._tasks[key]
+        self._pulse()
 
     async def _exchange(
         self, connection: FetchConnection, node: int, urgent: bool
     ) -> AsyncIterator[None]:
-        """Send requests and take in answers until the connection is lost."""
+        """Send requests and take in answers as long as there is what to ask for."""
         asked: Asked | None = None
-        while True:
+        while asked is not None or self._leads(node, urgent):
             asked = asked or self._ask(node, urgent)
             if asked is None:
                 await self._wait_for_room()
@@ -273,6 +284,7 @@ class Fetcher:
             try:
                 awaited = asked.awaited or self._send(connection, asked, urgent)
                 frame = await connection.receive(awaited, timeout_s=ANSWER_TIMEOUT_S)
+                self._memory.receive_into((node, urgent), connection.buffer_bytes)
                 throttle_ms, error_code, sections = wire.read_fetch_response(frame)
                 if error_code:
                     raise kafka_errors.for_code(error_code)()
@@ -286,17 +298,16 @@ class Fetcher:
                 raise
             finally:
                 self._memory.settle(asked.reservation)
-            if not asked.parsed and self._loop.time() - asked.sent_s < EMPTY_PAUSE_MS / 1e3:
+            if not asked.moved and self._loop.time() - asked.sent_s < EMPTY_PAUSE_MS / 1e3:
                 throttle_ms = max(throttle_ms, EMPTY_PAUSE_MS)
             asked = ahead
             yield
             if throttle_ms:
                 await asyncio.sleep(throttle_ms / 1e3)
 
-    async def _wait_for_work(self, node: int, urgent: bool) -> None:
-        """Wait until the broker leads a partition of ours."""
-        while not any(self._loop_key(each) == (node, urgent) for each in self._cursors.values()):
-            await self._wait_for_room()
+    def _leads(self, node: int, urgent: bool) -> bool:
+        """Tell whether the broker leads a partition of ours."""
+        return any(self._loop_key(each) == (node, urgent) for each in self._cursors.values())
 
     async def _wait_for_room(self) -> None:
         """Wait until something changes; look again soon, as leaders and backoffs do too."""
@@ -319,7 +330,7 @@ class Fetcher:
         return self._reserve({each: each.offset for each in self._fetchable(node, urgent)})
 
     def _fetchable(self, node: int, urgent: bool) -> list[Cursor]:
-        """Return the partitions of a broker that may be fetched now, if there is room."""
+        """Return the partitions of a broker that may be fetched now, if memory has room."""
         now_s = self._loop.time()
         return [
             cursor
@@ -327,7 +338,6 @@ class Fetcher:
             if cursor.readable
             and cursor.not_before_s <= now_s
             and self._loop_key(cursor) == (node, urgent)
-            and cursor.needed_bytes <= self._memory.room(cursor.account)
         ]
 
     def _ask_ahead(
@@ -348,6 +358,7 @@ class Fetcher:
             if asked.cursors.get(cursor.name) is cursor
             else cursor.offset
             for cursor in self._fetchable(*key)
+            if cursor.needed_bytes <= self._memory.room(cursor.account)
         }
         found = False
         for section in sections:
@@ -367,7 +378,8 @@ class Fetcher:
         """Reserve memory for a request; None if no partition of it has room."""
         if not offsets:
             return None
-        reservation = self._memory.reserve([cursor.account for cursor in offsets])
+        needs = {cursor.account: cursor.needed_bytes for cursor in offsets}
+        reservation = self._memory.reserve(needs)
         if not reservation.shares:
             self._memory.settle(reservation)
             return None
@@ -471,7 +483,7 @@ class Fetcher:
         cursor.offset = parsed.next_offset
         cursor.needed_bytes = parsed.needed_bytes
         num_bytes = sum(chunk.num_bytes for chunk in chunks)
-        asked.parsed[cursor.name] = num_bytes
+        asked.moved |= moved
         self._memory.charge(cursor.account, num_bytes, asked.reservation)
         if moved:
             yield Fetched(

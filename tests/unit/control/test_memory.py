@@ -30,7 +30,42 @@ def test_the_parts_of_the_budget_add_up_to_the_whole():
     receive_bytes = 2 * memory.fetch_bytes_max
 
     assert memory.fetch_bytes_max == 4 * MIB
+    assert receive_bytes == memory.receive_bytes_max
     assert memory.columns_bytes_max + receive_bytes + memory.memory_bytes // 8 == 64 * MIB
+
+
+def test_connections_share_the_part_of_receive_buffers_however_many_they_are():
+    memory = MemoryBudget(64 * MIB)
+    for connection in range(8):
+        memory.receive_into(connection, MIB)
+
+    assert 8 * 2 * memory.fetch_bytes_max == memory.receive_bytes_max
+    assert memory.used_bytes == memory.receive_bytes == 8 * MIB
+
+    memory.receive_into(0, 0)
+    assert memory.used_bytes == 7 * MIB
+
+
+def test_a_receive_buffer_that_had_to_grow_takes_its_excess_from_the_pool():
+    memory = budget("ab")
+    room = memory.room("a")
+
+    memory.receive_into("connection", memory.receive_bytes_max)
+    assert memory.room("a") == room
+    memory.receive_into("connection", memory.receive_bytes_max + 1000)
+    assert memory.room("a") == room - 1000
+
+
+def test_a_partition_whose_next_wire_batch_does_not_fit_is_paused_until_it_does():
+    memory = budget("a", memory_bytes=16 * MIB)
+    memory.charge("a", memory.room("a") - 3 * MIB, NOTHING)
+
+    assert memory.reserve({"a": 4 * MIB}).shares == {}
+    assert memory.paused == {"a"}
+    assert not memory.release("a", MIB // 2)
+    assert memory.release("a", MIB // 2)
+    assert memory.reserve({"a": 4 * MIB}).shares
+    assert memory.paused == set()
 
 
 def test_a_request_is_neither_too_small_to_be_worth_it_nor_larger_than_16_mib():

@@ -1,8 +1,15 @@
-"""FetchConnection against a scripted broker: what can be wrong with an answer."""
+"""FetchConnection against a scripted broker: what can be wrong with an answer.
+
+Every test runs over a plain connection, which a thread reads, and over TLS, which asyncio
+reads. TLS is without certificates here: what is tested is who receives, not whom to trust.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import gc
+import ssl
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -16,20 +23,62 @@ from tests.scripted_broker import LENGTH, ScriptedBroker, empty_fetch, frame
 REQUEST = FetchRequest_v11(-1, 5, 1, 1000, 1, 0, -1, [("t", [(0, -1, 7, -1, 500)])], [], "")
 
 
-@asynccontextmanager
-async def connected(
-    broker: ScriptedBroker, *, buffer_bytes: int = 1024, frame_bytes_max: int = 4096
-) -> AsyncIterator[FetchConnection]:
-    async with broker.running():
-        connection = FetchConnection(
-            "127.0.0.1", broker.port, buffer_bytes=buffer_bytes, frame_bytes_max=frame_bytes_max
-        )
-        await connection.connect()
-        try:
-            yield connection
-        finally:
-            connection.close()
-            await asyncio.sleep(0)
+def anonymous(purpose: ssl._SSLMethod) -> ssl.SSLContext:
+    """Return one side of TLS that needs no certificate."""
+    context = ssl.SSLContext(purpose)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("AECDH-AES128-SHA:@SECLEVEL=0")
+    return context
+
+
+def client_context() -> ssl.SSLContext:
+    context = anonymous(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+class Wire:
+    """How the tests of this run connect."""
+
+    def __init__(self, *, tls: bool) -> None:
+        self.tls = tls
+
+    @asynccontextmanager
+    async def connected(
+        self, broker: ScriptedBroker, *, buffer_bytes: int = 1024, frame_bytes_max: int = 4096
+    ) -> AsyncIterator[FetchConnection]:
+        async with broker.running(ssl=anonymous(ssl.PROTOCOL_TLS_SERVER) if self.tls else None):
+            connection = FetchConnection(
+                "127.0.0.1",
+                broker.port,
+                buffer_bytes=buffer_bytes,
+                frame_bytes_max=frame_bytes_max,
+                security_protocol="SSL" if self.tls else "PLAINTEXT",
+                ssl_context=client_context() if self.tls else None,
+            )
+            await connection.connect()
+            try:
+                yield connection
+            finally:
+                connection.close()
+                await until_no_thread_reads()
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "tls"])
+def wire(request: pytest.FixtureRequest) -> Wire:
+    return Wire(tls=request.param)
+
+
+async def until_no_thread_reads() -> None:
+    """Wait until the threads of all connections came to their end."""
+    async with asyncio.timeout(5):
+        while reading_threads():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
+def reading_threads() -> list[str]:
+    return [each.name for each in threading.enumerate() if each.name.startswith("fetch from")]
 
 
 async def fetch(connection: FetchConnection, *, timeout_s: float = 5.0) -> bytes:
@@ -37,18 +86,18 @@ async def fetch(connection: FetchConnection, *, timeout_s: float = 5.0) -> bytes
     return bytes(await connection.receive(connection.send_fetch(REQUEST), timeout_s=timeout_s))
 
 
-async def test_an_answer_is_the_body_after_the_correlation_id() -> None:
+async def test_an_answer_is_the_body_after_the_correlation_id(wire: Wire) -> None:
     broker = ScriptedBroker(raw_answer=lambda number: [frame(number, b"the body")])
 
-    async with connected(broker) as connection:
+    async with wire.connected(broker) as connection:
         assert await fetch(connection) == b"the body"
         assert connection.alive
 
 
-async def test_the_broker_sees_the_request_as_it_was_made() -> None:
+async def test_the_broker_sees_the_request_as_it_was_made(wire: Wire) -> None:
     broker = ScriptedBroker(raw_answer=lambda number: [frame(number, empty_fetch())])
 
-    async with connected(broker) as connection:
+    async with wire.connected(broker) as connection:
         await fetch(connection)
 
     (asked,) = broker.requests
@@ -57,28 +106,28 @@ async def test_the_broker_sees_the_request_as_it_was_made() -> None:
     assert asked.isolation_level == 1
 
 
-async def test_an_answer_that_arrives_byte_by_byte_is_put_together() -> None:
+async def test_an_answer_that_arrives_byte_by_byte_is_put_together(wire: Wire) -> None:
     def crumbs(number: int) -> Sequence[bytes]:
         whole = frame(number, b"in small pieces")
         return [whole[i : i + 1] for i in range(len(whole))]
 
-    async with connected(ScriptedBroker(raw_answer=crumbs)) as connection:
+    async with wire.connected(ScriptedBroker(raw_answer=crumbs)) as connection:
         assert await fetch(connection) == b"in small pieces"
 
 
-async def test_one_buffer_serves_answers_of_all_sizes_one_after_the_other() -> None:
+async def test_one_buffer_serves_answers_of_all_sizes_one_after_the_other(wire: Wire) -> None:
     sizes = iter([10, 3000, 1, 4000, 500])
     broker = ScriptedBroker(raw_answer=lambda number: [frame(number, bytes(next(sizes)))])
 
-    async with connected(broker) as connection:
+    async with wire.connected(broker) as connection:
         assert [len(await fetch(connection)) for _ in range(5)] == [10, 3000, 1, 4000, 500]
 
 
-async def test_a_connection_that_the_broker_closes_is_an_error_and_not_alive() -> None:
+async def test_a_connection_that_the_broker_closes_is_an_error_and_not_alive(wire: Wire) -> None:
     broker = ScriptedBroker()
     broker.hold()
 
-    async with connected(broker) as connection:
+    async with wire.connected(broker) as connection:
         fetching = asyncio.create_task(fetch(connection))
         while not broker.requests:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
@@ -91,7 +140,7 @@ async def test_a_connection_that_the_broker_closes_is_an_error_and_not_alive() -
             await fetch(connection)
 
 
-async def test_a_connection_that_closes_in_the_middle_of_an_answer_is_an_error() -> None:
+async def test_a_connection_that_closes_in_the_middle_of_an_answer_is_an_error(wire: Wire) -> None:
     broker = ScriptedBroker()
 
     def half(number: int) -> Sequence[bytes]:
@@ -99,47 +148,49 @@ async def test_a_connection_that_closes_in_the_middle_of_an_answer_is_an_error()
         return [frame(number, b"never whole")[:-3]]
 
     broker.raw_answer = half
-    async with connected(broker) as connection:
+    async with wire.connected(broker) as connection:
         with pytest.raises(KafkaConnectionError):
             await fetch(connection)
 
 
-async def test_the_answer_to_another_request_closes_the_connection() -> None:
+async def test_the_answer_to_another_request_closes_the_connection(wire: Wire) -> None:
     broker = ScriptedBroker(raw_answer=lambda number: [frame(number + 1, b"not yours")])
 
-    async with connected(broker) as connection:
+    async with wire.connected(broker) as connection:
         with pytest.raises(KafkaConnectionError, match="another request"):
             await fetch(connection)
         assert not connection.alive
 
 
-async def test_a_broker_that_does_not_answer_in_time_loses_its_connection() -> None:
+async def test_a_broker_that_does_not_answer_in_time_loses_its_connection(wire: Wire) -> None:
     broker = ScriptedBroker()
     broker.hold()
 
-    async with connected(broker) as connection:
+    async with wire.connected(broker) as connection:
         with pytest.raises(TimeoutError):
             await fetch(connection, timeout_s=0.02)
         assert not connection.alive
         broker.go_on()
 
 
-@pytest.mark.parametrize("size", [4097, 2**31 - 1, -1, 0])
-async def test_a_length_beyond_all_limits_is_an_error_and_allocates_nothing(size: int) -> None:
+@pytest.mark.parametrize("size", [4097, 2**31 - 1, -1, 0, 3])
+async def test_a_length_beyond_all_limits_is_an_error_and_allocates_nothing(
+    wire: Wire, size: int
+) -> None:
     broker = ScriptedBroker(raw_answer=lambda number: [LENGTH.pack(size)])
 
-    async with connected(broker) as connection:
+    async with wire.connected(broker) as connection:
         with pytest.raises(KafkaConnectionError, match=f"{size} bytes is beyond all limits"):
             await fetch(connection)
         assert not connection.alive
 
 
-async def test_bytes_after_an_impossible_length_raise_nothing_in_the_event_loop() -> None:
+async def test_bytes_after_an_impossible_length_raise_nothing_in_the_event_loop(wire: Wire) -> None:
     complaints: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
     broker = ScriptedBroker(raw_answer=lambda number: [LENGTH.pack(-5) + b"x" * 5000, b"y" * 5000])
 
-    async with connected(broker) as connection:
+    async with wire.connected(broker) as connection:
         with pytest.raises(KafkaConnectionError, match="beyond all limits"):
             await fetch(connection)
         await asyncio.sleep(0.02)
@@ -147,16 +198,82 @@ async def test_bytes_after_an_impossible_length_raise_nothing_in_the_event_loop(
     assert complaints == []
 
 
-async def test_an_answer_nobody_asked_for_is_not_taken_for_the_next_one() -> None:
+async def test_an_answer_nobody_asked_for_is_not_taken_for_the_next_one(wire: Wire) -> None:
     broker = ScriptedBroker(
         raw_answer=lambda number: [frame(number, b"asked for") + frame(number, b"not asked for")]
     )
 
-    async with connected(broker) as connection:
+    async with wire.connected(broker) as connection:
         assert await fetch(connection) == b"asked for"
         await asyncio.sleep(0.01)
         broker.raw_answer = lambda number: [frame(number, b"the second")]
-        assert await fetch(connection) == b"the second"
+        if wire.tls:  # asyncio received it meanwhile, and nobody waited for it
+            assert await fetch(connection) == b"the second"
+        else:  # a thread receives only what was asked for
+            with pytest.raises(KafkaConnectionError, match="another request"):
+                await fetch(connection)
+            assert not connection.alive
+
+
+async def test_the_next_answer_may_come_while_one_is_still_looked_at(wire: Wire) -> None:
+    if wire.tls:
+        pytest.skip("asyncio receives nothing while a frame is looked at")
+    broker = ScriptedBroker(raw_answer=lambda number: [frame(number, bytes([number]) * 2000)])
+
+    async with wire.connected(broker) as connection:
+        first = await connection.receive(connection.send_fetch(REQUEST), timeout_s=5)
+        number = first[0]
+        second = await connection.receive(connection.send_fetch(REQUEST), timeout_s=5)
+
+        assert bytes(first) == bytes([number]) * 2000
+        assert bytes(second) == bytes([number + 1]) * 2000
+
+
+async def test_closing_ends_what_is_under_way_and_the_thread_at_once(wire: Wire) -> None:
+    broker = ScriptedBroker()
+    broker.hold()
+
+    async with wire.connected(broker) as connection:
+        fetching = asyncio.create_task(fetch(connection))
+        while not broker.requests:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        connection.close()
+
+        with pytest.raises(KafkaConnectionError, match="closed"):
+            await fetching
+        await until_no_thread_reads()
+        broker.go_on()
+
+
+async def test_an_answer_that_nobody_waits_for_any_more_is_no_complaint(wire: Wire) -> None:
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    broker = ScriptedBroker()
+    broker.hold()
+
+    async with wire.connected(broker) as connection:
+        connection.send_fetch(REQUEST)
+        while not broker.requests:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    gc.collect()
+
+    assert complaints == []
+
+
+async def test_what_the_buffers_take_is_known_and_given_back_after_a_large_answer(
+    wire: Wire,
+) -> None:
+    sizes = iter([4000, 4000, 10, 10])
+    broker = ScriptedBroker(raw_answer=lambda number: [frame(number, bytes(next(sizes)))])
+
+    async with wire.connected(broker) as connection:
+        assert connection.buffer_bytes == 0
+        for _ in range(2):
+            await fetch(connection)
+        assert connection.buffer_bytes in (4004, 2 * 4004)
+        for _ in range(2):
+            await fetch(connection)
+        assert connection.buffer_bytes in (1024, 2 * 1024)
 
 
 @pytest.mark.parametrize("versions", [(4, 10), (12, 17)])

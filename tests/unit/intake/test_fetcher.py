@@ -21,6 +21,7 @@ from flowguard.intake.fetcher import Fetcher, PartitionPlan
 from flowguard.units import KIB, MIB
 from tests.native.batches import ZSTD, Row
 from tests.scripted_broker import ScriptedBroker
+from tests.unit.intake.test_connection import reading_threads
 
 T0 = TopicPartition("t", 0)
 T1 = TopicPartition("t", 1)
@@ -257,6 +258,37 @@ async def test_an_urgent_partition_is_read_while_the_broker_holds_back_the_other
     assert reader.offsets(T0) == []
 
 
+async def test_a_broker_that_leads_nothing_of_ours_any_more_is_let_go(
+    broker: ScriptedBroker,
+) -> None:
+    broker.append(T0, 3)
+    async with reading(broker) as reader:
+        reader.assign(T0, U0)
+        await until(lambda: reader.offsets(T0) and broker.connections == 2)
+
+        reader.assign(U0)
+        await until(lambda: list(reader.fetcher._tasks) == [(1, True)])
+        await until(lambda: len(reading_threads()) == 1)
+        reader.assign(T0, U0, epoch=2)
+        await until(lambda: len(reader.offsets(T0)) == 6)
+
+    await until(lambda: reading_threads() == [])
+
+
+async def test_what_connections_receive_into_counts_as_held_until_they_are_closed(
+    broker: ScriptedBroker,
+) -> None:
+    broker.append(T0, 3)
+    async with reading(broker) as reader:
+        reader.assign(T0)
+        await until(lambda: reader.offsets(T0))
+
+        assert 0 < reader.memory.receive_bytes <= reader.memory.receive_bytes_max
+        assert reader.memory.used_bytes >= reader.memory.receive_bytes
+
+    assert reader.memory.receive_bytes == 0
+
+
 # Pausing.
 
 
@@ -331,6 +363,25 @@ async def test_little_that_unpacks_to_much_never_exceeds_the_memory(
 
         assert reader.facts
         assert reader.memory.held_bytes <= reader.memory.columns_bytes_max
+
+
+async def test_a_partition_whose_next_wire_batch_does_not_fit_is_shown_as_paused(
+    broker: ScriptedBroker,
+) -> None:
+    for _ in range(4):
+        broker.append(T0, [Row(value=bytes(900_000))], codec=ZSTD)
+    async with reading(broker, memory_bytes=4 * MIB) as reader:
+        reader.releases_at_once = False
+        reader.assign(T0)
+        await until(lambda: (T0, 1) in reader.memory.paused and not reader.memory.requested_bytes)
+        assert reader.memory.room((T0, 1)) > 64 * KIB
+
+        reader.releases_at_once = True
+        reader.release_all(list(reader.facts))
+        reader.fetcher.wake()
+        await until(lambda: len(reader.offsets(T0)) == 4)
+
+    assert reader.offsets(T0) == [0, 1, 2, 3]
 
 
 async def test_a_wire_batch_that_unpacks_beyond_a_quarter_of_memory_stops_its_partition(
