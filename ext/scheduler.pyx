@@ -580,16 +580,20 @@ cdef class Scheduler:
         """Take turns until the batch is full or nothing is ready."""
         cdef int32_t at
         cdef int64_t limit, cost
-        cdef bint alone
+        cdef bint alone, is_old
         while lane.ready[0].queues and batch.records < batch.lane_records_max:
             at = self.next_turn(lane)
-            if at == lane.old.head:
+            is_old = at == lane.old.head
+            if is_old:
                 lane.owes_old = False
             alone = lane.ready[0].queues == 1
             limit = INT64_MAX if alone or batch.single_queue else self.queues[at].deficit
             cost = self.take_turn(lane, at, batch, limit)
             if not alone:
                 self.queues[at].deficit -= cost
+            elif is_old:
+                # Its turn would never end, and those behind it would never leave.
+                push(&lane.old, self.queues, pop(&lane.old, self.queues))
             if cost == 0 or batch.single_queue:
                 return
 
@@ -1098,12 +1102,15 @@ cdef class Scheduler:
             raise ValueError(f"owner is {owner}; it must be >= 0")
         cdef list places = []
         cdef list handles = []
+        cdef int lane
         cdef int32_t at
         for at in range(self.queues_used):
             if self.has_slice_of(&self.queues[at], owner):      # none of those free
                 places.append((self.queues[at].lane, self.queues[at].number, at))
         for _, _, place in sorted(places):
             self.drop_from(place, owner, handles)
+        for lane in range(self.lane_count):
+            self.note_ready(lane)
         return handles
 
     cdef int drop_from(self, int32_t at, int64_t owner, list handles) except -1:
@@ -1118,7 +1125,6 @@ cdef class Scheduler:
             self.release_if_unused(lane, at)
         elif is_ready:
             self.enter(lane, at, is_new=False)
-        self.note_ready(queue.lane)
         return 0
 
     cdef inline bint has_slice_of(self, const SubQueue* queue, int64_t owner) noexcept nogil:

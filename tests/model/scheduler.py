@@ -399,6 +399,8 @@ class ModelScheduler:
                 cost += cut
             if not alone:
                 queue.deficit -= cost
+            elif queue in lane.old:
+                lane.old.append(lane.old.pop(0))
             if cost == 0 or batch.single_queue:
                 return
 
