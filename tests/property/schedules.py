@@ -152,7 +152,9 @@ def main() -> None:
     started_s = time.perf_counter()
     found = play(chosen.seed, chosen.count, chosen.processes)
     elapsed_s = time.perf_counter() - started_s
-    print(f"{chosen.count} schedules from seed {chosen.seed}: {len(found)} differ, {elapsed_s:.0f} s")
+    print(
+        f"{chosen.count} schedules from seed {chosen.seed}: {len(found)} differ, {elapsed_s:.0f} s"
+    )
     for seed in found[:5]:
         print(f"python -m tests.property.schedules --count 1 --seed {seed}")
     raise SystemExit(bool(found))
