@@ -30,7 +30,7 @@ QUEUE_COUNTS = (2, 64, 1000, 10_000)
 COMPARED = QUEUE_COUNTS.index(1000)
 # A slice costs 64 KiB, a turn of the round robin, and a batch is one slice.
 RECORDS, BYTES = 100, 65_536 - 100 * 256
-FETCH = 16  # slices of one fetch, and of the batch that takes them
+BATCH = 16  # slices of a large batch
 SLICE_RECORDS = (100, 1000)
 ROUNDS = 5
 
@@ -62,22 +62,20 @@ def scheduler_pairs(queue_count: int, *, exclusive: bool, deadlines: bool = Fals
     return run
 
 
-def fetch_pairs(queue_count: int) -> Run:
-    """Admit the slices of a fetch at once and take them in one batch; per slice."""
+def batch_pairs(queue_count: int) -> Run:
+    """Take as many slices as were admitted in one batch; the time is for each of them."""
     scheduler = waiting_scheduler(queue_count)
-    fetches = [
-        [
-            (index % LANES, index // LANES, index, RECORDS, BYTES, 0, 0, 0)
-            for index in range(start, start + FETCH)
-        ]
-        for start in range(0, max(queue_count, FETCH), FETCH)
-    ]
 
     def run(pairs: int) -> None:
-        admit_all, take = scheduler.admit_all, scheduler.take
-        for number in range(pairs // FETCH):
-            admit_all(fetches[number % len(fetches)])
-            taken = take(3, FETCH * RECORDS, FETCH * BYTES, exclusive=False, single_queue=False)
+        admit, take = scheduler.admit, scheduler.take
+        places = [(index % LANES, index // LANES) for index in range(queue_count)]
+        number = 0
+        for _ in range(pairs // BATCH):
+            for _ in range(BATCH):
+                lane, queue = places[number % queue_count]
+                admit(lane, queue, number, RECORDS, BYTES, number)
+                number += 1
+            taken = take(3, BATCH * RECORDS, BATCH * BYTES, exclusive=False, single_queue=False)
             assert taken is not None
 
     return run
@@ -144,7 +142,7 @@ SUBJECTS: dict[str, Callable[[int], Run]] = {
     FLOWGUARD: lambda count: scheduler_pairs(count, exclusive=False),
     "flowguard, exclusive + open": lambda count: scheduler_pairs(count, exclusive=True),
     "flowguard, deadlines": lambda count: scheduler_pairs(count, exclusive=False, deadlines=True),
-    f"flowguard, {FETCH} slices a batch": fetch_pairs,
+    f"flowguard, {BATCH} slices a batch": batch_pairs,
     **PEERS,
     "two calls that do nothing": empty_pairs,
 }

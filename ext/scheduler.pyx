@@ -64,8 +64,7 @@ Thread-safety: one owner thread, no locks.
 Cost: O(lanes) to choose a lane, O(1) if only one is ready; then amortised O(slices +
 cost / quantum) a batch, whatever the number of sub-queues; O(log sub-queues) a slice
 where deadlines or ages count.
-Budget: admit + take <= 100 ns a slice where a fetch and a batch have 16, <= 250 ns where
-they have one, of which less than a third is spent here and the rest on the calls and
+Budget: admit + take <= 100 ns a slice in batches of 16, <= 250 ns in batches of one, of which less than a third is spent here and the rest on the calls and
 the objects they return; flat to 1000 sub-queues (benchmarks/bench_scheduler.py).
 Source: Shreedhar and Varghese 1996, section 3 (deficit round robin); RFC 8290,
 section 4.2 (new queues first); Liu and Layland 1973, section 7 (deadlines); Kubernetes
@@ -878,28 +877,6 @@ cdef class Scheduler:
         Raises:
             ValueError: A number is out of its range; nothing was admitted.
         """
-        self.admit_one(lane, queue, handle, records, num_bytes, stamp_ns, owner, born_ns)
-
-    def admit_all(self, list slices):
-        """Admit several slices, each a tuple of what `admit` takes, all eight.
-
-        Raises:
-            ValueError: A number is out of its range; those before it were admitted.
-        """
-        for lane, queue, handle, records, num_bytes, stamp_ns, owner, born_ns in slices:
-            self.admit_one(lane, queue, handle, records, num_bytes, stamp_ns, owner, born_ns)
-
-    cdef inline int admit_one(
-        self,
-        int lane,
-        int64_t queue,
-        int64_t handle,
-        int64_t records,
-        int64_t num_bytes,
-        int64_t stamp_ns,
-        int64_t owner,
-        int64_t born_ns,
-    ) except -1:
         self.check_place(lane, queue)
         check_slice(handle, records, num_bytes, owner)
         cdef Lane* to = &self.lanes[lane]
@@ -915,14 +892,13 @@ cdef class Scheduler:
         to.queued_records += records
         to.queued_bytes += num_bytes
         if self.queues[at].closed:
-            return 0
+            return
         if self.queues[at].records == records:      # it was empty
             self.enter(to, at, is_new=True)
             self.note_ready(lane)
         else:
             to.ready[self.queues[at].demoted].records += records
             to.ready[self.queues[at].demoted].num_bytes += num_bytes
-        return 0
 
     cdef inline Slot* append(
         self, SubQueue* queue, int64_t records, int64_t num_bytes

@@ -299,8 +299,8 @@ def test_a_sub_queue_that_ran_empty_in_a_batch_is_closed_with_it() -> None:
 # -- Corrections -------------------------------------------------------------
 
 
-def two_backlogs(**options: int) -> Scheduler:
-    scheduler = Scheduler(1, **options)
+def two_backlogs() -> Scheduler:
+    scheduler = Scheduler(1)
     for queue in (1, 2):
         scheduler.admit(0, queue, queue, records=100_000, num_bytes=76_800_000)
     return scheduler
@@ -371,9 +371,13 @@ def test_what_an_unknown_sub_queue_would_get_back_is_forgotten() -> None:
 # -- Deadlines ---------------------------------------------------------------
 
 
-def entries(scheduler: Scheduler, records: int = 1, **options: object) -> list[int]:
+def entries(
+    scheduler: Scheduler, records: int = 1, *, single_queue: bool = False, now_ns: int = 0
+) -> list[int]:
     """Take one batch that closes nothing and return the handles in it."""
-    taken = scheduler.take(ALL, records, NO_LIMIT, exclusive=False, **options)  # type: ignore[call-overload]
+    taken = scheduler.take(
+        ALL, records, NO_LIMIT, exclusive=False, single_queue=single_queue, now_ns=now_ns
+    )
     return [] if taken is None else [entry[1] for entry in taken[1]]
 
 
@@ -482,7 +486,7 @@ def test_time_does_not_go_back() -> None:
     assert entries(scheduler, now_ns=0) == [101]
 
 
-# -- Owners, several slices, limits of lanes ---------------------------------
+# -- Owners, limits of lanes, memory -----------------------------------------
 
 
 def test_an_owner_is_dropped_wherever_it_waits_and_the_others_keep_their_order() -> None:
@@ -511,16 +515,6 @@ def test_a_slice_without_an_owner_belongs_to_its_sub_queue() -> None:
 
     assert scheduler.drop_owner(7) == [100]
     assert scheduler.ready_lanes() == 0
-
-
-def test_several_slices_are_admitted_at_once() -> None:
-    scheduler = Scheduler(2, deadlines=[True, False], demote_after_ns=[None, 5])
-    scheduler.admit_all([(0, 1, 100, 2, 10, 7, 3, 0), (0, 2, 101, 2, 10, 6, 4, 0)])
-    with pytest.raises(ValueError, match="handle is -1"):
-        scheduler.admit_all([(1, 1, 102, 2, 10, 0, 3, 0), (1, 1, -1, 2, 10, 0, 3, 0)])
-
-    assert entries(scheduler, 100) == [101, 100]
-    assert scheduler.drop_owner(3) == [102]
 
 
 def test_a_lane_can_have_smaller_batches_than_the_others() -> None:

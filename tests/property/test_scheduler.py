@@ -150,8 +150,8 @@ def test_each_record_is_taken_once_in_order_or_dropped(
             dropped = [record for place in places for record in waiting.pop(place, [])]
             assert result == list(dict.fromkeys(handle for handle, _ in dropped))
         elif name == "drop_owner":
-            for place, records in waiting.items():
-                waiting[place] = [record for record in records if record[0] not in result]
+            for place in waiting:
+                waiting[place] = [record for record in waiting[place] if record[0] not in result]
 
     for i in range(LANES):
         left = sum(len(records) for (lane, _), records in waiting.items() if lane == i)
