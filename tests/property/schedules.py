@@ -42,7 +42,7 @@ def options(chance: random.Random) -> dict[str, Any]:
 
 
 def calls(chance: random.Random, lanes: int) -> Iterator[Call]:
-    """Yield 10 to 40 calls; a handle is the number of its call."""
+    """Yield 10 to 30 calls; a handle is the number of its call."""
     # Mostly a few busy sub-queues: those that share a lane are of interest.
     queues = chance.choice((2, 3, 6))
     bytes_max = chance.choice((10, 2_000, 60_000, 200_000))
@@ -61,7 +61,7 @@ def calls(chance: random.Random, lanes: int) -> Iterator[Call]:
             now_ns - chance.randint(-20, 30),
         )
 
-    for number in range(chance.randint(10, 40)):
+    for number in range(chance.randint(10, 30)):
         now_ns += chance.randrange(8)
         match chance.choices(range(8), (40, 34, 10, 3, 6, 3, 3, 1))[0]:
             case 0:
