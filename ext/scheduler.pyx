@@ -64,8 +64,9 @@ Thread-safety: one owner thread, no locks.
 Cost: O(lanes) to choose a lane, O(1) if only one is ready; then amortised O(slices +
 cost / quantum) a batch, whatever the number of sub-queues; O(log sub-queues) a slice
 where deadlines or ages count.
-Budget: admit + take <= 100 ns a slice in batches of 16, <= 250 ns in batches of one, of which less than a third is spent here and the rest on the calls and
-the objects they return; flat to 1000 sub-queues (benchmarks/bench_scheduler.py).
+Budget: admit + take <= 250 ns a slice in batches of one and 170 ns in batches of 16, of
+which about 65 ns are spent here and the rest on the calls and the objects they return;
+within 1.5 times from 2 to 1000 sub-queues (benchmarks/bench_scheduler.py).
 Source: Shreedhar and Varghese 1996, section 3 (deficit round robin); RFC 8290,
 section 4.2 (new queues first); Liu and Layland 1973, section 7 (deadlines); Kubernetes
 API priority and fairness, `boundNextDispatch` (corrections that are bounded).

@@ -395,10 +395,10 @@ def test_the_sub_queue_with_the_earliest_first_slice_goes_first() -> None:
 
 def test_of_equal_stamps_the_slice_that_was_first_in_line_goes_first() -> None:
     scheduler = Scheduler(1, deadlines=[True])
-    for handle in range(6):
-        scheduler.admit(0, handle % 2, handle, 1, 10)
+    for handle in range(20):
+        scheduler.admit(0, handle % 5, handle, 1, 10)
 
-    assert [entries(scheduler) for _ in range(6)] == [[0], [1], [2], [3], [4], [5]]
+    assert [entries(scheduler) for _ in range(20)] == [[handle] for handle in range(20)]
 
 
 def test_only_lanes_with_deadlines_look_at_stamps() -> None:
