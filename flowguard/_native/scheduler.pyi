@@ -25,7 +25,6 @@ class Scheduler:
         owner: int = -1,
         born_ns: int = ...,
     ) -> None: ...
-    def admit_all(self, slices: list[tuple[int, int, int, int, int, int, int, int]]) -> None: ...
     def take(
         self,
         lane_mask: int,

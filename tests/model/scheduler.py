@@ -7,7 +7,7 @@ time. Short schedules are still quick enough to be played by the million.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 QUANTUM_COST = 65536
@@ -176,10 +176,6 @@ class ModelScheduler:
         to.slices.append(Slice(handle, records, num_bytes, stamp_ns, owner, born_ns))
         if len(to.slices) == 1 and not to.closed:
             self._enter(its, to, is_new=True)
-
-    def admit_all(self, slices: Iterable[tuple[int, int, int, int, int, int, int, int]]) -> None:
-        for each in slices:
-            self.admit(*each)
 
     def take(
         self,
@@ -399,6 +395,8 @@ class ModelScheduler:
                 cost += cut
             if not alone:
                 queue.deficit -= cost
+            elif queue in lane.old:
+                lane.old.append(lane.old.pop(0))
             if cost == 0 or batch.single_queue:
                 return
 

@@ -63,29 +63,26 @@ def calls(chance: random.Random, lanes: int) -> Iterator[Call]:
 
     for number in range(chance.randint(10, 30)):
         now_ns += chance.randrange(8)
-        match chance.choices(range(9), (34, 6, 34, 10, 3, 6, 3, 3, 1))[0]:
+        match chance.choices(range(8), (40, 34, 10, 3, 6, 3, 3, 1))[0]:
             case 0:
-                yield "admit", slice_of(10 * number), {}
+                yield "admit", slice_of(number), {}
             case 1:
-                several = [slice_of(10 * number + each) for each in range(chance.randrange(9))]
-                yield "admit_all", (several,), {}
-            case 2:
                 mask = ANY_MASK if chance.random() < 0.8 else chance.randint(0, ANY_MASK)
                 room = NO_LIMIT if chance.random() < 0.6 else chance.randint(0, 3 * bytes_max)
                 flags = {"exclusive": exclusive, "single_queue": single_queue, "now_ns": now_ns}
                 yield "take", (mask, chance.choice((1, 5, 30, 300)), room), flags
-            case 3:
+            case 2:
                 yield "open", (chance.randrange(lanes), chance.randrange(queues)), {}
-            case 4:
+            case 3:
                 yield "close", (chance.randrange(lanes), chance.randrange(queues)), {}
-            case 5:
+            case 4:
                 delta = chance.choice((-(2**62), -40_000, 0, 20_000, 70_000, 2**62))
                 yield "correct", (chance.randrange(lanes), chance.randrange(queues), delta), {}
-            case 6:
+            case 5:
                 yield "drop_owner", (chance.randrange(queues),), {}
-            case 7:
+            case 6:
                 yield "drop_queue", (chance.randrange(queues),), {}
-            case 8:
+            case 7:
                 yield "set_batch_records", (chance.randrange(lanes), chance.choice((1, 4, 90))), {}
 
 

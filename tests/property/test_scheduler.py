@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from flowguard._native.scheduler import Scheduler
 from tests.model.scheduler import QUANTUM_COST, ModelScheduler
+from tests.property import schedules
 
 LANES = 4
 RECORD_COST = 256
 NO_LIMIT = 2**62
 
-Call = tuple[str, tuple[int, ...], dict[str, bool]]
+Call = tuple[str, tuple[int, ...], dict[str, int]]
 
 
 @st.composite
@@ -32,6 +33,17 @@ def options(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
+@st.composite
+def all_options(draw: st.DrawFn) -> dict[str, Any]:
+    """Options that let a lane look at deadlines and ages, too."""
+    ages = st.one_of(st.none(), st.integers(0, 100))
+    return {
+        **draw(options()),
+        "deadlines": draw(st.lists(st.booleans(), min_size=LANES, max_size=LANES)),
+        "demote_after_ns": draw(st.lists(ages, min_size=LANES, max_size=LANES)),
+    }
+
+
 def calls(queue_count: int) -> st.SearchStrategy[list[Call]]:
     """Sequences of calls; admissions get their handles when they are played."""
     lane, queue = st.integers(0, LANES - 1), st.integers(0, queue_count - 1)
@@ -40,7 +52,13 @@ def calls(queue_count: int) -> st.SearchStrategy[list[Call]]:
     admit: st.SearchStrategy[Call] = st.tuples(
         st.just("admit"),
         st.tuples(lane, queue, st.integers(1, 200), st.integers(0, 60_000)),
-        st.just({}),
+        st.fixed_dictionaries(
+            {
+                "stamp_ns": st.integers(-5, 5),
+                "owner": st.integers(-1, 3),
+                "born_ns": st.one_of(st.integers(-50, 300), st.just(NO_LIMIT)),
+            }
+        ),
     )
     take: st.SearchStrategy[Call] = st.tuples(
         st.just("take"),
@@ -49,12 +67,19 @@ def calls(queue_count: int) -> st.SearchStrategy[list[Call]]:
             st.integers(1, 300),
             st.one_of(st.just(NO_LIMIT), st.integers(0, 100_000)),
         ),
-        st.fixed_dictionaries({"exclusive": flag, "single_queue": flag}),
+        st.fixed_dictionaries(
+            {"exclusive": flag, "single_queue": flag, "now_ns": st.integers(0, 300)}
+        ),
     )
     others: st.SearchStrategy[Call] = st.one_of(
         st.tuples(st.just("open"), place, st.just({})),
         st.tuples(st.just("close"), place, st.just({})),
         st.tuples(st.just("drop_queue"), st.tuples(queue), st.just({})),
+        st.tuples(st.just("drop_owner"), st.tuples(st.integers(0, 3)), st.just({})),
+        st.tuples(
+            st.just("correct"), st.tuples(lane, queue, st.integers(-100_000, 100_000)), st.just({})
+        ),
+        st.tuples(st.just("set_batch_records"), st.tuples(lane, st.integers(1, 50)), st.just({})),
     )
     return st.lists(st.one_of(admit, admit, take, take, others), max_size=80)
 
@@ -72,7 +97,12 @@ def play(scheduler: Any, calls: list[Call]) -> Iterator[tuple[Call, Any]]:
 def state(scheduler: Any, queue_count: int) -> list[Any]:
     """Everything that can be asked."""
     counts = [
-        (scheduler.ready_records(i), scheduler.queued_records(i), scheduler.queued_bytes(i))
+        (
+            scheduler.ready_records(i),
+            scheduler.demoted_records(i),
+            scheduler.queued_records(i),
+            scheduler.queued_bytes(i),
+        )
         for i in range(LANES)
     ]
     heads = [scheduler.head(i, queue) for i in range(LANES) for queue in range(queue_count)]
@@ -83,7 +113,7 @@ queue_counts = st.sampled_from([1, 2, 5, 20])
 
 
 @settings(max_examples=250, deadline=None)
-@given(st.data(), options(), queue_counts)
+@given(st.data(), all_options(), queue_counts)
 def test_every_call_gives_what_the_model_gives(
     data: st.DataObject, options: dict[str, Any], queue_count: int
 ) -> None:
@@ -95,8 +125,13 @@ def test_every_call_gives_what_the_model_gives(
         assert state(real, queue_count) == state(model, queue_count), call
 
 
+def test_short_schedules_give_what_the_model_gives() -> None:
+    """More of them: `python -m tests.property.schedules`, which also plays one again."""
+    assert schedules.play(first=1, count=20_000, processes=2) == []
+
+
 @settings(max_examples=150, deadline=None)
-@given(st.data(), options(), queue_counts)
+@given(st.data(), all_options(), queue_counts)
 def test_each_record_is_taken_once_in_order_or_dropped(
     data: st.DataObject, options: dict[str, Any], queue_count: int
 ) -> None:
@@ -114,6 +149,9 @@ def test_each_record_is_taken_once_in_order_or_dropped(
             places = [(i, arguments[0]) for i in range(LANES)]
             dropped = [record for place in places for record in waiting.pop(place, [])]
             assert result == list(dict.fromkeys(handle for handle, _ in dropped))
+        elif name == "drop_owner":
+            for place in waiting:
+                waiting[place] = [record for record in waiting[place] if record[0] not in result]
 
     for i in range(LANES):
         left = sum(len(records) for (lane, _), records in waiting.items() if lane == i)
@@ -161,7 +199,9 @@ def test_a_closed_sub_queue_is_never_served_and_limits_hold(
 @settings(max_examples=30, deadline=None)
 @given(calls(5))
 def test_same_calls_give_the_same_results(script: list[Call]) -> None:
-    assert list(play(Scheduler(LANES), script)) == list(play(Scheduler(LANES), script))
+    ages = {"deadlines": [True, False] * 2, "demote_after_ns": [50, 50, None, None]}
+    first, second = (Scheduler(LANES, **ages) for _ in range(2))  # type: ignore[arg-type]
+    assert list(play(first, script)) == list(play(second, script))
 
 
 @settings(max_examples=60, deadline=None)
@@ -314,3 +354,84 @@ def test_up_to_a_thousand_sub_queues_are_all_served_once_a_round(
         for queue in seen:
             scheduler.open(0, queue)
     assert scheduler.take(1, 1, NO_LIMIT) is None
+
+
+def test_sub_queues_that_are_corrected_share_what_they_really_cost() -> None:
+    """Estimates are equal, but records of sub-queue 1 cost three times as much."""
+    scheduler = Scheduler(1)
+    for queue in (0, 1):
+        scheduler.admit(0, queue, queue, 1_000_000, 0)
+    cost = [0, 0]
+
+    for _ in range(2000):
+        taken = scheduler.take(1, 16, NO_LIMIT, exclusive=False, single_queue=True)
+        assert taken is not None
+        [(queue, _, _, count)] = taken[1]
+        extra = 2 * queue * count * RECORD_COST
+        scheduler.correct(0, queue, extra)
+        cost[queue] += count * RECORD_COST + extra
+        assert abs(cost[0] - cost[1]) <= 2 * QUANTUM_COST
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 30), st.integers(-100, 100), st.integers(1, 20)), max_size=60
+    ),
+    st.integers(1, 50),
+)
+def test_deadlines_are_served_in_order_of_the_first_slices(
+    slices: list[tuple[int, int, int]], records_max: int
+) -> None:
+    scheduler = Scheduler(1, deadlines=[True])
+    waiting: dict[int, list[int]] = defaultdict(list)
+    for handle, (queue, stamp_ns, records) in enumerate(slices):
+        scheduler.admit(0, queue, handle, records, 0, stamp_ns)
+        waiting[queue].append(handle)
+
+    while taken := scheduler.take(1, records_max, NO_LIMIT, exclusive=False):
+        for queue, handle, start, count in taken[1]:
+            assert waiting[queue][0] == handle
+            assert slices[handle][1] == min(slices[q[0]][1] for q in waiting.values() if q)
+            if start + count == slices[handle][2]:
+                waiting[queue].pop(0)
+    assert not any(waiting.values())
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2), st.integers(0, 8), st.integers(0, 200)),
+        min_size=1, max_size=60,
+    ),
+    st.lists(st.integers(0, 60), min_size=100, max_size=100),
+)  # fmt: skip
+def test_with_strict_priority_nothing_too_old_goes_before_anything_young(
+    slices: list[tuple[int, int, int]], steps: list[int]
+) -> None:
+    scheduler = Scheduler(3, cap=1.0, floor=0.0, demote_after_ns=[50, 100, None])
+    ages = (50, 100, NO_LIMIT)
+    waiting: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for handle, (lane, queue, born_ns) in enumerate(slices):
+        scheduler.admit(lane, queue, handle, 1, 0, born_ns=born_ns)
+        waiting[lane, queue].append(handle)
+
+    now_ns = 0
+    for step in steps[: len(slices)]:
+        now_ns += step
+        # Demoted or not, then the lane; of the demoted the oldest.
+        best = min(
+            (True, slices[head[0]][2])
+            if now_ns - slices[head[0]][2] > ages[lane]
+            else (False, lane)
+            for (lane, _), head in waiting.items()
+            if head
+        )
+        lane, [(queue, handle, _, _)] = scheduler.take(7, 1, 1, exclusive=False, now_ns=now_ns) or (
+            0,
+            [],
+        )
+        born_ns = slices[handle][2]
+        assert best == ((True, born_ns) if now_ns - born_ns > ages[lane] else (False, lane))
+        assert waiting[lane, queue].pop(0) == handle
+    assert scheduler.ready_lanes() == 0
