@@ -10,7 +10,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote
 
-from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorProto
+from google.protobuf.descriptor_pb2 import (
+    DescriptorProto,
+    FieldDescriptorProto,
+    FileDescriptorProto,
+)
 
 JSON = "application/vnd.schemaregistry.v1+json"
 
@@ -68,7 +72,9 @@ class StubRegistry:
         """Add a version to a subject, and return the schema's number."""
         id = 100 + len(self.schemas)
         text = schema if isinstance(schema, str) else json.dumps(schema)
-        named = [dict(zip(("name", "subject", "version"), each, strict=True)) for each in references]
+        named = [
+            dict(zip(("name", "subject", "version"), each, strict=True)) for each in references
+        ]
         self.schemas[id] = {"schema": text, **({"references": named} if named else {})}
         self.subjects.setdefault(subject, []).append(id)
         return id

@@ -71,7 +71,7 @@ VALUES = st.none() | st.binary(max_size=6) | PAYLOAD.map(lambda tail: b"\0\0\0\0
 
 @pytest.mark.parametrize("declared", [False, True])
 @pytest.mark.parametrize("name", SCHEMAS)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(values=st.lists(VALUES, max_size=6))
 def test_random_bytes_are_rows_or_rejections(
     name: str, declared: bool, values: list[bytes | None]

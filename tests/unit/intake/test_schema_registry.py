@@ -115,7 +115,10 @@ def test_references_in_a_circle_end(registry: StubRegistry) -> None:
     registry.register("a", "a", ("b.x", "b", 1))
     id = registry.register("b", "b", ("a.x", "a", 1))
 
-    assert {name for name, _ in SchemaRegistry(registry.url).schema(id).references} == {"a.x", "b.x"}
+    assert {name for name, _ in SchemaRegistry(registry.url).schema(id).references} == {
+        "a.x",
+        "b.x",
+    }
 
 
 def test_the_latest_schema_is_asked_for_again_after_a_while(registry: StubRegistry) -> None:

@@ -190,7 +190,10 @@ def test_a_recursive_value_is_read_and_a_bottomless_one_rejected(registry: StubR
 
 
 def test_references_are_found(registry: StubRegistry) -> None:
-    leaf, whole = record("Leaf", x="int"), record("T", leaf="Leaf", many={"type": "array", "items": "Leaf"})
+    leaf, whole = (
+        record("Leaf", x="int"),
+        record("T", leaf="Leaf", many={"type": "array", "items": "Leaf"}),
+    )
     registry.register("leaf", leaf)
     id = registry.register("t-value", whole, ("Leaf", "leaf", 1))
     row = {"leaf": {"x": 1}, "many": [{"x": 2}]}

@@ -29,7 +29,9 @@ TIMES = (
 )
 
 
-def write(id: int, text: str, index: bytes = b"\0", path: tuple[int, ...] = (0,), **cells: Any) -> bytes:
+def write(
+    id: int, text: str, index: bytes = b"\0", path: tuple[int, ...] = (0,), **cells: Any
+) -> bytes:
     make = message_factory.GetMessageClass(message_at(file_of(RegisteredSchema(text)), path))
     return b"\0" + id.to_bytes(4, "big") + index + make(**cells).SerializeToString()
 
