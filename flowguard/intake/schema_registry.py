@@ -69,8 +69,8 @@ class SchemaRegistry:
         try:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port
-        except ValueError:
-            host = None
+        except (ValueError, AttributeError):
+            host = port = None
         if not host or parts.scheme not in ("http", "https"):
             # The address may hold a password, so it is not shown.
             raise ConfigError(

@@ -96,7 +96,7 @@ class EgressService:
         source: Delivered | None,
     ) -> Outgoing:
         values_frame, keys = split_frame(frame, key_by)
-        if len(frame) <= INLINE_ROWS:
+        if len(frame) <= INLINE_ROWS and not feed.codec.waits:
             values = feed.codec.encode(values_frame)
         else:
             values = await asyncio.to_thread(feed.codec.encode, values_frame)

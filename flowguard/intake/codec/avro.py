@@ -11,6 +11,7 @@ import fastavro
 import fastavro._read_py
 import polars as pl
 import pyarrow as pa
+from fastavro.validation import validate
 
 from flowguard.intake.codec.codec import RegisteredSchema
 from flowguard.intake.codec.framed import FRAME, FramedCodec, Writer, framed
@@ -249,6 +250,8 @@ def _written(frame: bytes, schema: dict[str, Any], row: dict[str, Any]) -> bytes
     out = io.BytesIO()
     out.write(frame)
     try:
+        # The writer itself would cut 1.5 down to 1 and let a long pass for an int.
+        validate(row, schema)
         fastavro.schemaless_writer(out, schema, row)
     except Exception as error:  # the library raises whatever a cell leads it to
         reason = f"a row does not fit the schema: {type(error).__name__}: {error}"

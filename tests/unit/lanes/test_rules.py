@@ -128,7 +128,7 @@ def test_a_rule_by_columns_that_are_inferred_asks_to_declare_them(rule):
 
 @pytest.mark.parametrize("rule", [by_column({"kinds": {"f": FAST}}, SLOW), pl.col("kinds")])
 def test_a_rule_by_a_column_that_does_not_exist_names_the_nearest(rule):
-    with pytest.raises(ConfigError, match="no column 'kinds'.*did you mean 'kind'"):
+    with pytest.raises(ConfigError, match=r"no column 'kinds'.*did you mean 'kind'"):
         columns_route(rule)
 
 
