@@ -53,6 +53,7 @@ from flowguard.intake.fetcher import PartitionPlan
 from flowguard.intake.warm import warm_up
 from flowguard.lanes.lane_set import LaneSet
 from flowguard.lanes.rules import Route
+from flowguard.lanes.split import Splitter
 from flowguard.settle.dead_letter import DeadLetterWriter
 from flowguard.settle.watermarks import CommitContext
 from flowguard.settle.watermarks import decode as decode_watermarks
@@ -191,15 +192,18 @@ class FeedRuntime(Service):
     @cached_property
     def partition_plans(self) -> dict[str, PartitionPlan]:
         """Return how the partitions of each feed topic are read."""
-        return {
-            topic: self._plan(feed, route)
-            for feed in set(self.feeds.values())
-            for topic, route in feed.routes(self.lanes).items()
-        }
+        plans = {}
+        for feed in set(self.feeds.values()):
+            splitters = feed.splitters(self.lanes)
+            for topic, route in feed.routes(self.lanes).items():
+                plans[topic] = self._plan(feed, route, splitters[topic])
+        return plans
 
-    def _plan(self, feed: Feed, route: Route) -> PartitionPlan:
+    def _plan(self, feed: Feed, route: Route, splitter: Splitter) -> PartitionPlan:
         targets = [self.lanes[rank].target_ns is not None for rank in route.ranks]
         return PartitionPlan(
+            splitter=splitter if splitter.needed else None,
+            in_blocks=feed.options.order != "partition",
             rule=lane_rule(route),
             urgent=all(targets),
             may_be_urgent=any(targets),

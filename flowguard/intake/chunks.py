@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from flowguard._native.wire import LaneColumns
 from flowguard.chunk import NO_FLOW, Chunk, TopicPartition
 from flowguard.lanes.split import Part, Splitter
 from flowguard.units import MILLISECOND
@@ -23,16 +24,6 @@ __all__ = ["BLOCK_RECORDS", "Arrival", "chunks_of"]
 
 #: Where order allows a lane to run ahead, it does so by blocks of so many records.
 BLOCK_RECORDS: Final = 16_384
-
-
-class ParsedLane(Protocol):
-    """Records of one lane as the parser gives them."""
-
-    lane: int
-    columns: pa.RecordBatch
-    num_bytes: int
-    first_offset: int
-    first_timestamp: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +40,7 @@ class Arrival:
 
 def chunks_of(
     partition: TopicPartition,
-    lanes: Sequence[ParsedLane],
+    lanes: Sequence[LaneColumns],
     arrival: Arrival,
     *,
     splitter: Splitter | None = None,
@@ -76,7 +67,7 @@ def chunks_of(
     ]
 
 
-def whole(partition: TopicPartition, lane: ParsedLane, arrival: Arrival) -> Chunk:
+def whole(partition: TopicPartition, lane: LaneColumns, arrival: Arrival) -> Chunk:
     """Return a lane of a response as one chunk."""
     return Chunk(
         partition=partition,
@@ -98,7 +89,7 @@ def blocks_of(columns: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
 
 def parts_of(
     partition: TopicPartition,
-    lane: ParsedLane,
+    lane: LaneColumns,
     columns: pa.RecordBatch,
     block: int,
     arrival: Arrival,

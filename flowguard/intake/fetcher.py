@@ -25,13 +25,15 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.protocol.fetch import FetchRequest_v11
 
 from flowguard._native import wire
-from flowguard.chunk import Chunk, TopicPartition
+from flowguard.chunk import TopicPartition
 from flowguard.clock import Clock
 from flowguard.control.memory import MemoryBudget, Reservation
 from flowguard.errors import WireError
 from flowguard.facts import Fetched, Stopped
+from flowguard.intake.chunks import Arrival, chunks_of
 from flowguard.intake.compression import decompress
 from flowguard.intake.connection import Awaited, FetchConnection
+from flowguard.lanes.split import Splitter
 
 __all__ = ["Fetcher", "PartitionPlan"]
 
@@ -52,6 +54,7 @@ EMPTY_PAUSE_MS: Final = 5
 
 RETRY_BACKOFF_S: Final = 0.1
 RETRY_BACKOFF_S_MAX: Final = 5.0
+SPLIT_BACKOFF_S: Final = 1.0
 ANSWER_TIMEOUT_S: Final = 30.0
 
 #: aiokafka leaves the group when nothing is polled for long; a paused feed still polls.
@@ -87,12 +90,16 @@ class PartitionPlan:
         urgent: By rule it holds nothing but lanes with a target.
         may_be_urgent: It can hold a record of a lane with a target.
         on_offset_loss: stop, earliest or latest.
+        splitter: What moves records to lanes and flows that the parser cannot see, or None.
+        in_blocks: The feed's order lets a lane run ahead of its oldest record.
     """
 
     rule: wire.LaneRule
     urgent: bool
     may_be_urgent: bool
     on_offset_loss: str
+    splitter: Splitter | None = None
+    in_blocks: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -466,19 +473,18 @@ class Fetcher:
             batch_bytes_max=self._memory.wire_batch_bytes_max,
             decompress=decompress,
         )
-        at_ns = self._clock.now_ns()
-        chunks = [
-            Chunk(
-                partition=cursor.name,
-                lane=lane.lane,
-                columns=lane.columns,
-                num_bytes=lane.num_bytes,
-                first_offset=lane.first_offset,
-                first_timestamp_ms=lane.first_timestamp,
-                fetched_ns=at_ns,
+        arrival = Arrival(self._clock.now_ns(), self._clock.epoch_ms())
+        try:
+            chunks = chunks_of(
+                cursor.name,
+                parsed.lanes,
+                arrival,
+                splitter=cursor.plan.splitter,
+                in_blocks=cursor.plan.in_blocks,
             )
-            for lane in parsed.lanes
-        ]
+        except Exception as error:  # a codec of the user's, or a registry that is not there
+            self._not_split(cursor, error)
+            return
         moved = parsed.next_offset != cursor.offset
         cursor.offset = parsed.next_offset
         cursor.needed_bytes = parsed.needed_bytes
@@ -491,12 +497,21 @@ class Fetcher:
                 epoch=cursor.epoch,
                 chunks=chunks,
                 next_offset=parsed.next_offset,
-                at_ns=at_ns,
+                at_ns=arrival.at_ns,
             )
         if parsed.error is not None:
             yield self._stop_cursor(
                 cursor, f"{parsed.error}; its lanes stop here, other partitions go on"
             )
+
+    def _not_split(self, cursor: Cursor, error: Exception) -> None:
+        """Read a partition again later, because the lanes of its records cannot be told now."""
+        cursor.not_before_s = self._loop.time() + SPLIT_BACKOFF_S
+        self.errors_total += 1
+        logger.warning(
+            "%s[%s]: cannot tell the lanes of its records: %s: %s; trying again in %.0f s",
+            *cursor.name, type(error).__name__, error, SPLIT_BACKOFF_S,
+        )  # fmt: skip
 
     def _stop_cursor(self, cursor: Cursor, why: str) -> Stopped:
         cursor.stopped = True

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from flowguard._native.split import hash_groups, split_rows
 from flowguard._native.wire import header_values
+from flowguard.chunk import NO_FLOW
 from flowguard.errors import ConfigError
 from flowguard.lanes.columns import ColumnStep, declared_columns
 from flowguard.lanes.fairness import FLOWS, Column, FairBy, Header, Key
@@ -62,7 +63,7 @@ class Part(NamedTuple):
 
     Args:
         lane: Rank of the lane.
-        flow: Sub-queue inside the lane, 0 .. FLOWS - 1; 0 if the lane has only one.
+        flow: Sub-queue inside the lane, 0 .. FLOWS - 1; `NO_FLOW` if it queues by partition.
         columns: As in `Chunk`.
     """
 
@@ -109,7 +110,7 @@ class Splitter:
 
     @property
     def needed(self) -> bool:
-        """Tell whether anything is to be split; if not, every chunk is one part with flow 0."""
+        """Tell whether anything is to be split; if not, every chunk is one part."""
         return self._step is not None or any(each is not None for each in self._fair.values())
 
     @property
@@ -133,15 +134,18 @@ class Splitter:
         if not columns.num_rows:
             return []
         if not self.needed:
-            return [Part(lane, 0, columns)]
+            return [Part(lane, NO_FLOW, columns)]
         cells = self._cells(columns)
         lanes = self._lanes(columns, lane, cells)
         groups = lanes * FLOWS + self._flows(columns, lanes, cells)
         numbers = _int32(groups)
         return [
-            Part(group // FLOWS, group % FLOWS, part)
+            Part(group // FLOWS, self._flow_of(group), part)
             for group, part in split_rows(columns, numbers, self._groups, FLOWS)
         ]
+
+    def _flow_of(self, group: int) -> int:
+        return NO_FLOW if self._fair[group // FLOWS] is None else group % FLOWS
 
     def _cells(self, columns: pa.RecordBatch) -> _Cells | None:
         if self._codec is None:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from flowguard._native import wire
+from flowguard.chunk import NO_FLOW
 from flowguard.errors import ConfigError, RegistryError
 from flowguard.intake.codec import make_codec
 from flowguard.intake.schema import Schema
@@ -124,7 +125,7 @@ def test_a_rule_that_the_parser_carries_out_needs_no_splitting():
     [part] = whole.split(columns, 1)
 
     assert not whole.needed and not whole.decodes
-    assert part == (1, 0, columns) and part.columns is columns
+    assert part == (1, NO_FLOW, columns) and part.columns is columns
 
 
 def test_a_chunk_of_one_lane_is_not_copied():
@@ -157,7 +158,7 @@ def test_order_none_without_fairness_has_one_flow():
         chunk({"size": 1}, {"size": 2}, keys=[b"a", b"b"]), 2
     )
 
-    assert [(part.lane, part.flow) for part in parts] == [(2, 0)]
+    assert [(part.lane, part.flow) for part in parts] == [(2, NO_FLOW)]
 
 
 @pytest.mark.parametrize("by", [key(), header("tenant"), "tenant", "size"])
@@ -188,7 +189,7 @@ def test_each_lane_is_fair_by_its_own():
 
     flows = flow_of(parts)
     assert lanes_of(parts).keys() == {0, 1, 2}
-    assert flows[10] == flows[11] and flows[12] != flows[13] and flows[14] == flows[15] == 0
+    assert flows[10] == flows[11] and flows[12] != flows[13] and flows[14] == flows[15] == NO_FLOW
 
 
 def test_fairness_in_a_feed_that_keeps_the_order_of_partitions_is_an_error():
