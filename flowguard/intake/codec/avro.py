@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import io
 import json
 from collections.abc import Callable, Mapping
@@ -24,6 +25,9 @@ __all__ = ["AvroCodec"]
 #: Logical types that are read as what they are stored as: columns have no time of day, and a
 #: UUID's text is what is stored already.
 PLAIN: Final = {("int", "time-millis"), ("long", "time-micros"), ("string", "uuid")}
+
+NANOS: Final = ("timestamp-nanos", "local-timestamp-nanos")
+EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 SIMPLE: Final[Mapping[str, pa.DataType]] = {
     "null": pa.null(),
@@ -98,6 +102,7 @@ class AvroWriter:
         # stack. The other one is slow, but raises.
         module = fastavro._read_py if is_recursive else fastavro
         self._read: Callable[..., Any] = module.schemaless_reader
+        self._nanos = _nano_fields(self._schema)
         fields = [
             pa.field(field["name"], _column_type(field["type"], names, (self._schema["name"],)))
             for field in self._schema["fields"]
@@ -118,7 +123,33 @@ class AvroWriter:
         rest = len(value) - source.tell()
         if rest:
             raise WrongValue(f"value has {rest} bytes more than its schema says")
+        for name in self._nanos:
+            if isinstance(record[name], int):
+                record[name] = _nano_text(record[name])
         return record
+
+
+def _nano_fields(schema: dict[str, Any]) -> list[str]:
+    """Return the fields that count nanoseconds, which the library leaves as numbers.
+
+    Raises:
+        ValueError: Such a count lies inside another type, where nobody would notice.
+    """
+    found = []
+    for field in schema["fields"]:
+        kinds = field["type"] if isinstance(field["type"], list) else [field["type"]]
+        is_nano = [isinstance(kind, dict) and kind.get("logicalType") in NANOS for kind in kinds]
+        if any(is_nano):
+            found.append(field["name"])
+        elif any("timestamp-nanos" in json.dumps(kind) for kind in kinds):
+            raise ValueError("timestamp-nanos inside another type is not read")
+    return found
+
+
+def _nano_text(count: int) -> str:
+    """Return an instant as text, which every column of timestamps reads exactly."""
+    seconds, nanos = divmod(count, 10**9)
+    return f"{EPOCH + dt.timedelta(seconds=seconds):%Y-%m-%dT%H:%M:%S}.{nanos:09}Z"
 
 
 def parsed_schema(schema: RegisteredSchema, named: dict[str, Any]) -> dict[str, Any]:

@@ -72,8 +72,8 @@ class FramedCodec(ABC):
         self._registry = registry
         self._subject = subject
         self._writers: dict[int, Writer | str] = {}  # text says why there is none
-        self._derived = pa.schema([])
-        self._reader: tuple[pa.Schema, RowReader, dict[str, Convert]] | None = None
+        #: What reads rows, and of how many writers it was made.
+        self._made: tuple[int, RowReader, dict[str, Convert]] | None = None
 
     @abstractmethod
     def _writer(self, schema: RegisteredSchema) -> Writer:
@@ -140,37 +140,46 @@ class FramedCodec(ABC):
         if isinstance(schema, str):
             schema = RegisteredSchema(schema)
         try:
-            writer = self._writer(schema)
-            self._widen(writer.columns)
+            found: Writer | str = self._writer(schema)
         except Exception as error:  # whatever a library finds wrong; the number never changes
-            self._writers[id] = f"schema {id} cannot be read: {type(error).__name__}: {error}"
-        else:
-            self._writers[id] = writer
-        return self._writers[id]
-
-    def _widen(self, found: pa.Schema) -> None:
-        """Make the derived columns as wide as another writer's, and say so."""
-        if self._declared is not None:
-            return
-        before = self._derived
-        fields = {field.name: field for field in before}
-        for field in found:
-            known = fields.get(field.name)
-            kind = field.type if known is None else unify(known.type, field.type)
-            fields[field.name] = pa.field(field.name, kind)
-            if len(before) and known is None:
-                self.notices.append(f'column "{field.name}" appeared as {kind}')
-            elif known is not None and known.type != kind:
-                self.notices.append(f'column "{field.name}" widened from {known.type} to {kind}')
-        self._derived = pa.schema(list(fields.values()))
+            found = f"schema {id} cannot be read: {type(error).__name__}: {error}"
+        self._writers[id] = found
+        return found
 
     def _columns(self) -> tuple[RowReader, dict[str, Convert]]:
-        """Return what reads rows now, and the columns whose maps are lists."""
-        schema = self._declared or Schema(self._derived)
-        if self._reader is None or self._reader[0] is not schema.arrow:
+        """Return what reads rows now, and the columns whose maps are lists.
+
+        Derived columns are made anew from all writers known, so that two threads that meet
+        new ones at the same time lose neither.
+        """
+        writers = () if self._declared is not None else tuple(self._writers.values())
+        made = self._made
+        if made is None or made[0] != len(writers):
+            schema = self._declared or Schema(self._derived(writers))
             reader = RowReader(schema, anything_as_text=self._declared is None)
-            self._reader = (schema.arrow, reader, _map_columns(schema.arrow))
-        return self._reader[1:]
+            self._announce(made[1].schema.arrow if made is not None else (), schema.arrow)
+            made = self._made = (len(writers), reader, _map_columns(schema.arrow))
+        return made[1], made[2]
+
+    def _derived(self, writers: Sequence[Writer | str]) -> pa.Schema:
+        """Return columns that hold everything that these writers write."""
+        fields: dict[str, pa.Field] = {}
+        for writer in writers:
+            for field in () if isinstance(writer, str) else writer.columns:
+                known = fields.get(field.name)
+                kind = field.type if known is None else unify(known.type, field.type)
+                fields[field.name] = pa.field(field.name, kind)
+        return pa.schema(list(fields.values()))
+
+    def _announce(self, before: Iterable[pa.Field], after: Iterable[pa.Field]) -> None:
+        """Tell the operator what changed in columns that were there."""
+        known = {field.name: field.type for field in before}
+        for field in after if known else ():
+            if field.name not in known:
+                self.notices.append(f'column "{field.name}" appeared as {field.type}')
+            elif field.type != known[field.name]:
+                was = known[field.name]
+                self.notices.append(f'column "{field.name}" widened from {was} to {field.type}')
 
 
 def framed(id: int) -> bytes:

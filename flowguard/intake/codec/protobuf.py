@@ -12,7 +12,6 @@ from __future__ import annotations
 import base64
 import datetime as dt
 from collections.abc import Callable, Mapping
-from operator import attrgetter
 from typing import Any, Final
 
 import polars as pl
@@ -195,6 +194,8 @@ def message_index(value: bytes) -> tuple[int, tuple[int, ...]]:
     Raises:
         WrongValue: There is no index.
     """
+    if value[FRAME : FRAME + 1] == b"\0":  # nearly always
+        return FRAME + 1, (0,)
     at, count = _zigzag(value, FRAME)
     if not 0 <= count <= INDEX_MAX:
         raise WrongValue(f"value has a message index of {count} numbers")
@@ -246,17 +247,13 @@ def message_reader(message_type: Descriptor, known: dict[str, Read]) -> Read:
     cells = [(each.name, each.has_presence, field_reader(each, known))
              for each in message_type.fields]  # fmt: skip
 
-    # Most fields are as they are, and cost half as much when read in one call.
-    plain = [name for name, has_presence, cell in cells if not has_presence and cell is _as_it_is]
-    get = attrgetter(*plain) if len(plain) > 1 else None
-    others = [each for each in cells if get is None or each[0] not in plain]
-
     def read(message: Message) -> dict[str, Any]:
-        found = {} if get is None else dict(zip(plain, get(message), strict=True))
-        for name, has_presence, cell in others:
-            is_absent = has_presence and not message.HasField(name)
-            found[name] = None if is_absent else cell(getattr(message, name))
-        return found
+        return {
+            name: None
+            if has_presence and not message.HasField(name)
+            else cell(getattr(message, name))
+            for name, has_presence, cell in cells
+        }
 
     known[name] = read
     return read

@@ -57,6 +57,30 @@ def test_the_document_has_the_keys_of_its_schema(run: Run, good_app: str) -> Non
     assert document["findings"] == []
 
 
+def test_what_lanes_and_feeds_declare_is_shown_without_the_registrys_password(
+    run: Run, module: Module
+) -> None:
+    name = module(
+        "import flowguard as fg\n"
+        'vip = fg.Lane("vip", rate="5k/s", fair_by=fg.header("tenant"), demote_after="1m")\n'
+        'rest = fg.Lane("rest", fair_by="kind")\n'
+        'app = fg.App("x", broker="kafka://h", lanes=[vip, rest])\n'
+        'orders = app.feed("orders", codec="avro", registry="https://user:s3cret@h", order="key",\n'
+        '    columns={"kind": "string"}, lanes=fg.by_column({"kind": {"v": vip}}, rest))\n' + AGENT
+    )
+
+    printed = run("check", "-A", name).output
+    document = json.loads(run("check", "-A", name, "--json").output)
+
+    vip, rest = document["lanes"]
+    assert (vip["rate"], vip["fair_by"], vip["demote_after"]) == (5000.0, "header tenant", 60.0)
+    assert (rest["rate"], rest["fair_by"], rest["demote_after"]) == (None, "column kind", None)
+    [feed] = document["feeds"]
+    assert feed["lanes"] == {"orders": "column kind: vip, rest, else rest"}
+    assert feed["registry"].startswith("https://user:") and "s3cret" not in str(document) + printed
+    assert "5000/s" in printed and "header tenant" in printed
+
+
 def test_block_below_a_target_in_one_partition_is_an_error(run: Run, module: Module) -> None:
     name = module(
         HEAD + 'app = fg.App("x", broker="kafka://h", lanes=[realtime, backfill])\n'

@@ -7,6 +7,7 @@ import io
 import json
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import Any
 
@@ -114,7 +115,7 @@ def test_the_schema_may_change_in_the_middle_of_a_batch(registry: StubRegistry) 
     assert widened.to_dict(as_series=False) == {"a": [1.0, 2.5, 3.0], "b": [None, "x", None]}
     assert decode(of, values[0]).frame.schema == widened.schema
     assert of.notices == [
-        'column "b" appeared as string', 'column "a" widened from int64 to double',
+        'column "a" widened from int64 to double', 'column "b" appeared as string',
     ]  # fmt: skip
     assert registry.asked.total() == 2
 
@@ -164,6 +165,12 @@ def test_a_registry_that_does_not_answer_rejects_nothing(registry: StubRegistry)
         (json.dumps(record("T", a={"type": "array", "items": "null"})), "no bytes"),
         (json.dumps(record("T", a={"type": "array", "items": record("N", n="null")})), "no bytes"),
         (json.dumps(record("T", a="Unknown")), "cannot be read"),
+        (
+            json.dumps(
+                record("T", a={"type": "array", "items": logical("long", "timestamp-nanos")})
+            ),
+            "inside another type",
+        ),
     ],
 )
 def test_a_schema_that_cannot_be_read_rejects_what_was_written_with_it(
@@ -175,6 +182,45 @@ def test_a_schema_that_cannot_be_read_rejects_what_was_written_with_it(
 
     [(row, why)] = found.rejected
     assert row == 0 and reason in why
+
+
+def test_nanoseconds_are_read_exactly_or_rejected(registry: StubRegistry) -> None:
+    schema = record("T", at=["null", logical("long", "timestamp-nanos")])
+    id = registry.register("t", schema)
+    values = [write(id, schema, {"at": 1_000_000_005}), write(id, schema, {"at": -1_000})]
+
+    nanos = decode(codec(registry), *values)
+    micros = decode(codec(registry, {"at": "timestamp[us, UTC]"}), *values)
+
+    assert nanos.frame["at"].cast(pl.Int64).to_list() == [1_000_000_005, -1_000]
+    assert micros.frame["at"].cast(pl.Int64).to_list() == [-1]
+    assert [row for row, _ in micros.rejected] == [0]
+
+
+def test_writers_that_two_threads_meet_at_once_both_have_their_columns(
+    registry: StubRegistry,
+) -> None:
+    schemas = [record("T", **{f"c{number}": "int"}) for number in range(8)]
+    values = [
+        write(registry.register("t", schema), schema, {f"c{number}": number})
+        for number, schema in enumerate(schemas)
+    ]
+    of = codec(registry)
+    with ThreadPoolExecutor(8) as threads:
+        frames = [each.frame for each in threads.map(lambda value: decode(of, value), values)]
+
+    for number, frame in enumerate(frames):
+        assert frame[f"c{number}"].to_list() == [number]
+    assert set(decode(of, values[0]).frame.columns) == {f"c{number}" for number in range(8)}
+
+
+def test_a_record_without_fields_is_a_column_too(registry: StubRegistry) -> None:
+    schema = record("T", a="int", nothing=record("N"))
+    value = write(registry.register("t", schema), schema, {"a": 1, "nothing": {}})
+
+    found = decode(codec(registry), value, value)
+
+    assert found.frame["a"].to_list() == [1, 1] and found.rejected == []
 
 
 def test_a_recursive_value_is_read_and_a_bottomless_one_rejected(registry: StubRegistry) -> None:
