@@ -398,6 +398,22 @@ def test_deadlines_are_served_in_order_of_the_first_slices(
     assert not any(waiting.values())
 
 
+@settings(max_examples=150, deadline=None)
+@given(st.permutations(range(60)), st.sets(st.integers(0, 59)))
+def test_deadlines_stay_in_order_whichever_sub_queues_leave(
+    stamps: list[int], leaving: set[int]
+) -> None:
+    scheduler = Scheduler(1, deadlines=[True])
+    for queue, stamp_ns in enumerate(stamps):
+        scheduler.admit(0, queue, queue, 1, 0, stamp_ns)
+    for queue in leaving:
+        scheduler.close(0, queue)
+
+    _, taken = scheduler.take(1, 60, NO_LIMIT) or (0, [])
+    served = [stamps[entry[0]] for entry in taken]
+    assert served == sorted(set(stamps) - {stamps[queue] for queue in leaving})
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     st.lists(
