@@ -34,6 +34,11 @@ class Cut:
         """Return the number of records."""
         return sum(piece.count for piece in self.slices)
 
+    @property
+    def num_bytes(self) -> int:
+        """Return the bytes of their columns."""
+        return sum(piece.num_bytes for piece in self.slices)
+
 
 @dataclass(frozen=True, slots=True)
 class StartBatch:

@@ -415,7 +415,7 @@ class FeedRuntime(Service):
         feed = self.agents[cut.agent].feed
         if isinstance(feed.codec, RawCodec):
             self._deliver(cut, feed, None)
-        elif sum(piece.num_bytes for piece in cut.slices) <= INLINE_BYTES:
+        elif not feed.codec.waits and cut.num_bytes <= INLINE_BYTES:
             try:
                 decoded = decode(feed, cut)
             except Exception as error:  # a codec of the user's may raise anything
