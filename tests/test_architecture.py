@@ -29,7 +29,9 @@ LAYER_4 = {
     "flowguard.intake.fetcher",
     "flowguard.intake.connection",
     "flowguard.intake.consumer",
+    "flowguard.intake.produce_connection",
     "flowguard.intake.producer",
+    "flowguard.intake.sender",
 }
 
 LAYERS = {

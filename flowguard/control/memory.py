@@ -7,6 +7,7 @@ again (hysteresis, so that it does not flap at the limit).
 
     memory ─┬─ receive buffers (fetched bytes before they are parsed)
             ├─ frames (what codecs make of batches in flight)
+            ├─ output (what was sent and is not acknowledged)
             └─ columns ─┬─ own share of each partition
                         └─ pool of all
 
@@ -71,12 +72,17 @@ class MemoryBudget:
         self.fetch_bytes_max = max(FETCH_BYTES_MIN, min(FETCH_BYTES_MAX, memory_bytes // 16))
         self.wire_batch_bytes_max = memory_bytes // 4
         frames_bytes = memory_bytes // 8
+        self.output_bytes_max = memory_bytes // 8
         self.columns_bytes_max = (
-            memory_bytes - frames_bytes - RECEIVE_BUFFERS * self.fetch_bytes_max
+            memory_bytes
+            - frames_bytes
+            - self.output_bytes_max
+            - RECEIVE_BUFFERS * self.fetch_bytes_max
         )
         self.held_bytes = 0
         self.requested_bytes = 0
         self.frame_bytes = 0
+        self.output_bytes = 0
         self._held: dict[Hashable, int] = {}
         self._paused: set[Hashable] = set()
         self._pool_used = 0
@@ -84,8 +90,8 @@ class MemoryBudget:
 
     @property
     def used_bytes(self) -> int:
-        """Return all that is held: columns, decoded frames, and requests under way."""
-        return self.held_bytes + self.requested_bytes + self.frame_bytes
+        """Return all that is held: columns, decoded frames, output, requests under way."""
+        return self.held_bytes + self.requested_bytes + self.frame_bytes + self.output_bytes
 
     @property
     def paused(self) -> frozenset[Hashable]:

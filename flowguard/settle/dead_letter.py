@@ -127,5 +127,6 @@ def outgoing_of(letters: Sequence[DeadLetter], partition_count: int) -> Outgoing
         values=pa.array([each["value"] for each in letters], pa.binary()),
         partitions=partitions_of(keys, partition_count),
         timestamps=pa.array([each["timestamp"] for each in letters], pa.int64()),
+        partition_count=partition_count,
         own_headers=[each["headers"] for each in letters],
     )

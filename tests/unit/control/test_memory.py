@@ -30,7 +30,10 @@ def test_the_parts_of_the_budget_add_up_to_the_whole():
     receive_bytes = 2 * memory.fetch_bytes_max
 
     assert memory.fetch_bytes_max == 4 * MIB
-    assert memory.columns_bytes_max + receive_bytes + memory.memory_bytes // 8 == 64 * MIB
+    assert memory.output_bytes_max == memory.memory_bytes // 8
+    frames_bytes = memory.memory_bytes // 8
+    parts = (memory.columns_bytes_max, receive_bytes, frames_bytes, memory.output_bytes_max)
+    assert sum(parts) == 64 * MIB
 
 
 def test_a_request_is_neither_too_small_to_be_worth_it_nor_larger_than_16_mib():
