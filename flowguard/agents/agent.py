@@ -147,7 +147,7 @@ class FeedAgent(Agent):
                 sending = self.loop.create_task(sink.send(value))
                 if stream.current is not None:
                     stream.current.hold(sending)
-                await self.app.egress.wait_for_room()
+                await sink.app.egress.wait_for_room()
             elif isinstance(sink, (AgentT, ChannelT)):
                 await sink.send(value=value)
             else:

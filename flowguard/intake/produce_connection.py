@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from aiokafka.conn import AIOKafkaConnection
@@ -145,9 +145,7 @@ class ProduceConnection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka i
             )
         self._read_task.cancel()
         transport = self._writer.transport
-        self._answers = AnswerReceiver(
-            self._listener, transport=transport, before=self._protocol
-        )
+        self._answers = AnswerReceiver(self._listener, transport=transport, before=self._protocol)
         transport.set_protocol(self._answers)
 
     @property

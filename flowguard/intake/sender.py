@@ -583,5 +583,3 @@ def look_at(done: asyncio.Future[None]) -> None:
     """Look at how a future ended, so that nobody is warned if its sender went away."""
     if not done.cancelled():
         done.exception()
-
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, TypeAlias
 
 import polars as pl
@@ -25,7 +26,7 @@ Header = tuple[str, bytes | None]
 Frame: TypeAlias = pl.DataFrame | pa.Table
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Outgoing:
     """Records on their way out, by the column; one row a record.
 
@@ -64,7 +65,7 @@ class Outgoing:
             self.partition_count,
         )
 
-    @property
+    @cached_property
     def num_bytes(self) -> int:
         """Return the size of what is sent, without framing."""
         return int(self.keys.nbytes + self.values.nbytes + self.timestamps.nbytes)
@@ -145,12 +146,13 @@ def make_outgoing(
     partitions = partitions_of(keys, partition_count, keyless_partition)
     names = names_of(frame)
     if "_partition" in names:
-        own = series_of(frame, "_partition").cast(pl.Int32)
-        check_partitions(own, partition_count)
-        partitions = combine(own.fill_null(pl.from_arrow(partitions)).to_arrow())
-    timestamps = pl.repeat(timestamp_ms, len(frame), dtype=pl.Int64, eager=True)
+        chosen = series_of(frame, "_partition").cast(pl.Int32)
+        check_partitions(chosen, partition_count)
+        partitions = combine(chosen.fill_null(pl.Series(partitions)).to_arrow())
+    timestamps = pa.repeat(pa.scalar(timestamp_ms, pa.int64()), len(frame))
     if "_timestamp" in names:
-        timestamps = as_timestamps(series_of(frame, "_timestamp")).fill_null(timestamp_ms)
+        own = as_timestamps(series_of(frame, "_timestamp")).fill_null(timestamp_ms)
+        timestamps = combine(own.to_arrow())
     own_headers = None
     if "_headers" in names:
         own_headers = [
@@ -161,7 +163,7 @@ def make_outgoing(
         keys=keys,
         values=values,
         partitions=partitions,
-        timestamps=combine(timestamps.to_arrow()),
+        timestamps=timestamps,
         partition_count=partition_count,
         common_headers=headers,
         own_headers=own_headers,
