@@ -180,6 +180,8 @@ class Broker:
 
     def lost(self, error: BaseException) -> None:
         """Note that the connection is gone; what was under way goes back."""
+        if self.connection is not None:
+            self.connection.abandon()
         self.connection = None
         requests, self.requests = self.requests, deque()
         if requests:
@@ -207,7 +209,6 @@ class Broker:
     def drop(self) -> None:
         """Close the connection; what was under way goes back."""
         if self.connection is not None:
-            self.connection.abandon()
             self.lost(kafka_errors.KafkaConnectionError("the connection was closed"))
 
 
@@ -522,20 +523,26 @@ class BatchSender:
     # Connections.
 
     async def _connect(self, broker: Broker) -> None:
-        metadata = self.client.cluster.broker_metadata(broker.node)
         try:
-            if metadata is None:
-                raise kafka_errors.StaleMetadata(f"broker {broker.node} is not in the metadata")
-            connection = ProduceConnection(
-                metadata.host, metadata.port, listener=broker, **credentials_of(self.client)
-            )
-            async with asyncio.timeout(min(CONNECT_WITHIN_S, self._timeout_s)):
-                await connection.connect()
+            broker.connection = await self._connected(broker)
         except EXPECTED as error:
             broker.wait(error)
-        else:
-            broker.connection = connection
         self.wake()
+
+    async def _connected(self, broker: Broker) -> ProduceConnection:
+        metadata = self.client.cluster.broker_metadata(broker.node)
+        if metadata is None:
+            raise kafka_errors.StaleMetadata(f"broker {broker.node} is not in the metadata")
+        connection = ProduceConnection(
+            metadata.host, metadata.port, listener=broker, **credentials_of(self.client)
+        )
+        try:
+            async with asyncio.timeout(min(CONNECT_WITHIN_S, self._timeout_s)):
+                await connection.connect()
+        except BaseException:
+            connection.abandon()  # it may be half open
+            raise
+        return connection
 
 
 def credentials_of(client: Any) -> Mapping[str, Any]:
