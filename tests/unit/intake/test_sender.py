@@ -170,6 +170,7 @@ class FakeClient:
         self.leader: dict[TopicPartition, int] = {}
         self.cluster = self
         self.updates = 0
+        self.updated = asyncio.Event()
         self.ids = 100
         self.refuse_ids = 0
 
@@ -181,6 +182,7 @@ class FakeClient:
 
     def force_metadata_update(self) -> None:
         self.updates += 1
+        self.updated.set()
 
     def get_random_node(self) -> int:
         return 0
@@ -351,8 +353,7 @@ async def test_without_a_leader_batches_wait_for_one() -> None:
     async with ProduceBroker().running() as broker, sender_of(broker) as (sender, client):
         client.leader[P0] = -1
         sent = sender.send_batches("out", batch_of(b"1"))
-        while client.updates < 3:
-            await asyncio.sleep(0)
+        await client.updated.wait()
         client.leader[P0] = 0
         await asyncio.gather(*sent)
 
