@@ -100,6 +100,11 @@ class AnswerReceiver(asyncio.Protocol):
         self._lose(exc or KafkaConnectionError("the connection is closed"))
         self._before.connection_lost(exc)
 
+    def abort(self) -> None:
+        """Close the transport at once, and tell nobody."""
+        self.gone = True
+        self._transport.abort()
+
     def _lose(self, error: BaseException) -> None:
         if not self.gone:
             self.gone = True
@@ -159,9 +164,9 @@ class ProduceConnection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka i
         return self._answers is None or self._answers.full
 
     def abandon(self) -> None:
-        """Close it; nobody is told."""
+        """Close it at once, with what it has not written yet; nobody is told."""
         if self._answers is not None:
-            self._answers.gone = True
+            self._answers.abort()
         self.close()
 
     def send_batches(self, batches: Mapping[TopicPartition, RecordBatch]) -> int:

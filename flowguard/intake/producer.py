@@ -136,7 +136,8 @@ class FeedProducer(Producer):
         else:
             sent = self._sender.send_batches(topic, encoded)
         begun()
-        await asyncio.wait(sent)
+        if sent:
+            await asyncio.wait(sent)
         for each in sent:
             each.result()
 

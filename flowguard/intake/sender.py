@@ -236,6 +236,7 @@ class BatchSender:
         self._compression = compression
         self._loop = asyncio.get_running_loop()
         self._lineups: dict[TopicPartition, Lineup] = {}
+        self._by_topic: dict[str, list[Lineup]] = {}
         self._busy: dict[Lineup, None] = {}  # those with batches that wait, in turn
         self._brokers: dict[int, Broker] = {}
         self._session: Session | None = None
@@ -281,15 +282,13 @@ class BatchSender:
         """Return what of a topic is not acknowledged yet."""
         return [
             parcel.done
-            for name, lineup in self._lineups.items()
-            if name.topic == topic
+            for lineup in self._by_topic.get(topic, ())
             for parcel in (*lineup.under_way, *lineup.waiting)
         ]
 
     async def flush(self) -> None:
         """Wait until all that was sent so far is acknowledged or has failed."""
-        topics = {name.topic for name in self._lineups}
-        if pending := [each for topic in topics for each in self.unacknowledged(topic)]:
+        if pending := [each for topic in self._by_topic for each in self.unacknowledged(topic)]:
             await asyncio.wait(pending)
 
     async def close(self) -> None:
@@ -319,6 +318,7 @@ class BatchSender:
         lineup = self._lineups.get(name)
         if lineup is None:
             lineup = self._lineups[name] = Lineup(name)
+            self._by_topic.setdefault(topic, []).append(lineup)
         return lineup
 
     def _append(self, lineup: Lineup, batch: RecordBatch) -> Parcel:
