@@ -121,3 +121,38 @@ async def test_frames_and_single_values_of_one_topic_keep_their_order(
 
     values = [int(each.value()) for each in outside.read(name)]
     assert values == sorted(values) and set(values) == set(range(41))
+
+
+async def test_a_broker_that_goes_down_and_comes_back_has_all_records_once_and_in_order(
+    topic_name: Callable[[str], str],
+):
+    with KafkaBroker() as broker:
+        if not broker.restartable:
+            pytest.skip(f"{broker.description} cannot be stopped")
+        name = broker.create_topic(topic_name("out"), 2, {})
+        async with sending(broker, name) as (_, feed):
+            await feed.send(table_of_numbers(0, 10))
+            sends = [
+                asyncio.create_task(feed.send(table_of_numbers(first, first + 500)))
+                for first in range(10, 50_010, 500)
+            ]
+            await sends[3]
+            await asyncio.to_thread(broker.stop)
+            await asyncio.to_thread(broker.start)
+            await asyncio.gather(*sends)
+        messages = Outside(broker.bootstrap).read(name)
+
+    for partition in (0, 1):
+        numbers = [int(each.value()) for each in messages if each.partition() == partition]
+        assert numbers == list(range(partition, 50_010, 2))
+
+
+def table_of_numbers(first: int, stop: int) -> pa.Table:
+    """Return numbers with much around them, the even ones for partition 0, the odd ones for 1."""
+    numbers = range(first, stop)
+    return pa.table(
+        {
+            "value": [b"%0200d" % n for n in numbers],
+            "_partition": pa.array([n % 2 for n in numbers], pa.int32()),
+        }
+    )
