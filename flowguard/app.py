@@ -288,7 +288,7 @@ class App(faust.App):
         return FeedWeb(self) if self.conf.web.scheme == "aiohttp" else super()._new_web()
 
     def _new_producer(self) -> Any:
-        if not self.has_feeds:
+        if not self.declared_feeds:  # an app may send to feeds that it does not read
             return super()._new_producer()
         return FeedProducer(self.transport, loop=self.loop, beacon=self.beacon)
 

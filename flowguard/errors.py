@@ -67,4 +67,15 @@ class RegistryError(FlowguardError):
 
 
 class SettleError(FlowguardError):
-    """A send or a commit failed for good; its batch is not acknowledged."""
+    """A send or a commit failed for good; its batch is not acknowledged.
+
+    Args:
+        message: What was not settled, and why.
+        topic: Where it was sent to, if it was a send.
+        partition: Partition number, -1 if unknown.
+    """
+
+    def __init__(self, message: str, *, topic: str = "", partition: int = -1) -> None:
+        self.topic = topic
+        self.partition = partition
+        super().__init__(message)

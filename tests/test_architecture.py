@@ -29,8 +29,10 @@ LAYER_4 = {
     "flowguard.intake.fetcher",
     "flowguard.intake.connection",
     "flowguard.intake.consumer",
+    "flowguard.intake.produce_connection",
     "flowguard.intake.producer",
     "flowguard.intake.schema_registry",
+    "flowguard.intake.sender",
 }
 
 LAYERS = {

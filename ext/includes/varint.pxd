@@ -65,3 +65,29 @@ cdef inline int write_varint(bytearray out, int32_t value) except -1:
         raw >>= 7
     out.append(<uint8_t>raw)
     return 0
+
+
+cdef inline uint64_t zigzag(int64_t value) noexcept nogil:
+    """Return a number with its sign in the lowest bit, so that small ones stay short."""
+    return (<uint64_t>value << 1) ^ <uint64_t>(value >> 63)
+
+
+cdef inline int32_t varlong_size(int64_t value) noexcept nogil:
+    """Return how many bytes `put_varlong` writes; a varint is as long as its varlong."""
+    cdef uint64_t raw = zigzag(value)
+    cdef int32_t size = 1
+    while raw >= 0x80:
+        raw >>= 7
+        size += 1
+    return size
+
+
+cdef inline uint8_t* put_varlong(uint8_t* at, int64_t value) noexcept nogil:
+    """Write 64 bits, or 32 as a varint, where there is room; return where they stop."""
+    cdef uint64_t raw = zigzag(value)
+    while raw >= 0x80:
+        at[0] = <uint8_t>(raw | 0x80)
+        raw >>= 7
+        at += 1
+    at[0] = <uint8_t>raw
+    return at + 1

@@ -138,12 +138,16 @@ class FeedAgent(Agent):
             await self._on_error(self, error)
 
     async def _to_sinks(self, value: Any, stream: FeedStream) -> None:
-        """Send what was yielded; the batch waits for the acknowledgement, the agent does not."""
+        """Send what was yielded; the batch waits for the acknowledgement, the agent does not.
+
+        Only when what is not acknowledged fills its share of the memory, the agent waits too.
+        """
         for sink in self._sinks:
             if isinstance(sink, Feed) and isinstance(value, (pl.DataFrame, pa.Table)):
                 sending = self.loop.create_task(sink.send(value))
                 if stream.current is not None:
                     stream.current.hold(sending)
+                await sink.app.egress.wait_for_room()
             elif isinstance(sink, (AgentT, ChannelT)):
                 await sink.send(value=value)
             else:

@@ -230,9 +230,7 @@ class Feed(Topic):
             )
         if isinstance(frame, pa.RecordBatch):
             frame = pa.Table.from_batches([frame])
-        if isinstance(frame, pa.Table):
-            frame = pl.from_arrow(frame)
-        if not isinstance(frame, pl.DataFrame):
+        if not isinstance(frame, (pl.DataFrame, pa.Table)):
             raise ConfigError(f"{self!r}.send: {type(frame).__name__} is no Polars frame or Arrow "
                               f"table; send one value with send(value=…)")  # fmt: skip
         return await self.app.egress.send(self, frame, key_by=key_by or self.options.key_by)

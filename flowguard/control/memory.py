@@ -7,6 +7,7 @@ again (hysteresis, so that it does not flap at the limit).
 
     memory ─┬─ receive buffers (fetched bytes before they are parsed): an eighth
             ├─ frames (what codecs make of batches in flight): an eighth
+            ├─ output (what was sent and is not acknowledged): an eighth
             └─ columns ─┬─ own share of each partition
                         └─ pool of all
 
@@ -39,6 +40,7 @@ BUFFERS_PER_CONNECTION: Final = 2
 #: Of all memory: what receive buffers may take, and what frames may take.
 RECEIVE_PART: Final = 8
 FRAMES_PART: Final = 8
+OUTPUT_PART: Final = 8
 
 #: Small records grow when they become columns (28 bytes of offsets, timestamp and lengths
 #: for a record of a few bytes), so a request is charged at twice its size until parsed.
@@ -74,10 +76,17 @@ class MemoryBudget:
         self.memory_bytes = memory_bytes
         self.wire_batch_bytes_max = memory_bytes // 4
         self.receive_bytes_max = memory_bytes // RECEIVE_PART
-        self.columns_bytes_max = memory_bytes - self.receive_bytes_max - memory_bytes // FRAMES_PART
+        self.output_bytes_max = memory_bytes // OUTPUT_PART
+        self.columns_bytes_max = (
+            memory_bytes
+            - self.receive_bytes_max
+            - memory_bytes // FRAMES_PART
+            - self.output_bytes_max
+        )
         self.held_bytes = 0
         self.requested_bytes = 0
         self.frame_bytes = 0
+        self.output_bytes = 0
         self._held: dict[Hashable, int] = {}
         self._paused: dict[Hashable, int] = {}  # at which room it goes on, at least
         self._received: dict[Hashable, int] = {}
@@ -86,8 +95,14 @@ class MemoryBudget:
 
     @property
     def used_bytes(self) -> int:
-        """Return all that is held: columns, frames, receive buffers, and requests under way."""
-        return self.held_bytes + self.requested_bytes + self.frame_bytes + self.receive_bytes
+        """Return all that is held: columns, frames, output, buffers, and requests under way."""
+        return (
+            self.held_bytes
+            + self.requested_bytes
+            + self.frame_bytes
+            + self.output_bytes
+            + self.receive_bytes
+        )
 
     @property
     def receive_bytes(self) -> int:

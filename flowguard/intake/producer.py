@@ -1,50 +1,85 @@
 """The Faust producer of an app with feeds.
 
 Two things differ from Faust's: what is sent while a batch is current holds that batch, and
-columns are sent as finished batches.
+columns become finished record batches, which go out over connections of their own.
+
+What Faust sends and what feeds send keep their order in a topic where one was sent before the
+other was: each waits until the other's are acknowledged. Without both there is nothing to wait
+for.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
-import pyarrow as pa
+from aiokafka.codec import gzip_encode, lz4_encode, snappy_encode, zstd_encode
 from aiokafka.errors import KafkaError
-from aiokafka.producer.message_accumulator import BatchBuilder
 from faust.transport.drivers.aiokafka import Producer
 
+from flowguard._native.record_batches import RecordBatch, Rows
 from flowguard.agents.delivered import current_delivered
 from flowguard.errors import SettleError
+from flowguard.intake.sender import BatchSender, Compression
 from flowguard.settle.egress import Outgoing
 
-__all__ = ["FeedProducer"]
+__all__ = ["Encoded", "FeedProducer"]
 
-#: aiokafka sends one batch a partition and request, so small ones waste round trips; the
-#: broker takes 1 MiB at most unless told otherwise.
-BATCH_BYTES_MAX: Final = 512 * 1024
+#: The broker takes batches of 1 MiB unless told otherwise.
+BATCH_BYTES_MAX: Final = 1000 * 1024
 
-#: So few records are sent one by one and share batches with others.
+#: So few records share batches with others that wait.
 FEW_ROWS: Final = 32
 
-#: Room for the request around a batch within `producer_max_request_size`.
+#: Room around a batch within `producer_max_request_size`.
 REQUEST_OVERHEAD_BYTES: Final = 4096
+
+#: Kafka's numbers of codecs, with the packers that aiokafka uses.
+COMPRESSIONS: Final = {
+    "gzip": Compression(1, gzip_encode),
+    "snappy": Compression(2, snappy_encode),
+    "lz4": Compression(3, lz4_encode),
+    "zstd": Compression(4, zstd_encode),
+}
+
+#: Few rows, to share batches with others, or finished batches by partition.
+Encoded: TypeAlias = Rows | Sequence[tuple[int, RecordBatch]]
 
 
 class FeedProducer(Producer):
     """Faust's producer, which also knows which batch a send belongs to."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        # aiokafka takes a finished batch only once none waits for its partition; without these
-        # what was sent later could slip in before it.
-        self._turns: dict[tuple[str, int], asyncio.Lock] = defaultdict(asyncio.Lock)
+    _sender: BatchSender | None = None
 
-    async def send(self, *args: Any, **kwargs: Any) -> Awaitable[Any]:
+    async def on_start(self) -> None:
+        """Start Faust's producer, and the sender of batches beside it."""
+        await super().on_start()
+        self._sender = BatchSender(
+            self._ensure_producer().client,
+            timeout_s=self.request_timeout,
+            open_bytes=self.max_batch_size,
+            compression=self._compression,
+        )
+
+    async def on_stop(self) -> None:
+        """Let go out what was sent, for a while, and stop."""
+        sender, self._sender = self._sender, None
+        if sender is not None:
+            await sender.close()
+        await super().on_stop()
+
+    async def flush(self) -> None:
+        """Wait until all that was sent is acknowledged or has failed."""
+        await super().flush()
+        if self._sender is not None:
+            await self._sender.flush()
+
+    async def send(self, topic: str, *args: Any, **kwargs: Any) -> Awaitable[Any]:
         """Send one message; the current batch waits for its acknowledgement."""
-        sent = await super().send(*args, **kwargs)
+        if self._sender is not None and (before := self._sender.unacknowledged(topic)):
+            await asyncio.wait(before)
+        sent = await super().send(topic, *args, **kwargs)
         hold(sent)
         return sent
 
@@ -63,115 +98,64 @@ class FeedProducer(Producer):
             return len(await self._ensure_producer().partitions_for(topic))
         except KafkaError as error:
             raise SettleError(
-                f"cannot send to topic {topic!r}: {error!r}; create the topic, or check the broker"
+                f"cannot send to topic {topic!r}: {error!r}; create the topic, or check the broker",
+                topic=topic,
             ) from error
 
-    async def send_columns(
-        self, topic: str, outgoing: Outgoing, begun: Callable[[], None] = lambda: None
+    def encode(self, outgoing: Outgoing) -> Encoded:
+        """Return records in the form that is sent; may run on any thread."""
+        rows = outgoing.rows()
+        if len(rows) <= FEW_ROWS and outgoing.num_bytes <= self.max_batch_size:
+            return rows
+        limit_bytes = max(self.max_batch_size, self.max_request_size - REQUEST_OVERHEAD_BYTES)
+        batches = rows.encode(min(BATCH_BYTES_MAX, limit_bytes))
+        if self._compression is not None:
+            for _, batch in batches:
+                self._compression.pack(batch)
+        return batches
+
+    async def send_encoded(
+        self, topic: str, encoded: Encoded, begun: Callable[[], None] = lambda: None
     ) -> None:
         """Send records and wait until the broker has acknowledged all of them.
 
         Args:
             topic: Where to.
-            outgoing: The records.
+            encoded: The records.
             begun: Called when what is sent from now on comes after them in each partition.
 
         Raises:
             SettleError: The broker refused some; the rest may have been written.
         """
-        if len(outgoing.values) <= FEW_ROWS:
-            await self._send_few(topic, outgoing, begun)
-            return
-        by_partition: dict[int, list[int]] = defaultdict(list)
-        for row, partition in enumerate(outgoing.partitions.to_pylist()):
-            by_partition[partition].append(row)
-        sending = asyncio.gather(
-            *(
-                self._send_partition(topic, partition, outgoing, rows)
-                for partition, rows in by_partition.items()
-            ),
-            return_exceptions=True,
-        )
+        if before := self._sent_by_faust(topic):
+            await asyncio.wait(before)
+        if self._sender is None:
+            raise SettleError(f"cannot send to topic {topic!r}: the producer has stopped")
+        if isinstance(encoded, Rows):
+            sent = self._sender.send_rows(topic, encoded)
+        else:
+            sent = self._sender.send_batches(topic, encoded)
         begun()
-        raise_first(topic, await sending)
+        if sent:
+            await asyncio.wait(sent)
+        for each in sent:
+            each.result()
 
-    async def _send_few(self, topic: str, outgoing: Outgoing, begun: Callable[[], None]) -> None:
-        """Send single records, which aiokafka puts into one batch with others that wait.
+    @property
+    def _compression(self) -> Compression | None:
+        return COMPRESSIONS[self.compression_type] if self.compression_type else None
 
-        A batch of ours would wait for its turn alone: one a partition and round trip.
-        """
-        producer = self._ensure_producer()
-        keys, values = outgoing.keys.to_pylist(), outgoing.values.to_pylist()
-        places = zip(outgoing.partitions.to_pylist(), outgoing.timestamps.to_pylist(), strict=True)
-        acknowledgements = []
-        try:
-            for row, (partition, timestamp) in enumerate(places):
-                async with self._turns[topic, partition]:
-                    acknowledgements.append(
-                        await producer.send(
-                            topic,
-                            values[row],
-                            key=keys[row],
-                            partition=partition,
-                            timestamp_ms=timestamp,
-                            headers=list(outgoing.headers_of(row)),
-                        )
-                    )
-            begun()
-            results = await asyncio.gather(*acknowledgements, return_exceptions=True)
-        except KafkaError as error:
-            results = [error]
-        raise_first(topic, results)
-
-    async def _send_partition(
-        self, topic: str, partition: int, outgoing: Outgoing, rows: Sequence[int]
-    ) -> None:
-        producer = self._ensure_producer()
-        async with self._turns[topic, partition]:
-            acknowledgements = [
-                await producer.send_batch(builder, topic, partition=partition)
-                for builder in self._build(outgoing, rows)
-            ]
-        for acknowledgement in acknowledgements:
-            await acknowledgement
-
-    def _build(self, outgoing: Outgoing, rows: Sequence[int]) -> list[BatchBuilder]:
-        indices = pa.array(rows)
-        keys = outgoing.keys.take(indices).to_pylist()
-        values = outgoing.values.take(indices).to_pylist()
-        timestamps = outgoing.timestamps.take(indices).to_pylist()
-        builders: list[BatchBuilder] = []
-        for row, key, value, timestamp in zip(rows, keys, values, timestamps, strict=True):
-            headers = outgoing.headers_of(row)
-            if not builders or not append(builders[-1], timestamp, key, value, headers):
-                builders.append(self._new_builder())
-                append(builders[-1], timestamp, key, value, headers)
-        for builder in builders:
-            builder.close()
-        return builders
-
-    def _new_builder(self) -> BatchBuilder:
+    def _sent_by_faust(self, topic: str) -> list[asyncio.Future[Any]]:
+        """Return what aiokafka has not got acknowledged for a topic yet."""
         accumulator = self._ensure_producer()._message_accumulator
-        limit_bytes = max(self.max_batch_size, self.max_request_size - REQUEST_OVERHEAD_BYTES)
-        return BatchBuilder(
-            min(BATCH_BYTES_MAX, limit_bytes),
-            accumulator._compression_type,
-            is_transactional=False,
-        )
-
-
-def raise_first(topic: str, results: Sequence[object]) -> None:
-    """Raise what went wrong first, if anything did."""
-    for result in results:
-        if isinstance(result, KafkaError):
-            raise SettleError(f"topic {topic!r} did not take a batch: {result!r}") from result
-        if isinstance(result, BaseException):
-            raise result
-
-
-def append(builder: BatchBuilder, timestamp: int, key: Any, value: Any, headers: Any) -> bool:
-    """Add a record; False if the builder is full."""
-    return builder.append(timestamp=timestamp, key=key, value=value, headers=headers) is not None
+        waiting = [
+            batch
+            for name, batches in accumulator._batches.items()
+            if name.topic == topic
+            for batch in batches
+        ]
+        under_way = [each for each in accumulator._pending_batches if each.tp.topic == topic]
+        return [batch.future for batch in waiting + under_way]
 
 
 def hold(sent: Awaitable[Any]) -> None:

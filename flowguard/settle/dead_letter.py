@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, Protocol
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, Protocol, TypeAlias
 
 import pyarrow as pa
 
 from flowguard._native import wire
 from flowguard._native.murmur2 import partitions_of
 from flowguard.batch import join_columns
-from flowguard.chunk import Slice
+from flowguard.chunk import Slice, TopicPartition
 from flowguard.settle.egress import Header, Outgoing
+
+Position: TypeAlias = tuple[TopicPartition, int]
 
 __all__ = ["DeadLetter", "DeadLetterWriter", "LetterPort", "letters_of"]
 
 #: Larger values are not kept: the broker refuses a record over 1 MiB unless told otherwise.
 VALUE_BYTES_MAX: Final = 900 * 1024
+
+#: So many letters are remembered while their batch is tried again. One that is forgotten is
+#: only written a second time.
+REMEMBERED_MAX: Final = 16_384
 
 
 class DeadLetter(dict[str, Any]):
@@ -51,11 +58,14 @@ class DeadLetterWriter:
         self.written_total = 0
         self._port = port
         self._partition_count = 0
+        self._remembered: dict[Position, None] = {}  # oldest first
 
     async def write(
         self, slices: Sequence[Slice], reasons: Mapping[int, str], *, attempt: int, error: str
     ) -> None:
         """Write these rows of these slices, and wait until they are acknowledged.
+
+        What an earlier attempt at the same batch has written already is left out.
 
         Args:
             slices: Where the rows are, counted through all of them.
@@ -69,9 +79,38 @@ class DeadLetterWriter:
         if not self._partition_count:
             await self._port.declare(self.topic)
             self._partition_count = await self._port.partition_count(self.topic)
+        positions = positions_of(slices, reasons)
+        if attempt > 1:
+            positions = {
+                row: each for row, each in positions.items() if each not in self._remembered
+            }
+            reasons = {row: reasons[row] for row in positions}
+        if not reasons:
+            return
         letters = letters_of(slices, reasons, attempt=attempt, error=error)
         await self._port.send_columns(self.topic, outgoing_of(letters, self._partition_count))
         self.written_total += len(letters)
+        self._remember(positions.values())
+
+    def _remember(self, positions: Iterable[Position]) -> None:
+        for position in positions:
+            self._remembered[position] = None
+        for _ in range(len(self._remembered) - REMEMBERED_MAX):
+            del self._remembered[next(iter(self._remembered))]
+
+
+def positions_of(slices: Sequence[Slice], rows: Iterable[int]) -> dict[int, Position]:
+    """Return where in the log these rows are, ascending by row."""
+    found = {}
+    wanted = deque(sorted(rows))
+    before = 0
+    for piece in slices:
+        offsets = piece.columns.column("offset")
+        while wanted and wanted[0] < before + len(offsets):
+            row = wanted.popleft()
+            found[row] = (piece.chunk.partition, offsets[row - before].as_py())
+        before += len(offsets)
+    return found
 
 
 def letters_of(
@@ -127,5 +166,6 @@ def outgoing_of(letters: Sequence[DeadLetter], partition_count: int) -> Outgoing
         values=pa.array([each["value"] for each in letters], pa.binary()),
         partitions=partitions_of(keys, partition_count),
         timestamps=pa.array([each["timestamp"] for each in letters], pa.int64()),
+        partition_count=partition_count,
         own_headers=[each["headers"] for each in letters],
     )

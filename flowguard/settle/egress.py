@@ -4,24 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import cached_property
+from typing import Any, Final, TypeAlias
 
 import polars as pl
 import pyarrow as pa
 
+from flowguard._native import wire
 from flowguard._native.murmur2 import partitions_of
+from flowguard._native.record_batches import Rows
 from flowguard.errors import ConfigError
 from flowguard.suggest import nearest
 
-__all__ = ["OVERRIDES", "Header", "Outgoing", "make_outgoing", "split_frame"]
+__all__ = ["OVERRIDES", "Frame", "Header", "Outgoing", "make_outgoing", "split_frame"]
 
 #: Columns that are not part of the value.
 OVERRIDES: Final = ("_key", "_partition", "_timestamp", "_headers")
 
 Header = tuple[str, bytes | None]
 
+Frame: TypeAlias = pl.DataFrame | pa.Table
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Outgoing:
     """Records on their way out, by the column; one row a record.
 
@@ -30,6 +35,7 @@ class Outgoing:
         values: pa.BinaryArray, nulls are tombstones.
         partitions: pa.Int32Array.
         timestamps: pa.Int64Array, milliseconds since 1970.
+        partition_count: Partitions of the topic.
         common_headers: Headers of every record.
         own_headers: Headers of each record in place of those, or None.
     """
@@ -38,6 +44,7 @@ class Outgoing:
     values: pa.BinaryArray
     partitions: pa.Int32Array
     timestamps: pa.Int64Array
+    partition_count: int
     common_headers: Sequence[Header] = ()
     own_headers: Sequence[Sequence[Header]] | None = None
 
@@ -45,39 +52,68 @@ class Outgoing:
         """Return the headers of one record."""
         return self.common_headers if self.own_headers is None else self.own_headers[row]
 
-    @property
+    def rows(self) -> Rows:
+        """Return them by partition, ready to become record batches."""
+        return Rows(
+            self.keys,
+            self.values,
+            self.partitions,
+            self.timestamps,
+            encode_headers(self.common_headers)
+            if self.own_headers is None
+            else pa.array([encode_headers(each) for each in self.own_headers], pa.binary()),
+            self.partition_count,
+        )
+
+    @cached_property
     def num_bytes(self) -> int:
         """Return the size of what is sent, without framing."""
         return int(self.keys.nbytes + self.values.nbytes + self.timestamps.nbytes)
 
 
-def split_frame(frame: pl.DataFrame, key_by: str | None) -> tuple[pl.DataFrame, pa.BinaryArray]:
+def split_frame(frame: Frame, key_by: str | None) -> tuple[Frame, pa.BinaryArray]:
     """Return the columns of the value, and the keys.
 
     Raises:
         ConfigError: `key_by` is no column.
     """
+    names = names_of(frame)
     value = frame
-    if not set(OVERRIDES).isdisjoint(frame.columns):
-        value = pl.DataFrame(
-            [frame.get_column(name) for name in frame.columns if name not in OVERRIDES]
-        )
-    if "_key" in frame.columns:
-        return value, as_keys(frame.get_column("_key"))
+    if not set(OVERRIDES).isdisjoint(names):
+        value = frame.drop([name for name in OVERRIDES if name in names])
+    if "_key" in names:
+        return value, as_keys(frame, "_key")
     if key_by is None:
         return value, pa.nulls(len(frame), pa.binary())
-    if key_by not in frame.columns:
-        like = nearest(key_by, frame.columns)
-        hint = f"did you mean {like!r}?" if like else f"it has {', '.join(frame.columns)}"
+    if key_by not in names:
+        like = nearest(key_by, names)
+        hint = f"did you mean {like!r}?" if like else f"it has {', '.join(names)}"
         raise ConfigError(f"key_by={key_by!r} is no column of the frame; {hint}")
-    return value, as_keys(frame.get_column(key_by))
+    return value, as_keys(frame, key_by)
 
 
-def as_keys(column: pl.Series) -> pa.BinaryArray:
+def names_of(frame: Frame) -> list[str]:
+    """Return the names of the columns."""
+    return frame.column_names if isinstance(frame, pa.Table) else frame.columns
+
+
+def series_of(frame: Frame, name: str) -> pl.Series:
+    """Return one column as polars has it."""
+    if isinstance(frame, pa.Table):
+        return pl.Series(frame.column(name))
+    return frame.get_column(name)
+
+
+def as_keys(frame: Frame, name: str) -> pa.BinaryArray:
     """Return a column as keys: text in UTF-8, bytes as they are, all else as its text."""
-    if column.dtype != pl.Binary:
-        column = column.cast(pl.String).cast(pl.Binary)
-    return combine(column.to_arrow()).cast(pa.binary())
+    if isinstance(frame, pa.Table):
+        column = frame.column(name)
+        if column.type in (pa.binary(), pa.string()):  # no copy of what is right already
+            return combine(column.cast(pa.binary()))
+    series = series_of(frame, name)
+    if series.dtype != pl.Binary:
+        series = series.cast(pl.String).cast(pl.Binary)
+    return combine(series.to_arrow()).cast(pa.binary())
 
 
 def combine(array: Any) -> Any:
@@ -86,7 +122,7 @@ def combine(array: Any) -> Any:
 
 
 def make_outgoing(
-    frame: pl.DataFrame,
+    frame: Frame,
     *,
     keys: pa.BinaryArray,
     values: pa.BinaryArray,
@@ -108,27 +144,35 @@ def make_outgoing(
         ConfigError: `_partition` names one that the topic does not have.
     """
     partitions = partitions_of(keys, partition_count, keyless_partition)
-    if "_partition" in frame.columns:
-        own = pl.Series(frame.get_column("_partition")).cast(pl.Int32)
-        check_partitions(own, partition_count)
-        partitions = combine(own.fill_null(pl.from_arrow(partitions)).to_arrow())
-    timestamps = pl.Series([timestamp_ms], dtype=pl.Int64).new_from_index(0, len(frame))
-    if "_timestamp" in frame.columns:
-        timestamps = as_timestamps(frame.get_column("_timestamp")).fill_null(timestamp_ms)
+    names = names_of(frame)
+    if "_partition" in names:
+        chosen = series_of(frame, "_partition").cast(pl.Int32)
+        check_partitions(chosen, partition_count)
+        partitions = combine(chosen.fill_null(pl.Series(partitions)).to_arrow())
+    timestamps = pa.repeat(pa.scalar(timestamp_ms, pa.int64()), len(frame))
+    if "_timestamp" in names:
+        own = as_timestamps(series_of(frame, "_timestamp")).fill_null(timestamp_ms)
+        timestamps = combine(own.to_arrow())
     own_headers = None
-    if "_headers" in frame.columns:
+    if "_headers" in names:
         own_headers = [
             headers if each is None else as_headers(each)
-            for each in frame.get_column("_headers").to_list()
+            for each in series_of(frame, "_headers").to_list()
         ]
     return Outgoing(
         keys=keys,
         values=values,
         partitions=partitions,
-        timestamps=combine(timestamps.to_arrow()),
+        timestamps=timestamps,
+        partition_count=partition_count,
         common_headers=headers,
         own_headers=own_headers,
     )
+
+
+def encode_headers(headers: Sequence[Header]) -> bytes:
+    """Return headers as they are on the wire."""
+    return wire.encode_headers([(name.encode(), value) for name, value in headers])
 
 
 def check_partitions(own: pl.Series, partition_count: int) -> None:

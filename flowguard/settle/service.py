@@ -5,21 +5,28 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+from collections import deque
+from collections.abc import Callable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-import polars as pl
+import pyarrow as pa
 
 from flowguard.agents.delivered import Delivered, current, current_delivered
+from flowguard.control.memory import MemoryBudget
 from flowguard.intake.codec import Codec
-from flowguard.settle.egress import Header, Outgoing, make_outgoing, split_frame
+from flowguard.settle.egress import Frame, Header, Outgoing, make_outgoing, split_frame
 
 if TYPE_CHECKING:
     from flowguard.app import App
 
-__all__ = ["EgressService", "LetterService"]
+__all__ = ["EgressService", "LetterService", "OutputRoom"]
 
 #: Encoding fewer rows than this costs less than handing them to another thread.
 INLINE_ROWS: Final = 256
+
+#: So is encoding fewer bytes.
+INLINE_BYTES: Final = 64 * 1024
 
 LANE_HEADER: Final = "fg-lane"
 
@@ -37,6 +44,80 @@ class Destination(Protocol):
         ...
 
 
+class Stay:
+    """Output that is held: counted from the moment it was sent until it is acknowledged."""
+
+    def __init__(self, room: OutputRoom, num_bytes: int) -> None:
+        self.num_bytes = num_bytes
+        self.granted = asyncio.get_running_loop().create_future()
+        self._room = room
+
+    def resize(self, num_bytes: int) -> None:
+        """Note that it is as large as this now."""
+        self._room.change(self, num_bytes)
+
+    def leave(self) -> None:
+        """Note that it is not held any more."""
+        self._room.leave(self)
+
+
+class OutputRoom:
+    """The share of the memory that output may fill before it is acknowledged.
+
+    Whoever sends more waits, first come, first served: a send that was granted never waits for
+    one that was not, so none of them can block the others. What is larger than the share goes
+    alone.
+    """
+
+    def __init__(self, memory: MemoryBudget) -> None:
+        self._memory = memory
+        self._waiting: deque[Stay] = deque()
+        self._granted_bytes = 0
+        self._changed = asyncio.Event()
+
+    def enter(self, num_bytes: int) -> Stay:
+        """Count output, and return it; it may go on once it is `granted`."""
+        stay = Stay(self, num_bytes)
+        self._memory.output_bytes += num_bytes
+        self._waiting.append(stay)
+        self._admit()
+        return stay
+
+    async def wait(self) -> None:
+        """Wait until there is room for more, so that no more is made than can go out."""
+        while self._waiting or self._granted_bytes >= self._memory.output_bytes_max:
+            self._changed.clear()
+            await self._changed.wait()
+
+    def change(self, stay: Stay, num_bytes: int) -> None:
+        """Count output that was granted at another size."""
+        self._memory.output_bytes += num_bytes - stay.num_bytes
+        self._granted_bytes += num_bytes - stay.num_bytes
+        stay.num_bytes = num_bytes
+        self._admit()
+
+    def leave(self, stay: Stay) -> None:
+        """Count output no longer."""
+        self._memory.output_bytes -= stay.num_bytes
+        if stay in self._waiting:
+            self._waiting.remove(stay)
+        else:
+            self._granted_bytes -= stay.num_bytes
+        self._admit()
+
+    def _admit(self) -> None:
+        share_bytes = self._memory.output_bytes_max
+        while self._waiting:
+            stay = self._waiting[0]
+            if self._granted_bytes and self._granted_bytes + stay.num_bytes > share_bytes:
+                break
+            self._granted_bytes += stay.num_bytes
+            self._waiting.popleft()
+            if not stay.granted.done():
+                stay.granted.set_result(None)
+        self._changed.set()
+
+
 class EgressService:
     """Send frames; a frame is sent when the broker has acknowledged all of it."""
 
@@ -45,7 +126,16 @@ class EgressService:
         self._turn = itertools.count()
         self._begun: dict[str, asyncio.Event] = {}  # by topic: the latest send is on its way
 
-    async def send(self, feed: Destination, frame: pl.DataFrame, *, key_by: str | None) -> int:
+    @cached_property
+    def room(self) -> OutputRoom:
+        """Return the share of the memory that output may fill."""
+        return OutputRoom(self._app.runtime.memory)
+
+    async def wait_for_room(self) -> None:
+        """Wait while what is not acknowledged fills its share of the memory."""
+        await self.room.wait()
+
+    async def send(self, feed: Destination, frame: Frame, *, key_by: str | None) -> int:
         """Send a frame and return its number of records.
 
         A send made while a batch is current holds that batch, even if nobody awaits it.
@@ -55,15 +145,18 @@ class EgressService:
             ConfigError: The frame has no such column.
             SettleError: The broker refused a record.
         """
-        if frame.is_empty():
+        if not len(frame):
             return 0
         topic = feed.get_topic_name()
         before, begun = self._begun.get(topic), asyncio.Event()
         self._begun[topic] = begun
+        # Its turn for room is taken in the same order, so what is before it never waits for it.
+        stay = self.room.enter(size_of(frame))
         sending = asyncio.get_running_loop().create_task(
-            self._send(feed, frame, key_by, current.get(), before, begun)
+            self._send(feed, frame, key_by, current.get(), stay, before, begun)
         )
         sending.add_done_callback(lambda _: begun.set())  # nobody waits for one that failed
+        sending.add_done_callback(lambda _: stay.leave())
         delivered = current_delivered()
         if delivered is not None:
             delivered.hold(sending)
@@ -72,44 +165,61 @@ class EgressService:
     async def _send(
         self,
         feed: Destination,
-        frame: pl.DataFrame,
+        frame: Frame,
         key_by: str | None,
         source: Delivered | None,
+        stay: Stay,
         before: asyncio.Event | None,
         begun: asyncio.Event,
     ) -> int:
+        topic = feed.get_topic_name()
         try:
+            await stay.granted
             producer = await self._app.maybe_start_producer()
-            outgoing = await self._outgoing(producer, feed, frame, key_by, source)
+            encode = self._encoding(
+                producer, feed, frame, key_by, source, await producer.partition_count(topic)
+            )
+            few = len(frame) <= INLINE_ROWS and stay.num_bytes <= INLINE_BYTES
+            inline = few and not feed.codec.waits
+            encoded, num_bytes = encode() if inline else await asyncio.to_thread(encode)
+            stay.resize(num_bytes)
         finally:
             if before is not None:  # where it failed, too: the next one waits for this one only
                 await before.wait()
-        await producer.send_columns(feed.get_topic_name(), outgoing, begun.set)
+        await producer.send_encoded(topic, encoded, begun.set)
         return len(frame)
 
-    async def _outgoing(
+    def _encoding(
         self,
         producer: Any,
         feed: Destination,
-        frame: pl.DataFrame,
+        frame: Frame,
         key_by: str | None,
         source: Delivered | None,
-    ) -> Outgoing:
-        values_frame, keys = split_frame(frame, key_by)
-        if len(frame) <= INLINE_ROWS and not feed.codec.waits:
-            values = feed.codec.encode(values_frame)
-        else:
-            values = await asyncio.to_thread(feed.codec.encode, values_frame)
-        partition_count = await producer.partition_count(feed.get_topic_name())
-        return make_outgoing(
-            frame,
-            keys=keys,
-            values=values,
-            partition_count=partition_count,
-            keyless_partition=next(self._turn) % partition_count,
-            timestamp_ms=timestamp_of(source),
-            headers=headers_of(source),
-        )
+        partition_count: int,
+    ) -> Callable[[], tuple[Any, int]]:
+        """Return what encodes a frame; it may run on any thread."""
+        keyless_partition = next(self._turn) % partition_count
+
+        def encode() -> tuple[Any, int]:
+            value, keys = split_frame(frame, key_by)
+            outgoing = make_outgoing(
+                frame,
+                keys=keys,
+                values=feed.codec.encode(value),
+                partition_count=partition_count,
+                keyless_partition=keyless_partition,
+                timestamp_ms=timestamp_of(source),
+                headers=headers_of(source),
+            )
+            return producer.encode(outgoing), outgoing.num_bytes
+
+        return encode
+
+
+def size_of(frame: Frame) -> int:
+    """Return what a frame holds, about."""
+    return int(frame.nbytes if isinstance(frame, pa.Table) else frame.estimated_size())
 
 
 def timestamp_of(source: Delivered | None) -> int:
@@ -140,5 +250,14 @@ class LetterService:
 
     async def send_columns(self, topic: str, outgoing: Outgoing) -> None:
         """Send records and wait until they are acknowledged."""
-        producer = await self._app.maybe_start_producer()
-        await producer.send_columns(topic, outgoing)
+        stay = self._app.egress.room.enter(outgoing.num_bytes)
+        try:
+            await stay.granted
+            producer = await self._app.maybe_start_producer()
+            if outgoing.num_bytes <= INLINE_BYTES:
+                encoded = producer.encode(outgoing)
+            else:
+                encoded = await asyncio.to_thread(producer.encode, outgoing)
+            await producer.send_encoded(topic, encoded)
+        finally:
+            stay.leave()

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import io
 import struct
 
 import aiokafka
+import pyarrow as pa
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.client import AIOKafkaClient
 from aiokafka.cluster import ClusterMetadata
+from aiokafka.codec import gzip_encode, lz4_encode, snappy_encode, zstd_encode
 from aiokafka.conn import AIOKafkaConnection
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import SubscriptionState
-from aiokafka.producer.message_accumulator import BatchBuilder, MessageAccumulator
+from aiokafka.producer.message_accumulator import MessageAccumulator
 from aiokafka.protocol.fetch import FetchRequest_v11, FetchResponse_v11
+from aiokafka.protocol.produce import ProduceRequest_v7, ProduceResponse_v7
+from aiokafka.protocol.transaction import (
+    InitProducerIdRequest,
+    InitProducerIdRequest_v0,
+    InitProducerIdResponse_v0,
+)
 
 from flowguard._native import wire
+from flowguard._native.record_batches import Rows
 from flowguard.intake.consumer import FeedSubscription
+from flowguard.intake.produce_connection import read_answer, request_of
 from tests.native.batches import Row, frame_of, wire_batch
 from tests.scripted_broker import ScriptedBroker
 
@@ -138,33 +149,64 @@ def test_our_parser_and_aiokafka_read_the_same_response() -> None:
     assert section.log_start_offset == start
 
 
-def test_a_batch_builder_takes_records_until_it_is_full() -> None:
-    builder = BatchBuilder(4096, 0, is_transactional=False)
-    taken = 0
-    while builder.append(timestamp=1, key=b"k", value=b"x" * 100, headers=[("h", b"1")]):
-        taken += 1
-    builder.close()
+async def test_what_aiokafka_still_has_to_send_is_found_by_topic() -> None:
+    accumulator = MessageAccumulator(ClusterMetadata(), 4096, 0, 30)
+    sent = await accumulator.add_message(FEED, b"k", b"v", 1)
 
-    assert 20 <= taken < 41
-    assert builder.record_count() == taken
+    (batch,) = accumulator._batches[FEED]
+    assert batch.tp.topic == "orders"
+    assert not accumulator._pending_batches
+
+    taken = accumulator._pop_batch(FEED)
+    assert accumulator._pending_batches == {taken}
+    taken.done(base_offset=5)
+    await batch.future
+    assert sent.result().offset == 5
+    await asyncio.sleep(0)
+    assert not accumulator._pending_batches
+    source = inspect.getsource(aiokafka.AIOKafkaProducer.__init__)
+    assert "self._message_accumulator" in source and "self.client =" in source
 
 
-def test_a_single_record_larger_than_the_builder_is_still_taken_if_it_is_the_first() -> None:
-    builder = BatchBuilder(4096, 0, is_transactional=False)
+def test_packers_take_bytes_and_return_what_kafka_reads() -> None:
+    data = b"something to pack " * 100
 
-    assert builder.append(timestamp=1, key=None, value=b"x" * 10_000, headers=[]) is not None
-    assert builder.append(timestamp=1, key=None, value=b"x", headers=[]) is None
+    for pack in (gzip_encode, snappy_encode, lz4_encode, zstd_encode):
+        assert len(pack(data)) < len(data)
 
 
-async def test_the_accumulator_knows_the_compression() -> None:
-    assert "self._compression_type = compression_type" in inspect.getsource(
-        MessageAccumulator.__init__
+def test_a_producer_id_is_asked_for_without_a_transaction() -> None:
+    request = InitProducerIdRequest(None, 0x7FFFFFFF).build(InitProducerIdRequest_v0)
+
+    assert request.encode() == struct.pack(">hi", -1, 0x7FFFFFFF)
+    answer = InitProducerIdResponse_v0.decode(io.BytesIO(struct.pack(">ihqh", 0, 0, 77, 3)))
+    assert (answer.error_code, answer.producer_id, answer.producer_epoch) == (0, 77, 3)
+
+
+async def test_a_produce_request_v7_is_laid_out_as_aiokafka_does() -> None:
+    (_, batch), (_, other) = Rows(
+        pa.nulls(2, pa.binary()), pa.array([b"a", b"bb"]), pa.array([1, 2], pa.int32()),
+        pa.array([0, 0], pa.int64()), b"\0", 3,
+    ).encode(4096)  # fmt: skip
+    batch.seal(1, 2, 3)
+    other.seal(1, 2, 4)
+    names = [TopicPartition("t", 1), TopicPartition("t", 2)]
+    ours = b"".join(request_of(9, "me", dict(zip(names, (batch, other), strict=True))))
+
+    theirs = ProduceRequest_v7(
+        None, -1, 30_000, [("t", [(1, bytes(memoryview(batch))), (2, bytes(memoryview(other)))])]
     )
-    assert "self._message_accumulator" in inspect.getsource(aiokafka.AIOKafkaProducer.__init__)
+    header = theirs.build_request_header(correlation_id=9, client_id="me").encode()
+    body = header + theirs.encode()
+    assert ours == struct.pack(">i", len(body)) + body
 
 
-def test_whole_batches_are_sent_to_a_partition() -> None:
-    parameters = inspect.signature(aiokafka.AIOKafkaProducer.send_batch).parameters
+def test_an_answer_of_produce_v7_says_what_each_partition_met() -> None:
+    answer = ProduceResponse_v7(
+        topics=[("t", [(1, 0, 5, -1, 0), (2, 6, -1, -1, 0)]), ("u", [(0, 10, -1, -1, 0)])],
+        throttle_time_ms=0,
+    ).encode()
 
-    assert list(parameters) == ["self", "batch", "topic", "partition"]
-    assert parameters["partition"].kind is inspect.Parameter.KEYWORD_ONLY
+    assert read_answer(memoryview(struct.pack(">i", 9) + answer)) == (
+        9, {TopicPartition("t", 1): 0, TopicPartition("t", 2): 6, TopicPartition("u", 0): 10}
+    )  # fmt: skip

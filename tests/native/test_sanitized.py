@@ -17,6 +17,7 @@ CACHE = ROOT / ".cache" / "sanitized"
 # compiled module, and each edit of it a new build.
 MODULES = {
     "json_rows": [],
+    "record_batches": [],
     "wire": ["flowguard/errors.py", "flowguard/intake/compression.py"],
 }
 RUNS = 10_000

@@ -251,6 +251,9 @@ class FakeEgress:
             raise self.error
         return len(frame)
 
+    async def wait_for_room(self) -> None:
+        pass
+
 
 async def yielding(batches: Any) -> Any:
     async for batch in batches:

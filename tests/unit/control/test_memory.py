@@ -31,7 +31,10 @@ def test_the_parts_of_the_budget_add_up_to_the_whole():
 
     assert memory.fetch_bytes_max == 4 * MIB
     assert receive_bytes == memory.receive_bytes_max
-    assert memory.columns_bytes_max + receive_bytes + memory.memory_bytes // 8 == 64 * MIB
+    assert memory.output_bytes_max == memory.memory_bytes // 8
+    frames_bytes = memory.memory_bytes // 8
+    parts = (memory.columns_bytes_max, receive_bytes, frames_bytes, memory.output_bytes_max)
+    assert sum(parts) == 64 * MIB
 
 
 def test_connections_share_the_part_of_receive_buffers_however_many_they_are():

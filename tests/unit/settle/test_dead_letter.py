@@ -8,6 +8,7 @@ import pytest
 
 from flowguard.chunk import TopicPartition
 from flowguard.errors import SettleError
+from flowguard.settle import dead_letter
 from flowguard.settle.dead_letter import VALUE_BYTES_MAX, DeadLetterWriter, letters_of
 from flowguard.settle.egress import Outgoing
 from tests.builders import EPOCH_MS, chunk_of, slice_of
@@ -109,6 +110,52 @@ async def test_the_topic_is_declared_once_and_the_letters_counted():
     assert port.declared == ["app.dlq"]
     assert writer.written_total == 3
     assert [outgoing.keys.to_pylist() for _, outgoing in port.sent] == [[b"a"], [None, b"c"]]
+
+
+async def test_a_batch_that_is_tried_again_does_not_write_its_letters_again():
+    port = FakePort()
+    writer = DeadLetterWriter("app.dlq", port)
+
+    await writer.write(slices(), {0: "bad", 2: "bad"}, attempt=1, error="Undecodable")
+    await writer.write(slices(), {0: "bad", 2: "bad"}, attempt=2, error="Undecodable")
+    await writer.write(slices(), {0: "bad", 1: "new", 2: "bad"}, attempt=3, error="Undecodable")
+
+    assert [outgoing.keys.to_pylist() for _, outgoing in port.sent] == [[b"a", b"c"], [None]]
+    assert writer.written_total == 3
+
+
+async def test_letters_that_were_not_acknowledged_are_written_again():
+    port = FakePort()
+    writer = DeadLetterWriter("app.dlq", port)
+    port.error = SettleError("no")
+    with pytest.raises(SettleError):
+        await writer.write(slices(), {0: "bad"}, attempt=1, error="Undecodable")
+    port.error = None
+
+    await writer.write(slices(), {0: "bad"}, attempt=2, error="Undecodable")
+
+    assert writer.written_total == 1
+
+
+async def test_what_is_read_anew_is_written_anew():
+    port = FakePort()
+    writer = DeadLetterWriter("app.dlq", port)
+
+    await writer.write(slices(), {0: "bad"}, attempt=1, error="Undecodable")
+    await writer.write(slices(), {0: "bad"}, attempt=1, error="Undecodable")
+
+    assert writer.written_total == 2
+
+
+async def test_only_the_latest_letters_are_remembered(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(dead_letter, "REMEMBERED_MAX", 1)
+    port = FakePort()
+    writer = DeadLetterWriter("app.dlq", port)
+
+    await writer.write(slices(), {0: "bad", 2: "bad"}, attempt=1, error="Undecodable")
+    await writer.write(slices(), {0: "bad", 2: "bad"}, attempt=2, error="Undecodable")
+
+    assert [outgoing.keys.to_pylist() for _, outgoing in port.sent] == [[b"a", b"c"], [b"a"]]
 
 
 async def test_what_the_topic_did_not_take_is_not_counted_and_raises():
