@@ -41,8 +41,11 @@ def test_everyone_who_was_asked_reads_the_topic_and_the_document_has_the_keys_pr
     assert found["machine"]["records"] == 200_000
     assert [row["name"] for row in found["results"]] == names
     for row in found["results"]:
-        assert list(row) == ["name", "value", "unit", "cpu_us_per_record", "baseline", "ratio"]
+        assert list(row) == [
+            "name", "value", "unit", "cpu_us_per_record", "baseline", "ratio", "peak_memory",
+        ]  # fmt: skip
         assert row["value"] > 0 and row["cpu_us_per_record"] > 0
+        assert 10_000_000 < row["peak_memory"] < 2_000_000_000
         assert row["unit"] == "records/s"
     assert [row["baseline"] for row in found["results"]] == [
         None, "limit", "confluent-kafka", "quix",
