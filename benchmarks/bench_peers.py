@@ -12,7 +12,8 @@ is named, and the others go on.
 
 Prints medians: records/s, CPU seconds a million records, peak memory; each beside the limit, and
 how many times as good flowguard-raw is. `--save` writes a document into `benchmarks/results/`.
-Exits 1 if a peer that could be had failed. Java's first half of a turn does not count, for its compiler.
+Exits 1 if a peer that could be had failed. Of a turn of Java's only the second half counts: in
+the first its compiler is at work.
 """
 
 from __future__ import annotations
