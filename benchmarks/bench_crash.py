@@ -192,8 +192,10 @@ def finish(sent: Counter[str], before: Notes, after: Notes, **task: Any) -> None
 
 
 def lost(sent: Counter[str], before: Notes, after: Notes) -> int:
-    """Return how many records neither agent got."""
-    return sum(count - len(before.begun[lane] | after.begun[lane]) for lane, count in sent.items())
+    """Return how many records the first agent did not finish and the second did not get."""
+    return sum(
+        count - len(before.done_at[lane].keys() | after.begun[lane]) for lane, count in sent.items()
+    )
 
 
 def run(broker: str, ahead: int, partitions: int, directory: Path) -> bool:

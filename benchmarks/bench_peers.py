@@ -36,6 +36,7 @@ from flowguard.bench.meter import Reading
 from flowguard.bench.peers import PEERS, Peer
 from flowguard.suggest import nearest
 from flowguard.units import MIB
+from tests.kafka_broker import VERSION
 
 RESULTS = Path(__file__).parent / "results"
 BASELINE = "flowguard-raw"
@@ -105,7 +106,7 @@ def peers_here(names: Sequence[str], failed: dict[str, str]) -> dict[str, Peer]:
 
 
 def document(
-    contest: Contest, rows: Mapping[str, Row], absent: Mapping[str, str]
+    contest: Contest, rows: Mapping[str, Row], absent: Mapping[str, str], version: str | None
 ) -> dict[str, Any]:
     """Return the JSON document; unknown is null."""
     return {
@@ -113,7 +114,8 @@ def document(
         "command": ["python", "benchmarks/bench_peers.py", *sys.argv[1:]],
         "machine": {
             **machine(contest),
-            "peers": {name: versions_of(name) for name in rows if versions_of(name)},
+            "kafka": version,
+            "peers": {name: versions_of(name) for name in rows if name in MODULES},
         },
         "results": [
             {
@@ -221,7 +223,7 @@ def main() -> int:
         for name, readings in contest.readings.items()
         if name not in contest.failed
     }
-    found = document(contest, rows, absent)
+    found = document(contest, rows, absent, None if given.broker else VERSION)
     print(json.dumps(found, indent=2) if given.json else table(contest, rows))
     if given.save:
         save(found)

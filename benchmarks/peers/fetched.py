@@ -115,4 +115,8 @@ def versions_of(name: str) -> dict[str, str]:
     if name in PACKAGES:
         found = distributions(path=[str(packages_of(name))])
         return {each.name: each.version for each in found}
-    return {artifact: version for _, artifact, version in JARS.get(name, ())}
+    if name in JARS:
+        done = subprocess.run(["java", "-version"], capture_output=True, text=True, check=False)
+        jars = {artifact: version for _, artifact, version in JARS[name]}
+        return {"java": done.stderr.partition("\n")[0], **jars}
+    return {}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Context", "Meter", "Reading", "Run", "peak_of"]
+__all__ = ["Context", "Meter", "Reading", "Run", "peak_memory", "peak_of"]
 
 
 @dataclass(frozen=True, slots=True)
