@@ -12,7 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 from flowguard.bench.meter import Context, Reading, Run, peak_of
 from flowguard.stress.embedded import die_with_parent

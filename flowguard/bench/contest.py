@@ -24,6 +24,7 @@ from flowguard.bench.peers import PEERS, Peer
 from flowguard.bench.turn import READING_FILE
 from flowguard.bench.wire import fill
 from flowguard.errors import FlowguardError
+from flowguard.stress.embedded import die_with_parent
 from flowguard.units import MIB
 
 __all__ = ["NAMES", "Contest", "document", "machine", "missing", "table"]
@@ -141,6 +142,7 @@ def in_fresh_process(name: str, peer: Peer, records: int, context: Context) -> R
             timeout=seconds,
             check=False,
             env={**os.environ, "PYTHONPATH": path.strip(os.pathsep)},
+            preexec_fn=die_with_parent,
         )
     except subprocess.TimeoutExpired:
         raise FlowguardError(f"{name} did not come to an end within {seconds:.0f} s") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from flowguard.bench.peers import PEERS, Peer
 from flowguard.bench.records import RT_EVERY, make_value, wire_batches
 from flowguard.bench.wire import fill
 from flowguard.stress.embedded import free_port
-from tests.kafka_broker import KafkaBroker
+from tests.kafka_broker import PROJECT, KafkaBroker
 
 RUN = (sys.executable, "-c", "from flowguard.cli import main; main()", "bench")
 
@@ -179,3 +180,23 @@ def test_the_most_memory_of_a_process_is_that_of_its_children_too() -> None:
         child.stdout.readline()
         assert peak_memory() > alone + 90_000_000
         child.kill()
+
+
+def test_without_java_its_peers_are_named_and_the_others_are_measured(
+    kafka: KafkaBroker, tmp_path: Path
+) -> None:
+    command = [sys.executable, str(PROJECT / "benchmarks" / "bench_peers.py"), "--json"]
+    arguments = ["--broker", kafka.bootstrap, "--records", "200000", "--turns", "1"]
+
+    done = subprocess.run(
+        [*command, *arguments, "--only", "limit,kafka-streams"],
+        env={**os.environ, "PATH": str(tmp_path)},
+        capture_output=True, text=True, timeout=280, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [row["name"] for row in found["results"]] == ["limit"]
+    assert found["results"][0]["of_limit"] == 1.0
+    assert "java is not installed" in found["absent"]["kafka-streams"]
+    assert "kafka-streams takes no part: java is not installed" in done.stderr
