@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -40,6 +41,9 @@ from tests.kafka_broker import VERSION
 
 RESULTS = Path(__file__).parent / "results"
 BASELINE = "flowguard-raw"
+
+#: More than this, and somebody else is at work on the machine.
+IDLE_LOAD = 0.7
 
 #: Name → module, divisor of its records.
 MODULES = {
@@ -106,15 +110,29 @@ def peers_here(names: Sequence[str], failed: dict[str, str]) -> dict[str, Peer]:
 
 
 def document(
-    contest: Contest, rows: Mapping[str, Row], absent: Mapping[str, str], version: str | None
+    contest: Contest,
+    rows: Mapping[str, Row],
+    absent: Mapping[str, str],
+    *,
+    version: str | None,
+    load: float,
 ) -> dict[str, Any]:
-    """Return the JSON document; unknown is null."""
+    """Return the JSON document; unknown is null.
+
+    Args:
+        contest: It is over.
+        rows: Medians, of those that did not fail.
+        absent: Name → why it could not be had.
+        version: Of the broker.
+        load: Of the machine before the first turn.
+    """
     return {
         "schema": "flowguard.bench-peers/v1",
         "command": ["python", "benchmarks/bench_peers.py", *sys.argv[1:]],
         "machine": {
             **machine(contest),
             "kafka": version,
+            "load": load,
             "peers": {name: versions_of(name) for name in rows if name in MODULES},
         },
         "results": [
@@ -212,6 +230,9 @@ def main() -> int:
     peers = peers_here(names, absent)
     for name, why in absent.items():
         say(f"{name} takes no part: {why}")
+    load = os.getloadavg()[0]
+    if load > IDLE_LOAD:
+        say(f"the machine is busy (load {load:.1f}); figures of this run are worth little")
     with kafka(given.broker) as broker:
         contest = Contest(
             broker, given.records, given.partitions, given.turns, list(peers), say,
@@ -223,7 +244,8 @@ def main() -> int:
         for name, readings in contest.readings.items()
         if name not in contest.failed
     }
-    found = document(contest, rows, absent, None if given.broker else VERSION)
+    version = None if given.broker else VERSION
+    found = document(contest, rows, absent, version=version, load=load)
     print(json.dumps(found, indent=2) if given.json else table(contest, rows))
     if given.save:
         save(found)
