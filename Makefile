@@ -47,8 +47,8 @@ docs: $(DEV) ## build the documentation into site/
 kafka: $(DEV) ## run Apache Kafka in the foreground and print its address
 	@$(BIN)/python -m tests.kafka_broker $(ARGS)
 
-bench: $(DEV) ## measure this machine beside flowguard's peers
-	@$(BIN)/flowguard bench $(ARGS)
+bench: $(DEV) ## measure scheduler, intake, egress, codecs, end to end; ARGS="--only codecs"
+	@$(BIN)/python benchmarks/run_all.py $(ARGS)
 
 clean: ## delete what was built; .venv and .cache stay
 	@rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,6 +1,6 @@
 """Does `memory` hold? What a worker weighs with a backlog behind a slow agent, and a bomb.
 
-    python benchmarks/bench_memory.py --broker HOST:PORT [--records 5000000] [--memory 512MiB]
+    python benchmarks/bench_memory.py [--broker HOST:PORT] [--records 5000000] [--memory 512MiB]
 
 Four workers of the same app, one after the other, each in a process of its own:
 
@@ -29,6 +29,7 @@ from typing import Any
 
 import cramjam
 import programs
+from brokers import kafka
 
 from flowguard._native.wire import crc32c
 from flowguard.bench.cluster import leaders_of, topics
@@ -146,24 +147,30 @@ def zigzag(number: int) -> bytes:
 def main() -> int:
     """Weigh three workers, and compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--broker", required=True, metavar="HOST:PORT")
+    parser.add_argument("--broker", metavar="HOST:PORT", help="default: one of its own")
     parser.add_argument("--records", type=int, default=5_000_000)
     parser.add_argument("--memory", default="512MiB")
     parser.add_argument("--codec", choices=("raw", "json"), default="json")
     parser.add_argument("--seconds", type=float, default=40.0, help="behind the backlog")
     given = parser.parse_args()
+    with kafka(given.broker) as broker:
+        return measure(broker, given)
+
+
+def measure(broker: str, given: argparse.Namespace) -> int:
+    """Weigh all four."""
     run = f"flowguard-memory-{uuid.uuid4().hex[:8]}"
     empty, few, backlog, hostile = (f"{run}-{each}" for each in ("empty", "few", "all", "bomb"))
-    task = {"broker": given.broker, "memory": given.memory, "codec": given.codec}
-    with topics(given.broker, empty, few, backlog, hostile, partitions=PARTITIONS):
+    task = {"broker": broker, "memory": given.memory, "codec": given.codec}
+    with topics(broker, empty, few, backlog, hostile, partitions=PARTITIONS):
         base = weigh(IDLE_S, topic=empty, pause_s=0, **task)
         limit = base.peak + ALLOWED * size_bytes(given.memory)
         print(f"idle: {format_size(base.peak)} resident, the base", flush=True)
         print(f"limit: base + {ALLOWED} × {given.memory} = {format_size(limit)}", flush=True)
-        fill(few, leaders_of(given.broker, few), FEW)
+        fill(few, leaders_of(broker, few), FEW)
         show("after 20,000 records, held by nobody", weigh(IDLE_S, topic=few, pause_s=0, **task),
              base.peak, limit)  # fmt: skip
-        fill(backlog, leaders_of(given.broker, backlog), given.records)
+        fill(backlog, leaders_of(broker, backlog), given.records)
         slow = weigh(given.seconds, topic=backlog, pause_s=SLOW_BATCH_S, **task)
         holds = show(f"{given.records:,} records behind a slow agent", slow, base.peak, limit)
         return 0 if survives_bomb(hostile, task, base.peak, limit) and holds else 1

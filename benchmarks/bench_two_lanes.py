@@ -1,6 +1,6 @@
 """A million records over two lanes: is every one of them in the sink, and is that committed?
 
-    python benchmarks/bench_two_lanes.py --broker HOST:PORT [--records 1000000]
+    python benchmarks/bench_two_lanes.py [--broker HOST:PORT] [--records 1000000]
 
 A client that is not flowguard (confluent-kafka) writes numbered JSON records, a tenth of them
 to the real-time lane, while a worker with an agent of flowguard's reads them and sends each
@@ -20,6 +20,7 @@ from typing import Any
 
 import msgspec
 import programs
+from brokers import kafka
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 
 from flowguard.bench.cluster import topics
@@ -149,10 +150,11 @@ def run(broker: str, records: int) -> bool:
 def main() -> int:
     """Check, and say so."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--broker", required=True, metavar="HOST:PORT")
+    parser.add_argument("--broker", metavar="HOST:PORT", help="default: one of its own")
     parser.add_argument("--records", type=int, default=1_000_000)
     given = parser.parse_args()
-    passed = run(given.broker, given.records)
+    with kafka(given.broker) as broker:
+        passed = run(broker, given.records)
     print("pass" if passed else "FAIL")
     return 0 if passed else 1
 

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol, Self
 
@@ -405,20 +405,20 @@ def jars_cluster() -> JarsCluster:
     return JarsCluster(java, libs)
 
 
-def fetch_jars(libs: Path) -> None:
-    """Put Kafka's jars into `libs`, all or none."""
+def fetch_jars(libs: Path, dependencies: Sequence[tuple[str, str, str]] = DEPENDENCIES) -> None:
+    """Put Kafka's jars, or others, into `libs`, all or none."""
     maven = shutil.which("mvn")
     if maven is None:
-        raise NoKafka("Maven is not installed, which fetches the jars of Kafka once")
+        raise NoKafka("Maven is not installed, which fetches the jars once")
     libs.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=libs.parent) as name:
         work = Path(name)
-        dependencies = "".join(
+        wanted = "".join(
             f"<dependency><groupId>{group}</groupId><artifactId>{artifact}</artifactId>"
             f"<version>{version}</version></dependency>"
-            for group, artifact, version in DEPENDENCIES
+            for group, artifact, version in dependencies
         )
-        (work / "pom.xml").write_text(POM.format(dependencies=dependencies))
+        (work / "pom.xml").write_text(POM.format(dependencies=wanted))
         command = [maven, "-q", "-B", "dependency:copy-dependencies", "-DincludeScope=runtime"]
         done = subprocess.run(
             [*command, f"-DoutputDirectory={work / 'libs'}"],
@@ -430,7 +430,7 @@ def fetch_jars(libs: Path) -> None:
             check=False,
         )
         if done.returncode:
-            raise NoKafka(f"Maven could not fetch Kafka {VERSION}: {done.stdout[-2000:]}")
+            raise NoKafka(f"Maven could not fetch {libs.parent.name}: {done.stdout[-2000:]}")
         try:
             (work / "libs").rename(libs)
         except OSError:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, for_code
 
@@ -80,9 +81,23 @@ async def _create_topic(broker: str, name: str, partitions: int) -> None:
                 raise FlowguardError(f"the broker did not create topic {name!r}: {said}")
     for _ in range(LEADER_ATTEMPTS):
         if len(await _leaders_of(broker, name)) == partitions:
-            return
+            break
         await asyncio.sleep(LEADER_PAUSE_S)
-    raise FlowguardError(f"topic {name!r} has no leaders after {LEADER_ATTEMPTS / 10:.0f} s")
+    else:
+        raise FlowguardError(f"topic {name!r} has no leaders after {LEADER_ATTEMPTS / 10:.0f} s")
+    await _until_led(broker, name, partitions)
+
+
+async def _until_led(broker: str, topic: str, partitions: int) -> None:
+    """Wait until each leader acts as one: it is named a moment before it does."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=broker)
+    await consumer.start()
+    try:  # it asks again as long as one of them is not the leader
+        await consumer.end_offsets([TopicPartition(topic, each) for each in range(partitions)])
+    except KafkaError as error:
+        raise FlowguardError(f"topic {topic!r} cannot be written to: {error!r}") from error
+    finally:
+        await consumer.stop()
 
 
 async def _delete_topics(broker: str, names: Sequence[str]) -> None:

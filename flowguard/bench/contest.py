@@ -17,41 +17,28 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
+from flowguard.bench import turn as turn_program
 from flowguard.bench.cluster import leaders_of, topics
 from flowguard.bench.meter import Context, Reading
-from flowguard.bench.peers import MODULES
+from flowguard.bench.peers import PEERS, Peer
 from flowguard.bench.turn import READING_FILE
 from flowguard.bench.wire import fill
 from flowguard.errors import FlowguardError
+from flowguard.stress.embedded import die_with_parent
+from flowguard.units import MIB
 
-__all__ = ["BASELINES", "NAMES", "Contest", "document", "missing", "table"]
+__all__ = ["NAMES", "Contest", "document", "machine", "missing", "table"]
 
-NAMES: Final = tuple(MODULES)
-
-#: Name → whom it is compared with in the document; the table has more.
-BASELINES: Final[Mapping[str, str | None]] = {
-    "limit": None,
-    "faust": "limit",
-    "aiokafka": "limit",
-    "confluent-kafka": "limit",
-    "quix": "limit",
-    "flowguard-raw": "confluent-kafka",
-    "flowguard-json": "quix",
-}
-
-#: Name → the package that only the extra `bench` installs.
-EXTRA: Final[Mapping[str, str]] = {"confluent-kafka": "confluent_kafka", "quix": "quixstreams"}
+NAMES: Final = tuple(PEERS)
 
 #: Whom flowguard is compared with in the table.
 COMPARED: Final = ("limit", "confluent-kafka", "aiokafka", "quix", "faust")
 
-#: The slow read fewer records: name → divisor, at least `FEW` of them. Rates are compared.
-DIVISORS: Final[Mapping[str, int]] = {"faust": 100, "aiokafka": 10, "quix": 10}
+#: The slow read fewer records, at least these.
 FEW: Final = 20_000
 
 #: The last tenth stays unread, so that nobody is measured while it waits for the end.
 READ_SHARE: Final = 0.9
-
 
 #: A turn that hangs is ended after this and a second for every `SLOWEST_PER_S` records.
 TURN_TIMEOUT_S: Final = 120
@@ -64,7 +51,7 @@ SHOWN_PACKAGES: Final = (
 
 @dataclass(slots=True)
 class Contest:
-    """One run of `flowguard bench`.
+    """Turns of peers on one topic.
 
     Args:
         broker: Bootstrap servers, `host:port`.
@@ -73,6 +60,8 @@ class Contest:
         turns: Readings of each peer.
         names: Who takes part.
         say: Shows progress.
+        peers: Name → who that is.
+        goes_on: A peer that fails is named in `failed`, with the reason, and takes no more turns.
     """
 
     broker: str
@@ -81,7 +70,10 @@ class Contest:
     turns: int
     names: Sequence[str]
     say: Callable[[str], None]
+    peers: Mapping[str, Peer] = field(default_factory=lambda: PEERS)
+    goes_on: bool = False
     readings: dict[str, list[Reading]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
 
     def run(self) -> None:
         """Fill a topic, let everyone take their turns, delete the topic.
@@ -97,11 +89,22 @@ class Contest:
             fill(topic, leaders, self.records)
             for turn in range(1, self.turns + 1):
                 for name in self.names:
-                    reading = self._take_turn(name, topic, leaders)
-                    self.readings.setdefault(name, []).append(reading)
-                    self.say(f"turn {turn} of {self.turns}: {name} {reading.per_second:,.0f} /s")
+                    if name not in self.failed:
+                        self._take_turn(turn, name, topic, leaders)
 
-    def _take_turn(self, name: str, topic: str, leaders: Mapping[int, str]) -> Reading:
+    def _take_turn(self, turn: int, name: str, topic: str, leaders: Mapping[int, str]) -> None:
+        try:
+            reading = self._read(name, topic, leaders)
+        except FlowguardError as error:
+            if not self.goes_on:
+                raise
+            self.failed[name] = str(error)
+            self.say(f"turn {turn} of {self.turns}: {error}")
+            return
+        self.readings.setdefault(name, []).append(reading)
+        self.say(f"turn {turn} of {self.turns}: {name} {reading.per_second:,.0f} /s")
+
+    def _read(self, name: str, topic: str, leaders: Mapping[int, str]) -> Reading:
         with tempfile.TemporaryDirectory(prefix="flowguard-bench-") as directory:
             context = Context(
                 broker=self.broker,
@@ -111,27 +114,36 @@ class Contest:
                 group=f"flowguard-bench-{uuid.uuid4().hex[:8]}",
                 directory=directory,
             )
-            return in_fresh_process(name, self._goal(name), context)
+            return in_fresh_process(name, self.peers[name], self._goal(name), context)
 
     def _goal(self, name: str) -> int:
         """Return how many records it reads in a turn."""
         goal = int(self.records * READ_SHARE)
-        return min(goal, max(FEW, goal // DIVISORS.get(name, 1)))
+        return min(goal, max(FEW, goal // self.peers[name].divisor))
 
 
-def in_fresh_process(name: str, records: int, context: Context) -> Reading:
+def in_fresh_process(name: str, peer: Peer, records: int, context: Context) -> Reading:
     """Let a peer take a turn in a process of its own.
 
     Raises:
         FlowguardError: It failed, or did not come to an end.
     """
     command = [
-        *(sys.executable, "-m", "flowguard.bench.turn", name, str(records)),
+        *(sys.executable, "-P", turn_program.__file__, peer.module, str(records)),
         json.dumps(asdict(context)),
     ]
+    path = os.pathsep.join((*peer.path, os.environ.get("PYTHONPATH", "")))
     seconds = TURN_TIMEOUT_S + records / SLOWEST_PER_S
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+            env={**os.environ, "PYTHONPATH": path.strip(os.pathsep)},
+            preexec_fn=die_with_parent,
+        )
     except subprocess.TimeoutExpired:
         raise FlowguardError(f"{name} did not come to an end within {seconds:.0f} s") from None
     if done.returncode:
@@ -142,7 +154,8 @@ def in_fresh_process(name: str, records: int, context: Context) -> Reading:
 
 def missing(names: Sequence[str]) -> list[str]:
     """Return who cannot take part, because the extra `bench` is not installed."""
-    return [name for name in names if name in EXTRA and find_spec(EXTRA[name]) is None]
+    needed = {name: PEERS[name].needs for name in names}
+    return [name for name, package in needed.items() if package and find_spec(package) is None]
 
 
 # The document.
@@ -160,8 +173,9 @@ def document(contest: Contest, names: Sequence[str]) -> dict[str, Any]:
                 "value": rates[name],
                 "unit": "records/s",
                 "cpu_us_per_record": median_cpu(contest, name),
-                "baseline": BASELINES[name],
-                "ratio": ratio(rates[name], rates.get(BASELINES[name] or "")),
+                "baseline": PEERS[name].baseline,
+                "ratio": ratio(rates[name], rates.get(PEERS[name].baseline or "")),
+                "peak_memory": median_memory(contest, name),
             }
             for name in names
         ],
@@ -178,6 +192,12 @@ def median_cpu(contest: Contest, name: str) -> float | None:
     """Return microseconds of CPU a record."""
     readings = contest.readings.get(name)
     return median(each.cpu_us_per_record for each in readings) if readings else None
+
+
+def median_memory(contest: Contest, name: str) -> float | None:
+    """Return the most bytes that were resident."""
+    readings = contest.readings.get(name)
+    return median(each.peak_memory for each in readings) if readings else None
 
 
 def ratio(value: float | None, base: float | None) -> float | None:
@@ -224,7 +244,7 @@ def installed(package: str) -> str | None:
 def table(contest: Contest, names: Sequence[str]) -> str:
     """Return the results as people read them."""
     compared = [name for name in COMPARED if contest.readings.get(name)]
-    head = f"{'':16} {'records/s':>12} {'lowest':>12} {'highest':>12} {'CPU µs':>8}"
+    head = f"{'':16} {'records/s':>12} {'lowest':>12} {'highest':>12} {'CPU µs':>8} {'MiB':>6}"
     lines = [head + "".join(f" {'× ' + name:>18}" for name in compared)]
     for name in names:
         readings = contest.readings.get(name)
@@ -234,6 +254,7 @@ def table(contest: Contest, names: Sequence[str]) -> str:
         rates = [each.per_second for each in readings]
         shown = f"{name:16} {median(rates):12,.0f} {min(rates):12,.0f} {max(rates):12,.0f}"
         shown += f" {median_cpu(contest, name):8.2f}"
+        shown += f" {median(each.peak_memory for each in readings) / MIB:6,.0f}"
         lines.append(shown + "".join(cell(contest, name, other) for other in compared))
     cores = len(os.sched_getaffinity(0))
     lines += ["", f"medians of {contest.turns}; broker and reader share {cores} cores"]

@@ -6,8 +6,9 @@ import resource
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-__all__ = ["Context", "Meter", "Reading", "Run"]
+__all__ = ["Context", "Meter", "Reading", "Run", "peak_memory", "peak_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +40,13 @@ class Reading:
         records: Those after the first handover.
         seconds: From the first handover to the last.
         cpu_seconds: User and system time meanwhile, of the process and its children.
+        peak_memory: The most bytes that were resident since the process began.
     """
 
     records: int
     seconds: float
     cpu_seconds: float
+    peak_memory: int
 
     @property
     def per_second(self) -> float:
@@ -88,6 +91,7 @@ class Meter:
                 records=self._seen - self._first,
                 seconds=time.perf_counter() - self._began_s,
                 cpu_seconds=cpu_seconds() - self._began_cpu_s,
+                peak_memory=peak_memory(),
             )
         return True
 
@@ -107,3 +111,22 @@ def cpu_seconds() -> float:
     """Return the CPU time of this process and its children so far."""
     used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(each.ru_utime + each.ru_stime for each in used)
+
+
+def peak_memory() -> int:
+    """Return the most bytes that this process and its children had resident, each at its own time.
+
+    Not `ru_maxrss`: that begins with what the process was forked from.
+    """
+    children = " ".join(each.read_text() for each in Path("/proc/self/task").glob("*/children"))
+    return sum(peak_of(each) for each in ("self", *children.split()))
+
+
+def peak_of(process: str) -> int:
+    """Return the most bytes that a process had resident, 0 once it is gone."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return 0
+    peaks = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
+    return int(peaks[0]) * 1024 if peaks else 0

@@ -37,7 +37,7 @@ PARTITION_BYTES_MAX: Final = 4 * MIB
 #: A connection receives into one buffer while the other is parsed.
 BUFFERS_PER_CONNECTION: Final = 2
 
-#: Of all memory: what receive buffers may take, and what frames may take.
+#: Of all memory: what receive buffers, frames and output may take.
 RECEIVE_PART: Final = 8
 FRAMES_PART: Final = 8
 OUTPUT_PART: Final = 8

@@ -6,7 +6,7 @@ full, and fetching further ahead, as confluent-kafka does here, made it half as 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from quixstreams import Application
 
@@ -15,8 +15,8 @@ from flowguard.bench.meter import Context, Meter, Reading, Run
 __all__ = ["setup"]
 
 
-def setup(context: Context) -> Run:
-    """Declare the application."""
+def setup(context: Context, deserializer: Literal["json", "bytes"] = "json") -> Run:
+    """Declare the application; with "bytes" it decodes nothing."""
     app = Application(
         broker_address=context.broker,
         consumer_group=context.group,
@@ -28,7 +28,7 @@ def setup(context: Context) -> Run:
         state_dir=context.directory,
         loglevel="ERROR",
     )
-    frame = app.dataframe(app.topic(context.topic, value_deserializer="json"))
+    frame = app.dataframe(app.topic(context.topic, value_deserializer=deserializer))
 
     def run(n: int) -> Reading:
         meter = Meter(n)
