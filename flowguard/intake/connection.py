@@ -17,6 +17,7 @@ import contextlib
 import os
 import socket
 import struct
+from collections.abc import Callable
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Final, NamedTuple, Protocol
@@ -34,7 +35,8 @@ FETCH_VERSION: Final = 11
 
 LENGTH: Final = struct.Struct(">i")
 
-#: A frame buffer that one large response made grow is given back after it.
+#: A frame buffer grows by this factor, and is given back when it is larger by this factor
+#: than what is to be kept.
 BUFFER_SLACK: Final = 2
 
 #: A short response, such as a few records that are urgent, takes one `recv` and not two:
@@ -46,11 +48,11 @@ class FrameBuffer:
     """Memory for one frame, used again and again.
 
     Args:
-        bytes_kept: Size that is kept when a larger frame made it grow.
+        bytes_kept: Tells what size is kept when a larger frame made it grow.
         bytes_max: A larger frame is an error, and nothing is allocated for it.
     """
 
-    def __init__(self, *, bytes_kept: int, bytes_max: int) -> None:
+    def __init__(self, *, bytes_kept: Callable[[], int], bytes_max: int) -> None:
         self._bytes_kept = bytes_kept
         self._bytes_max = bytes_max
         self._memory = bytearray()
@@ -66,8 +68,9 @@ class FrameBuffer:
         """
         if not LENGTH.size <= size <= self._bytes_max:
             raise KafkaConnectionError(f"a response of {size} bytes is beyond all limits")
-        if size > len(self._memory) or len(self._memory) > self._bytes_kept * BUFFER_SLACK:
-            self._memory = bytearray(max(size, self._bytes_kept))
+        kept = self._bytes_kept()
+        if size > len(self._memory) or len(self._memory) > kept * BUFFER_SLACK:
+            self._memory = bytearray(max(size, min(kept, size * BUFFER_SLACK)))
         return memoryview(self._memory)[:size]
 
 
@@ -289,13 +292,19 @@ class FetchConnection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka is 
     """A connection that, once made, sends fetch requests one at a time.
 
     Args:
-        buffer_bytes: Size of a receive buffer that is kept.
+        buffer_bytes: Tells the size of a receive buffer that is kept.
         frame_bytes_max: A larger response closes the connection.
         **kwargs: As for aiokafka's connection.
     """
 
     def __init__(
-        self, host: str, port: int, *, buffer_bytes: int, frame_bytes_max: int, **kwargs: Any
+        self,
+        host: str,
+        port: int,
+        *,
+        buffer_bytes: Callable[[], int],
+        frame_bytes_max: int,
+        **kwargs: Any,
     ) -> None:
         super().__init__(host, port, **kwargs)
         self._buffer_bytes = buffer_bytes
