@@ -18,6 +18,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
 from statistics import median
 from typing import Any
 
@@ -46,22 +47,24 @@ MEMORY_BYTES = 512 * MIB
 SWITCH_INTERVAL_S = 0.0005
 
 
-def read_limit(context: Context, records: int, pipe: programs.Connection) -> None:
+def read_limit(context: Context, records: int, pipe: Connection) -> None:
     """Receive only."""
-    pipe.send((limit.setup(context)(records), faults()))
+    run, before = limit.setup(context), faults()
+    pipe.send((run(records), faults() - before))
 
 
-def read_intake(context: Context, records: int, pipe: programs.Connection) -> None:
+def read_intake(context: Context, records: int, pipe: Connection) -> None:
     """Run the fetcher on a thread, as a worker does, and count on the event loop."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     asyncio.run(count_fetched(context, Meter(records), pipe))
 
 
-async def count_fetched(context: Context, meter: Meter, pipe: programs.Connection) -> None:
+async def count_fetched(context: Context, meter: Meter, pipe: Connection) -> None:
     """Count what a fetcher on another thread hands over, and let it go at once."""
     loop = asyncio.get_running_loop()
     memory = MemoryBudget(MEMORY_BYTES)
     over = asyncio.Event()
+    before = faults()
 
     def take(facts: Sequence[Fetched | Stopped]) -> None:
         for fact in facts:
@@ -73,7 +76,7 @@ async def count_fetched(context: Context, meter: Meter, pipe: programs.Connectio
 
     stop = fetch_on_thread(context, memory, lambda facts: loop.call_soon_threadsafe(take, facts))
     await over.wait()
-    pipe.send((meter.reading, faults()))
+    pipe.send((meter.reading, faults() - before))
     await asyncio.to_thread(stop)
 
 

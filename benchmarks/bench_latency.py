@@ -1,10 +1,14 @@
 """Real-time latency beside a flood, on Apache Kafka.
 
     python benchmarks/bench_latency.py --broker HOST:PORT [--seconds 30] [--turns 2] [--faust]
+                                       [--shared]
 
     sender, 500/s     ─▶ topic ─┐              ┌─▶ sink ─▶ reader
                                 ├─▶ contender ─┤
     sender, 50,000/s  ─▶ topic ─┘              └─▶ (done)
+
+With --shared both senders write to the same partitions, and a header tells their records
+apart; otherwise each has a topic of its own.
 
 Every box is a process of its own. The contender forwards real-time records to the sink and
 does nothing with the flood. Contenders take turns on topics of their own: a bare loop on
@@ -53,6 +57,7 @@ class Load:
     rate: int
     flood: int
     seconds: float
+    shared: bool
 
 
 @dataclass
@@ -72,7 +77,9 @@ def take_turn(name: str, load: Load) -> Turn:
     """Let one contender serve the load on topics of its own."""
     run = f"flowguard-latency-{uuid.uuid4().hex[:8]}"
     realtime, bulk, sink = (f"{run}-{each}" for each in ("realtime", "bulk", "sink"))
-    with topics(load.broker, realtime, bulk, sink, partitions=PARTITIONS):
+    if load.shared:
+        realtime = bulk
+    with topics(load.broker, *{realtime, bulk}, sink, partitions=PARTITIONS):
         reader, from_reader = programs.start(
             programs.read_sink, broker=load.broker, topic=sink, partitions=PARTITIONS
         )
@@ -168,8 +175,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="counted seconds of a turn")
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--faust", action="store_true", help="plain Faust too")
+    parser.add_argument("--shared", action="store_true", help="both in the same partitions")
     given = parser.parse_args()
-    load = Load(given.broker, given.rate, given.flood, given.seconds)
+    load = Load(given.broker, given.rate, given.flood, given.seconds, given.shared)
     names = [name for name in CONTENDERS if name != "faust" or given.faust]
     print("records a second, latency of real-time records in ms; 'late' is the sender's worst")
     print(

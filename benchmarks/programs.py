@@ -135,7 +135,7 @@ def two_hops_confluent(
          "auto.commit.interval.ms": 1000}
     )  # fmt: skip
     producer = Producer({"bootstrap.servers": broker, "linger.ms": 0})
-    consumer.subscribe([realtime, bulk])
+    consumer.subscribe(list({realtime, bulk}))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         while True:
@@ -158,8 +158,10 @@ def two_hops_flowguard(
 
     urgent, rest = fg.Lane("rt", target="50ms"), fg.Lane("bulk")
     app = fg.App(group, lanes=[urgent, rest], **app_options(broker))
-    rule = fg.by_topic({realtime: urgent}, default=rest)
-    feed = app.feed(realtime, bulk, codec="raw", lanes=rule)
+    rule: Any = fg.by_topic({realtime: urgent}, default=rest)
+    if realtime == bulk:
+        rule = fg.by_header("lane", {"rt": urgent}, default=rest)
+    feed = app.feed(*{realtime, bulk}, codec="raw", lanes=rule)
     out = app.feed(sink, codec="raw")
 
     @app.agent(feed)
@@ -181,7 +183,7 @@ def two_hops_faust(
     raw = {"key_serializer": "raw", "value_serializer": "raw"}
     out = app.topic(sink, **raw)
 
-    @app.agent(app.topic(realtime, bulk, **raw))
+    @app.agent(app.topic(*{realtime, bulk}, **raw))
     async def forward(stream: Any) -> None:
         async for event in stream.events():
             if event.headers.get("lane") == b"rt":

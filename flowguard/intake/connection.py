@@ -3,9 +3,9 @@
 aiokafka connects, negotiates versions and authenticates; then the live connection is taken
 over. Half of what a fetched byte costs in aiokafka is copying through `asyncio.StreamReader`:
 
-- a plain socket goes to a thread of its own, which blocks in one `recv` for a whole
-  response. So the broker and the kernel work on the next response while this one is
-  parsed; when nobody receives, the kernel acknowledges late and the broker stands still;
+- a plain socket goes to a thread of its own, which blocks in `recv` for a whole response.
+  So the broker and the kernel work on the next response while this one is parsed; when
+  nobody receives, the kernel acknowledges late and the broker stands still;
 - TLS stays with asyncio, which has the keys: its transport is handed to a
   `BufferedProtocol`, and a response is received straight into its buffer.
 """
@@ -17,6 +17,7 @@ import contextlib
 import os
 import socket
 import struct
+from collections.abc import Callable
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Final, NamedTuple, Protocol
@@ -34,19 +35,24 @@ FETCH_VERSION: Final = 11
 
 LENGTH: Final = struct.Struct(">i")
 
-#: A frame buffer that one large response made grow is given back after it.
+#: A frame buffer grows by this factor, and is given back when it is larger by this factor
+#: than what is to be kept.
 BUFFER_SLACK: Final = 2
+
+#: A short response, such as a few records that are urgent, takes one `recv` and not two:
+#: after each a thread may have to wait for the interpreter.
+SHORT_BYTES: Final = 64 * 1024
 
 
 class FrameBuffer:
     """Memory for one frame, used again and again.
 
     Args:
-        bytes_kept: Size that is kept when a larger frame made it grow.
+        bytes_kept: Tells what size is kept when a larger frame made it grow.
         bytes_max: A larger frame is an error, and nothing is allocated for it.
     """
 
-    def __init__(self, *, bytes_kept: int, bytes_max: int) -> None:
+    def __init__(self, *, bytes_kept: Callable[[], int], bytes_max: int) -> None:
         self._bytes_kept = bytes_kept
         self._bytes_max = bytes_max
         self._memory = bytearray()
@@ -62,8 +68,9 @@ class FrameBuffer:
         """
         if not LENGTH.size <= size <= self._bytes_max:
             raise KafkaConnectionError(f"a response of {size} bytes is beyond all limits")
-        if size > len(self._memory) or len(self._memory) > self._bytes_kept * BUFFER_SLACK:
-            self._memory = bytearray(max(size, self._bytes_kept))
+        kept = self._bytes_kept()
+        if size > len(self._memory) or len(self._memory) > kept * BUFFER_SLACK:
+            self._memory = bytearray(max(size, min(kept, size * BUFFER_SLACK)))
         return memoryview(self._memory)[:size]
 
 
@@ -101,6 +108,7 @@ class SocketReceiver:
         self._socket = connected
         self._buffers = buffers
         self._turn = 0
+        self._beginning = memoryview(bytearray(SHORT_BYTES))
         self._loop = asyncio.get_running_loop()
         self._exchanges: SimpleQueue[tuple[bytes, asyncio.Future[memoryview]] | None]
         self._exchanges = SimpleQueue()
@@ -111,16 +119,23 @@ class SocketReceiver:
     @property
     def buffer_bytes(self) -> int:
         """Return the memory that its buffers take."""
-        return sum(map(len, self._buffers))
+        return sum(map(len, self._buffers)) + len(self._beginning)
 
     def exchange(self, message: bytes) -> asyncio.Future[memoryview]:
         """Send a request; its answer is valid until the next exchange but one."""
         answer: asyncio.Future[memoryview] = self._loop.create_future()
         if self.lost is None:
-            self._exchanges.put((message, answer))
+            self._exchanges.put((message[self._send_now(message) :], answer))
         else:
             fail(answer, self.lost)
         return answer
+
+    def _send_now(self, message: bytes) -> int:
+        """Send what the socket takes at once; the thread sends the rest, or meets the error."""
+        try:
+            return self._socket.send(message, socket.MSG_DONTWAIT)
+        except OSError:
+            return 0
 
     def close(self) -> None:
         """Wake the thread wherever it waits, and let it end."""
@@ -134,9 +149,9 @@ class SocketReceiver:
     def _run(self) -> None:
         with self._socket, contextlib.suppress(RuntimeError):  # the event loop is closed
             while (exchange := self._exchanges.get()) is not None:
-                message, answer = exchange
+                unsent, answer = exchange
                 try:
-                    self._socket.sendall(message)
+                    self._socket.sendall(unsent)
                     frame = self._receive()
                 except Exception as error:  # whoever waits for the answer has to know
                     self._loop.call_soon_threadsafe(self._failed, answer, error)
@@ -144,20 +159,25 @@ class SocketReceiver:
                     self._loop.call_soon_threadsafe(succeed, answer, frame)
 
     def _receive(self) -> memoryview:
-        length = bytearray(LENGTH.size)
-        self._fill(memoryview(length))
+        received = self._receive_some(self._beginning)
+        while received < LENGTH.size:
+            received += self._receive_some(self._beginning[received:])
+        begun = self._beginning[LENGTH.size : received]
         self._turn = 1 - self._turn
-        frame = self._buffers[self._turn].room_for(LENGTH.unpack(length)[0])
-        self._fill(frame)
+        frame = self._buffers[self._turn].room_for(LENGTH.unpack_from(self._beginning)[0])
+        if len(begun) > len(frame):
+            raise KafkaConnectionError("the broker sent more than it was asked for")
+        frame[: len(begun)] = begun
+        rest = frame[len(begun) :]
+        while len(rest):  # less than all comes for signals and at the end only
+            rest = rest[self._receive_some(rest, socket.MSG_WAITALL) :]
         return frame
 
-    def _fill(self, view: memoryview) -> None:
-        """Receive as many bytes; the kernel returns early only for signals and the end."""
-        while len(view):
-            received = self._socket.recv_into(view, len(view), socket.MSG_WAITALL)
-            if not received:
-                raise KafkaConnectionError("the broker closed the connection")
-            view = view[received:]
+    def _receive_some(self, view: memoryview, flags: int = 0) -> int:
+        received = self._socket.recv_into(view, 0, flags)
+        if not received:
+            raise KafkaConnectionError("the broker closed the connection")
+        return received
 
     # On the event loop.
 
@@ -272,13 +292,19 @@ class FetchConnection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka is 
     """A connection that, once made, sends fetch requests one at a time.
 
     Args:
-        buffer_bytes: Size of a receive buffer that is kept.
+        buffer_bytes: Tells the size of a receive buffer that is kept.
         frame_bytes_max: A larger response closes the connection.
         **kwargs: As for aiokafka's connection.
     """
 
     def __init__(
-        self, host: str, port: int, *, buffer_bytes: int, frame_bytes_max: int, **kwargs: Any
+        self,
+        host: str,
+        port: int,
+        *,
+        buffer_bytes: Callable[[], int],
+        frame_bytes_max: int,
+        **kwargs: Any,
     ) -> None:
         super().__init__(host, port, **kwargs)
         self._buffer_bytes = buffer_bytes

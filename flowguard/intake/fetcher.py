@@ -401,7 +401,7 @@ class Fetcher:
         connection = FetchConnection(
             broker.host,
             broker.port,
-            buffer_bytes=self._memory.fetch_bytes_max,
+            buffer_bytes=lambda: self._memory.fetch_bytes_max,
             frame_bytes_max=max(self._memory.memory_bytes // 2, 2 * self._memory.fetch_bytes_max),
             client_id=client._client_id,
             request_timeout_ms=client._request_timeout_ms,
