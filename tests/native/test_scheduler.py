@@ -549,6 +549,17 @@ def test_a_lane_can_have_smaller_batches_than_the_others() -> None:
     assert len(entries(scheduler, 2**62)) > 1
 
 
+def test_a_lane_with_small_batches_banks_two_of_them_at_most() -> None:
+    scheduler = Scheduler(2)
+    for lane in (0, 1):
+        scheduler.admit(lane, 0, lane, records=10_000, num_bytes=0)
+    scheduler.set_batch_records(1, 1)
+    lanes = [(scheduler.take(ALL, 100, 0, exclusive=False) or (9,))[0] for _ in range(7)]
+
+    # A batch of the higher lane earns twenty of the lower one.
+    assert lanes == [0, 1, 1, 0, 1, 1, 0]
+
+
 @pytest.mark.parametrize("options", [{}, {"deadlines": [True]}, {"demote_after_ns": [0]}])
 @pytest.mark.parametrize("exclusive", [False, True])
 def test_sub_queues_that_come_and_go_take_no_more_memory(
