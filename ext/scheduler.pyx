@@ -448,6 +448,8 @@ cdef class Scheduler:
         cdef const Slot* first = &self.slots[queue.head]
         cdef Ready* ready
         queue.demoted = first.born_ns < lane.young_since_ns
+        if queue.demoted:       # at once: between two lanes' notes there may be no other
+            self.ready_demoted |= bit(queue.lane)
         ready = &lane.ready[queue.demoted]
         ready.records += queue.records
         ready.num_bytes += queue.num_bytes

@@ -350,6 +350,19 @@ def test_a_debt_is_not_escaped_by_leaving() -> None:
     assert order == [2, 2, 2, 2, 2, 2, 2, 1]
 
 
+def test_a_debt_is_paid_round_by_round_while_its_sub_queue_is_empty() -> None:
+    scheduler = Scheduler(1)
+    scheduler.admit(0, 1, 1, records=320, num_bytes=320 * 768)  # five quanta
+    for queue in (2, 3):
+        scheduler.admit(0, queue, queue, records=10_000, num_bytes=7_680_000)
+    scheduler.take(1, 320, NO_LIMIT, exclusive=False, single_queue=True)
+    turns(scheduler, 4)
+    scheduler.admit(0, 1, 4, records=10_000, num_bytes=7_680_000)
+
+    assert 1 not in turns(scheduler, 4)
+    assert 1 in turns(scheduler, 6)
+
+
 def test_a_debt_is_kept_for_a_sub_queue_that_is_unknown_by_now() -> None:
     scheduler = Scheduler(1)
     scheduler.admit(0, 2, 2, records=10_000, num_bytes=7_680_000)
@@ -534,6 +547,17 @@ def test_a_lane_can_have_smaller_batches_than_the_others() -> None:
     assert counts[1] / counts.total() == pytest.approx(0.2, abs=0.001)
     scheduler.set_batch_records(1, 2**62)
     assert len(entries(scheduler, 2**62)) > 1
+
+
+def test_a_lane_with_small_batches_banks_two_of_them_at_most() -> None:
+    scheduler = Scheduler(2)
+    for lane in (0, 1):
+        scheduler.admit(lane, 0, lane, records=10_000, num_bytes=0)
+    scheduler.set_batch_records(1, 1)
+    lanes = [(scheduler.take(ALL, 100, 0, exclusive=False) or (9,))[0] for _ in range(7)]
+
+    # A batch of the higher lane earns twenty of the lower one.
+    assert lanes == [0, 1, 1, 0, 1, 1, 0]
 
 
 @pytest.mark.parametrize("options", [{}, {"deadlines": [True]}, {"demote_after_ns": [0]}])

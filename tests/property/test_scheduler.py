@@ -130,6 +130,11 @@ def test_short_schedules_give_what_the_model_gives() -> None:
     assert schedules.play(first=1, count=20_000, processes=2) == []
 
 
+def test_the_demoted_keep_their_credit_when_an_owner_leaves_them_to_another_lane() -> None:
+    """One schedule in 700,000 found it."""
+    assert not schedules.differs(60_092_144)
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.data(), all_options(), queue_counts)
 def test_each_record_is_taken_once_in_order_or_dropped(
