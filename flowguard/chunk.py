@@ -55,9 +55,12 @@ class Chunk:
     flow: int = NO_FLOW
     block: int = 0
     unsettled: int = field(init=False)
+    _offsets: memoryview = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.unsettled = self.num_records
+        offsets = self.columns.column(0)
+        self._offsets = memoryview(offsets.buffers()[1]).cast("b").cast("q")[offsets.offset :]
 
     @property
     def num_records(self) -> int:
@@ -66,7 +69,7 @@ class Chunk:
 
     def offset_at(self, row: int) -> int:
         """Return the offset of one record."""
-        return int(self.columns.column(0)[row].as_py())
+        return int(self._offsets[row])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,6 +84,11 @@ class Slice:
     def columns(self) -> pa.RecordBatch:
         """Return the records as columns; nothing is copied."""
         return self.chunk.columns.slice(self.start, self.count)
+
+    @property
+    def timestamps(self) -> pa.Int64Array:
+        """Return the timestamps of the records, ms; nothing is copied."""
+        return self.chunk.columns.column(1).slice(self.start, self.count)
 
     @property
     def num_bytes(self) -> int:

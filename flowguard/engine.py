@@ -65,9 +65,24 @@ class LaneBook:
 
     lane: Lane
     counts: Counts = field(default_factory=Counts)
-    latency: LatencyHistogram = field(default_factory=LatencyHistogram)
     recent: LatencyHistogram = field(default_factory=LatencyHistogram)
     before: LatencyHistogram = field(default_factory=LatencyHistogram)
+    older: LatencyHistogram = field(default_factory=LatencyHistogram)
+
+    def turn_over(self) -> None:
+        """Begin a new recent time."""
+        self.older.add(self.before)
+        self.before, self.recent = self.recent, LatencyHistogram()
+
+    @property
+    def latency_recent(self) -> LatencyHistogram:
+        """Return the latencies of a short while."""
+        return sum_of(self.before, self.recent)
+
+    @property
+    def latency(self) -> LatencyHistogram:
+        """Return the latencies of this worker's life."""
+        return sum_of(self.older, self.before, self.recent)
 
 
 class Engine:
@@ -226,7 +241,7 @@ class Engine:
         if now_ns - self._recent_since_ns >= RECENT_NS:
             self._recent_since_ns = now_ns
             for book in self.books:
-                book.before, book.recent = book.recent, LatencyHistogram()
+                book.turn_over()
         return self._start_batches(self.views.values(), now_ns)
 
     def _assigned(self, fact: Assigned) -> list[Command]:
@@ -335,7 +350,6 @@ class Engine:
 
     def _record_latency(self, lane: int, settled: Settled, epoch_ms: int) -> None:
         if settled.count:
-            self.books[lane].latency.record_since(settled.timestamps, epoch_ms)
             self.books[lane].recent.record_since(settled.timestamps, epoch_ms)
 
     # Questions.
@@ -366,6 +380,14 @@ class Engine:
     def due_ns(self) -> int | None:
         """Return when to tick next, None if only a fact can change anything."""
         return min((due for view in self.views.values() if (due := view.due_ns)), default=None)
+
+
+def sum_of(*histograms: LatencyHistogram) -> LatencyHistogram:
+    """Return a histogram of all that these have."""
+    total = LatencyHistogram()
+    for each in histograms:
+        total.add(each)
+    return total
 
 
 def first_row(chunk: Chunk, offset: int) -> int:

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from flowguard._native.histogram import LatencyHistogram
 from flowguard.chunk import TopicPartition
-from flowguard.engine import Engine, LaneBook
+from flowguard.engine import Engine
 from flowguard.holdings import Partition
+from flowguard.lanes.lane import Lane
 from flowguard.snapshot import AgentState, LaneState, PartitionState, Snapshot
 from flowguard.view import View
 
@@ -45,20 +46,18 @@ def lane_state(
 ) -> LaneState:
     """Return what is known of one lane."""
     book = engine.books[rank]
-    recent = LatencyHistogram()
-    recent.add(book.before)
-    recent.add(book.recent)
+    latency = book.latency
     state, why = lane_condition(engine, rank, now_ns)
     return LaneState(
         name=book.lane.name,
         counts=replace(book.counts),
         queued_bytes=sum(view.queued_bytes(rank) for view in engine.views.values()),
         oldest_age=None if first_ms is None else max(0.0, (epoch_ms - first_ms) / 1e3),
-        p50=seconds(book.latency.percentile(50)),
-        p99=seconds(book.latency.percentile(99)),
-        p999=seconds(book.latency.percentile(99.9)),
-        p99_recent=seconds(recent.percentile(99)),
-        on_time=on_time(book),
+        p50=seconds(latency.percentile(50)),
+        p99=seconds(latency.percentile(99)),
+        p999=seconds(latency.percentile(99.9)),
+        p99_recent=seconds(book.latency_recent.percentile(99)),
+        on_time=on_time(book.lane, latency),
         target=book.lane.target,
         state=state,
         why=why,
@@ -130,11 +129,11 @@ def seconds(value_ms: int | None) -> float | None:
     return None if value_ms is None else value_ms / 1e3
 
 
-def on_time(book: LaneBook) -> float | None:
+def on_time(lane: Lane, latency: LatencyHistogram) -> float | None:
     """Return the share of records settled within the target, None without one."""
-    if book.lane.target_ns is None or book.latency.total == 0:
+    if lane.target_ns is None or latency.total == 0:
         return None
-    return book.latency.count_at_most(book.lane.target_ns // 1_000_000) / book.latency.total
+    return latency.count_at_most(lane.target_ns // 1_000_000) / latency.total
 
 
 def written(name: TopicPartition) -> str:

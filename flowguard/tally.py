@@ -103,7 +103,7 @@ class Tally:
         """Count records that an agent is done with, and return those that all are done with."""
         chunk, counts = piece.chunk, self._counts[piece.chunk.lane]
         chunk.unsettled -= piece.count
-        timestamps = piece.columns.column(1)
+        timestamps = piece.timestamps
         count = piece.count
         if (marks := self._marks.get(chunk)) is None:
             self._flying[chunk] -= count
