@@ -164,11 +164,11 @@ def two_hops_flowguard(
     feed = app.feed(*{realtime, bulk}, codec="raw", lanes=rule)
     out = app.feed(sink, codec="raw")
 
-    @app.agent(feed)
-    async def forward(batches: Any) -> None:
+    @app.agent(feed, sink=[out])
+    async def forward(batches: Any) -> Any:
         async for batch in batches:
             if batch.lane.name == "rt":
-                await out.send(batch.to_polars())
+                yield batch.to_polars()
 
     run_worker(app)
 
