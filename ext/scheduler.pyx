@@ -6,6 +6,9 @@
              └ ...                                 or earliest deadline first
     demoted  ─ lane 1, sub-queue 4: slice          too old for their lane: oldest first
 
+    ready in a lane: 1 2 3 4 5 6 7, three free seats, and batches that close what they take:
+    seat a  ─ takes 3 of 7: 1 2 3    then 4 5 for seat b, and 6 7 for seat c
+
 **Between lanes.**  The contenders of a decision are the ready lanes of its mask;
 the highest is the *top*.  Each contender j below it is entitled to a share of
 all that is served, and after each batch of cost c keeps account of it:
@@ -32,10 +35,9 @@ From this follows, while all contenders stay ready:
 
 **Inside a lane.**  Deficit round robin in cost, with new sub-queues first, once:
 a turn takes records until its deficit is used up and may overdraw it by its last
-record (by the batch, if the batch has to come from one sub-queue).  A sub-queue
-that is the only ready one is neither limited nor charged.  Two sub-queues that
-stay ready differ by at most one quantum and one such overdraft, beside what was
-corrected.
+record.  A sub-queue that is the only ready one is neither limited nor charged.  Two
+sub-queues that stay ready differ by at most one quantum and one overdraft, beside
+what was corrected: a record, or where batches are bound (below) one batch.
 
 - New ones do not starve old ones: after those that were new together, an old one
   is served, whatever came in the meantime.
@@ -49,6 +51,14 @@ corrected.
 
 A lane with *deadlines* has no turns: its sub-queue whose first slice has the least
 stamp goes first.  Of equal stamps, the slice that was first in line first.
+
+**Several seats.**  An exclusive batch closes what it takes from, so with n sub-queues
+ready and s seats free it takes from at most ceil(n / s): every free seat gets some.
+(A batch from a single sub-queue is one among endless seats.)  So that batches are not
+smaller for it, a batch that has its sub-queues, after the turn of the last or when the
+next in order would be one too many, is filled up from them, a quantum each one after
+the other.  In a lane with turns this overdraws, by the batch at most: they pay in
+later rounds.
 
 **Demoted.**  A sub-queue of a lane with `demote_after_ns` is demoted while its first
 slice was born longer ago.  All that are demoted contend as one more lane below the
@@ -630,7 +640,7 @@ cdef class Scheduler:
             self.cut(lane, at, batch, count)
 
     cdef void fill_up(self, Lane* lane, Batch* batch) noexcept nogil:
-        """Fill the batch from the sub-queues that it has, a quantum each in turn."""
+        """Fill the batch from the sub-queues that it has, a quantum each, round by round."""
         cdef int64_t cost_before = NONE
         cdef int32_t at
         while batch.cost > cost_before:
