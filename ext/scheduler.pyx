@@ -6,6 +6,9 @@
              └ ...                                 or earliest deadline first
     demoted  ─ lane 1, sub-queue 4: slice          too old for their lane: oldest first
 
+    ready in a lane: 1 2 3 4 5 6 7, three free seats, and batches that close what they take:
+    seat a  ─ takes 3 of 7: 1 2 3    then 4 5 for seat b, and 6 7 for seat c
+
 **Between lanes.**  The contenders of a decision are the ready lanes of its mask;
 the highest is the *top*.  Each contender j below it is entitled to a share of
 all that is served, and after each batch of cost c keeps account of it:
@@ -32,10 +35,9 @@ From this follows, while all contenders stay ready:
 
 **Inside a lane.**  Deficit round robin in cost, with new sub-queues first, once:
 a turn takes records until its deficit is used up and may overdraw it by its last
-record (by the batch, if the batch has to come from one sub-queue).  A sub-queue
-that is the only ready one is neither limited nor charged.  Two sub-queues that
-stay ready differ by at most one quantum and one such overdraft, beside what was
-corrected.
+record.  A sub-queue that is the only ready one is neither limited nor charged.  Two
+sub-queues that stay ready differ by at most one quantum and one overdraft, beside
+what was corrected: a record, or where batches are bound (below) one batch.
 
 - New ones do not starve old ones: after those that were new together, an old one
   is served, whatever came in the meantime.
@@ -49,6 +51,14 @@ corrected.
 
 A lane with *deadlines* has no turns: its sub-queue whose first slice has the least
 stamp goes first.  Of equal stamps, the slice that was first in line first.
+
+**Several seats.**  An exclusive batch closes what it takes from, so with n sub-queues
+ready and s seats free it takes from at most ceil(n / s): every free seat gets some.
+(A batch from a single sub-queue is one among endless seats.)  So that batches are not
+smaller for it, a batch that has its sub-queues, after the turn of the last or when the
+next in order would be one too many, is filled up from them, a quantum each one after
+the other.  In a lane with turns this overdraws, by the batch at most: they pay in
+later rounds.
 
 **Demoted.**  A sub-queue of a lane with `demote_after_ns` is demoted while its first
 slice was born longer ago.  All that are demoted contend as one more lane below the
@@ -96,6 +106,7 @@ cdef enum:
     RECORD_COST_MAX = 1 << 16
     BATCH_RECORDS_MAX = 1 << 24
     POOL_START = 64                 # slots or sub-queues of the first allocation
+    ENDLESS = 0x7FFFFFFF            # seats: more than there can be sub-queues
 
 
 cdef struct Slot:                   # a slice that waits, linked to the next of its sub-queue
@@ -119,11 +130,12 @@ cdef struct SubQueue:
     int32_t head                    # slots
     int32_t tail
     int32_t next                    # sub-queue, in a ring or in the free list
+    int32_t next_in_batch
     unsigned char lane
     unsigned char closed
     unsigned char linked            # in a ring
     unsigned char demoted           # since it became ready or its first slice changed
-    unsigned char in_batch          # of an exclusive take, which will close it
+    unsigned char in_batch          # which may close it, and ends before it is forgotten
 
 
 cdef struct Ring:                   # sub-queues that wait for their turn
@@ -174,8 +186,14 @@ cdef struct Batch:
     int64_t num_bytes
     int64_t cost
     int32_t cuts
+    int32_t queues                  # that it takes from, in the order of their first cuts
+    int32_t queues_head
+    int32_t queues_tail
+    int64_t queues_max              # see most_queues
+    int64_t seats                   # that share what is ready; ENDLESS: one sub-queue each
     int32_t demoted_lane            # which one the demoted would be served of
-    bint single_queue
+    bint demoted                    # it takes of the demoted ...
+    bint in_order                   # ... or by deadline: not by turns
     bint exclusive
 
 
@@ -227,6 +245,11 @@ cdef inline int64_t expected_cost(
     if mean_bytes * count > bytes_max:
         count = max(bytes_max // mean_bytes, 1)
     return count * (mean_bytes + record_cost)
+
+
+cdef inline int64_t most_queues(int64_t ready, int64_t seats) noexcept nogil:
+    """Return from how many ready sub-queues a batch may take, NONE if from all."""
+    return NONE if seats == 1 else (ready + seats - 1) // seats
 
 
 cdef inline void push(Ring* ring, SubQueue* queues, int32_t at) noexcept nogil:
@@ -582,9 +605,9 @@ cdef class Scheduler:
         lane.owes_old = True
 
     cdef void fill(self, Lane* lane, Batch* batch) noexcept nogil:
-        """Take turns until the batch is full or nothing is ready."""
+        """Take turns until the batch is full, nothing is ready or its sub-queues are enough."""
         cdef int32_t at
-        cdef int64_t limit, cost
+        cdef int64_t cost
         cdef bint alone, is_old
         while lane.ready[0].queues and batch.records < batch.lane_records_max:
             at = self.next_turn(lane)
@@ -592,45 +615,61 @@ cdef class Scheduler:
             if is_old:
                 lane.owes_old = False
             alone = lane.ready[0].queues == 1
-            limit = INT64_MAX if alone or batch.single_queue else self.queues[at].deficit
-            cost = self.take_turn(lane, at, batch, limit)
-            if not alone:
-                self.queues[at].deficit -= cost
-            elif is_old:
+            cost = self.take_turn(lane, at, batch, self.queues[at].deficit)
+            if alone and is_old:
                 # Its turn would never end, and those behind it would never leave.
                 push(&lane.old, self.queues, pop(&lane.old, self.queues))
-            if cost == 0 or batch.single_queue:
+            if cost == 0:
+                return
+            if batch.queues == batch.queues_max:
+                self.fill_up(lane, batch)
                 return
 
-    cdef int64_t take_turn(
-        self, Lane* lane, int32_t at, Batch* batch, int64_t limit
-    ) noexcept nogil:
-        """Cut records worth `limit` off one sub-queue and return their cost."""
-        cdef SubQueue* queue = &self.queues[at]
-        cdef int64_t count, cost = 0
-        while queue.records and not queue.demoted and cost < limit:
-            count = self.cut_size(&self.slots[queue.head], batch, limit - cost)
-            if count == 0:
-                break
-            cost += self.cut(lane, at, batch, count)
-        return cost
-
     cdef void fill_in_order(self, Lane* lane, Heap* heap, Batch* batch) noexcept nogil:
-        """Take from the first of a heap, which changes slice by slice, until it is full."""
-        cdef int32_t only = heap.entries[0].item
-        cdef bint demoted = self.queues[only].demoted
+        """Take from the first of a heap, which changes slice by slice, as `fill` does."""
         cdef int32_t at
         cdef int64_t count
         while heap.count and batch.records < batch.lane_records_max:
             at = heap.entries[0].item
-            if batch.single_queue:
-                at = only
-                if self.queues[at].records == 0 or self.queues[at].demoted != demoted:
-                    return
+            if batch.queues == batch.queues_max and not self.queues[at].in_batch:
+                self.fill_up(lane, batch)
+                return
             count = self.cut_size(&self.slots[self.queues[at].head], batch, INT64_MAX)
             if count == 0:
                 return
             self.cut(lane, at, batch, count)
+
+    cdef void fill_up(self, Lane* lane, Batch* batch) noexcept nogil:
+        """Fill the batch from the sub-queues that it has, a quantum each, round by round."""
+        cdef int64_t cost_before = NONE
+        cdef int32_t at
+        while batch.cost > cost_before:
+            cost_before = batch.cost
+            at = batch.queues_head
+            while at != NONE:
+                self.take_turn(lane, at, batch, QUANTUM_COST)
+                at = self.queues[at].next_in_batch
+
+    cdef int64_t take_turn(
+        self, Lane* lane, int32_t at, Batch* batch, int64_t limit
+    ) noexcept nogil:
+        """Cut records worth `limit` off one sub-queue, charge it and return their cost.
+
+        The only ready one is neither limited nor charged; without turns none is charged.
+        """
+        cdef SubQueue* queue = &self.queues[at]
+        cdef bint alone = lane.ready[batch.demoted].queues == 1
+        cdef int64_t count, cost = 0
+        if alone:
+            limit = INT64_MAX
+        while queue.records and queue.demoted == batch.demoted and cost < limit:
+            count = self.cut_size(&self.slots[queue.head], batch, limit - cost)
+            if count == 0:
+                break
+            cost += self.cut(lane, at, batch, count)
+        if not (alone or batch.in_order):
+            queue.deficit -= cost
+        return cost
 
     cdef inline int64_t cut_size(
         self, const Slot* slot, const Batch* batch, int64_t limit
@@ -650,6 +689,8 @@ cdef class Scheduler:
         cdef int64_t num_bytes = bytes_before(slot, slot.start + count) - slot.bytes_taken
         cdef int64_t cost = num_bytes + self.record_cost * count
         self.note_cut(at, queue, batch, count)
+        if not queue.in_batch:
+            self.note_queue(at, batch)
         slot.start += <int32_t>count
         slot.bytes_taken += <int32_t>num_bytes
         batch.records += count
@@ -682,7 +723,17 @@ cdef class Scheduler:
         cut.start = slot.start
         cut.count = <int32_t>count
         batch.cuts += 1
-        queue.in_batch = batch.exclusive
+
+    cdef inline void note_queue(self, int32_t at, Batch* batch) noexcept nogil:
+        """Note that the batch takes from this sub-queue, too."""
+        self.queues[at].in_batch = True
+        self.queues[at].next_in_batch = NONE
+        if batch.queues == 0:
+            batch.queues_head = at
+        else:
+            self.queues[batch.queues_tail].next_in_batch = at
+        batch.queues_tail = at
+        batch.queues += 1
 
     cdef inline void end_slot(self, Lane* lane, int32_t at) noexcept nogil:
         """Free a slice that was taken; the next one may have another place."""
@@ -746,12 +797,16 @@ cdef class Scheduler:
         cdef Lane* lane = &self.lanes[batch.demoted_lane if demoted else index]
         cdef const Ready* ready = &lane.ready[demoted]
         cdef const SubQueue* queue
+        cdef int64_t queues_max = most_queues(ready.queues, batch.seats)
         cdef int64_t records = ready.records
         cdef int64_t num_bytes = ready.num_bytes
-        if batch.single_queue:
+        if queues_max == 1:
             queue = &self.queues[self.next_queue(lane, demoted)]
             records = queue.records
             num_bytes = queue.num_bytes
+        elif queues_max != NONE:        # so many that are like the mean
+            records = records // ready.queues * queues_max
+            num_bytes = num_bytes // ready.queues * queues_max
         return expected_cost(
             records,
             num_bytes,
@@ -814,8 +869,7 @@ cdef class Scheduler:
             served = self.choose_lane(contenders, top, batch)
         cdef int source = self.fill_from(served, batch)
         self.settle_credit(contenders, top, served, batch)
-        if batch.exclusive:
-            self.close_taken(&self.lanes[source], batch.cuts)
+        self.end_batch(&self.lanes[source], batch)
         self.note_ready(source)
         return source
 
@@ -825,6 +879,9 @@ cdef class Scheduler:
         cdef int source = batch.demoted_lane if demoted else served
         cdef Lane* lane = &self.lanes[source]
         batch.lane_records_max = min(batch.records_max, lane.batch_records)
+        batch.queues_max = most_queues(lane.ready[demoted].queues, batch.seats)
+        batch.demoted = demoted
+        batch.in_order = demoted or lane.has_deadlines
         if demoted:
             self.fill_in_order(lane, &lane.demoted, batch)
         elif lane.has_deadlines:
@@ -833,11 +890,16 @@ cdef class Scheduler:
             self.fill(lane, batch)
         return source
 
-    cdef void close_taken(self, Lane* lane, int32_t cuts) noexcept nogil:
-        cdef int32_t index
-        for index in range(cuts):
-            self.close_queue(lane, self.cuts[index].at)
-            self.queues[self.cuts[index].at].in_batch = False
+    cdef void end_batch(self, Lane* lane, const Batch* batch) noexcept nogil:
+        """Close the sub-queues of an exclusive batch, forget empty ones of another."""
+        cdef int32_t at = batch.queues_head
+        while at != NONE:
+            self.queues[at].in_batch = False
+            if batch.exclusive:
+                self.close_queue(lane, at)
+            else:
+                self.release_if_unused(lane, at)
+            at = self.queues[at].next_in_batch
 
     # -- What the caller sees ------------------------------------------------
 
@@ -931,6 +993,7 @@ cdef class Scheduler:
         bint exclusive=True,
         bint single_queue=False,
         int64_t now_ns=0,
+        int64_t seats=1,
     ):
         """Choose a lane and cut one batch of its ready records.
 
@@ -942,6 +1005,9 @@ cdef class Scheduler:
             exclusive: Close the sub-queues of the batch until `open`.
             single_queue: Take all records from one sub-queue.
             now_ns: The time that ages are measured to, >= 0.
+            seats: How many batches could be started now, this one included, >= 1.  With
+                `exclusive` they share the ready sub-queues of the lane: this one takes
+                from at most ceil(ready / seats) of them.
 
         Returns:
             (lane, [(queue, handle, start, count), ...]), each slice once, where
@@ -953,12 +1019,17 @@ cdef class Scheduler:
                 f"a batch of {records_max} records and {bytes_max} bytes at most cannot be"
                 " cut; records_max must be >= 1 and bytes_max >= 0"
             )
+        if seats < 1:
+            raise ValueError(f"seats is {seats}; it must be >= 1, this batch has one")
         cdef Batch batch
         memset(&batch, 0, sizeof(Batch))
         batch.records_max = min(records_max, <int64_t>BATCH_RECORDS_MAX)
         batch.bytes_max = min(bytes_max, <int64_t>INT32_MAX)
-        batch.single_queue = single_queue
         batch.exclusive = exclusive
+        if single_queue:
+            batch.seats = ENDLESS
+        else:
+            batch.seats = min(seats, <int64_t>ENDLESS) if exclusive else 1
         if self.demoting:
             self.demote(max(now_ns, 0))
         cdef int lane = self.serve(lane_mask, &batch)

@@ -279,6 +279,7 @@ class View:
             exclusive=self._ordered,
             single_queue=self.plan.by_partition,
             now_ns=now_ns,
+            seats=self.seats_free,
         )
         if not taken:
             return None

@@ -119,11 +119,28 @@ class Lane:
 class Batch:
     records_max: int
     bytes_max: int
+    seats: int
     single_queue: bool
+    demoted: bool = False
+    in_order: bool = False
     lane_records_max: int = 0
+    queues_max: int = 0
+    queues: list[SubQueue] = field(default_factory=list)  # by first cut
     records: int = 0
     num_bytes: int = 0
     cuts: dict[int, list[int]] = field(default_factory=dict)  # by handle
+
+    def most_queues(self, ready: int) -> int:
+        """Return from how many of the ready sub-queues it may take."""
+        return 1 if self.single_queue else -(-ready // self.seats)
+
+    @property
+    def is_bound(self) -> bool:
+        return self.single_queue or self.seats > 1
+
+    @property
+    def has_its_queues(self) -> bool:
+        return self.is_bound and len(self.queues) == self.queues_max
 
     def note(self, queue: int, handle: int, start: int, count: int) -> None:
         self.cuts.setdefault(handle, [queue, handle, start, 0])[3] += count
@@ -186,6 +203,7 @@ class ModelScheduler:
         exclusive: bool = True,
         single_queue: bool = False,
         now_ns: int = 0,
+        seats: int = 1,
     ) -> tuple[int, list[Entry]] | None:
         self._demote(now_ns)
         mine = [lane for index, lane in enumerate(self.lanes) if lane_mask >> index & 1]
@@ -196,11 +214,15 @@ class ModelScheduler:
         if not contenders:
             return None
         batch = Batch(
-            min(records_max, BATCH_RECORDS_MAX), min(bytes_max, BATCH_BYTES_MAX), single_queue
+            min(records_max, BATCH_RECORDS_MAX),
+            min(bytes_max, BATCH_BYTES_MAX),
+            seats if exclusive else 1,
+            single_queue,
         )
         chosen = self._choose(contenders, mine, batch)
         served = self._source(chosen, mine)
-        self._fill(served, chosen is self.demoted, batch)
+        batch.demoted = chosen is self.demoted
+        self._fill(served, batch)
         self._settle_credit(contenders, chosen, batch)
         entries = [(cut[0], cut[1], cut[2], cut[3]) for cut in batch.cuts.values()]
         for entry in entries if exclusive else []:
@@ -346,10 +368,15 @@ class ModelScheduler:
     def _next_cost(self, contender: Lane, mine: list[Lane], batch: Batch) -> int:
         lane = self._source(contender, mine)
         sources = lane.demoted if contender is self.demoted else lane.in_place
-        if batch.single_queue:
+        queues_max = batch.most_queues(len(sources))
+        if batch.is_bound and queues_max == 1:
             sources = [self._first(lane, contender is self.demoted)]
         records = sum(queue.records for queue in sources)
-        mean_bytes = sum(queue.num_bytes for queue in sources) // records
+        num_bytes = sum(queue.num_bytes for queue in sources)
+        if batch.is_bound and queues_max > 1:
+            records = records // len(sources) * queues_max
+            num_bytes = num_bytes // len(sources) * queues_max
+        mean_bytes = num_bytes // records
         count = min(records, batch.records_max, lane.batch_records)
         while count > 1 and count * mean_bytes > batch.bytes_max:
             count -= 1
@@ -376,38 +403,58 @@ class ModelScheduler:
 
     # -- Inside a lane -------------------------------------------------------
 
-    def _fill(self, lane: Lane, demoted: bool, batch: Batch) -> None:
+    def _fill(self, lane: Lane, batch: Batch) -> None:
         batch.lane_records_max = min(batch.records_max, lane.batch_records)
-        if demoted or lane.has_deadlines:
-            self._fill_in_order(lane, demoted, batch)
-            return
-        while lane.in_place and batch.records < batch.lane_records_max:
-            alone = len(lane.in_place) == 1
-            queue = lane.next_turn()
-            if queue in lane.old:
-                lane.owes_old = False
-            limit = None if alone or batch.single_queue else queue.deficit
-            cost = 0
-            while queue.slices and not queue.demoted and (limit is None or cost < limit):
-                cut = self._cut(lane, queue, batch, None if limit is None else limit - cost)
-                if cut == 0:
-                    break
-                cost += cut
-            if not alone:
-                queue.deficit -= cost
-            elif queue in lane.old:
-                lane.old.append(lane.old.pop(0))
-            if cost == 0 or batch.single_queue:
+        batch.queues_max = batch.most_queues(len(self._sources(lane, batch)))
+        batch.in_order = batch.demoted or lane.has_deadlines
+        while self._sources(lane, batch) and batch.records < batch.lane_records_max:
+            if not (self._next_in_order if batch.in_order else self._next_turn)(lane, batch):
                 return
 
-    def _fill_in_order(self, lane: Lane, demoted: bool, batch: Batch) -> None:
-        queue = self._first(lane, demoted)
-        while self._cut(lane, queue, batch, None):
-            ready = lane.demoted if demoted else lane.in_place
-            if not ready or (batch.single_queue and queue not in ready):
-                return
-            if not batch.single_queue:
-                queue = self._first(lane, demoted)
+    def _sources(self, lane: Lane, batch: Batch) -> list[SubQueue]:
+        return lane.demoted if batch.demoted else lane.in_place
+
+    def _next_turn(self, lane: Lane, batch: Batch) -> bool:
+        """Take what the sub-queue whose turn it is may give; tell whether to go on."""
+        alone = len(lane.in_place) == 1
+        queue = lane.next_turn()
+        if queue in lane.old:
+            lane.owes_old = False
+        cost = self._turn(lane, queue, batch, None if alone else queue.deficit)
+        if not alone:
+            queue.deficit -= cost
+        elif queue in lane.old:
+            lane.old.append(lane.old.pop(0))
+        if cost and batch.has_its_queues:
+            self._fill_up(lane, batch)
+        return cost > 0 and not batch.has_its_queues
+
+    def _next_in_order(self, lane: Lane, batch: Batch) -> bool:
+        """Take of the first slice of all; tell whether to go on."""
+        queue = self._first(lane, batch.demoted)
+        if batch.has_its_queues and queue not in batch.queues:
+            self._fill_up(lane, batch)
+            return False
+        return self._cut(lane, queue, batch, None) > 0
+
+    def _fill_up(self, lane: Lane, batch: Batch) -> None:
+        """Go round those the batch has, a quantum each, until nothing of them fits."""
+        records_before = -1
+        while batch.records > records_before:
+            records_before = batch.records
+            for queue in batch.queues:
+                cost = self._turn(lane, queue, batch, QUANTUM_COST)
+                queue.deficit -= 0 if batch.in_order else cost
+
+    def _turn(self, lane: Lane, queue: SubQueue, batch: Batch, limit: int | None) -> int:
+        """Take records of one sub-queue that cost `limit`, and return what they cost."""
+        cost = 0
+        while queue in self._sources(lane, batch) and (limit is None or cost < limit):
+            cut = self._cut(lane, queue, batch, None if limit is None else limit - cost)
+            if cut == 0:
+                break
+            cost += cut
+        return cost
 
     def _cut(self, lane: Lane, queue: SubQueue, batch: Batch, limit: int | None) -> int:
         """Move records of the first slice to the batch and return their cost."""
@@ -417,6 +464,8 @@ class ModelScheduler:
             return 0
         num_bytes = first.bytes_between(first.start, first.start + count)
         batch.note(queue.number, first.handle, first.start, count)
+        if queue not in batch.queues:
+            batch.queues.append(queue)
         batch.records += count
         batch.num_bytes += num_bytes
         first.start += count

@@ -89,6 +89,126 @@ def test_with_single_queue_all_records_come_from_one_sub_queue() -> None:
     assert taken == (0, [(7, 100, 0, 2), (7, 102, 0, 2)])
 
 
+# -- Several seats -----------------------------------------------------------
+
+
+def deep(scheduler: Scheduler, *queues: int, records: int = 10_000) -> None:
+    """Admit a slice a sub-queue, of which 64 records are a turn."""
+    for queue in queues:
+        scheduler.admit(0, queue, queue, records, 768 * records)
+
+
+def test_free_seats_share_the_ready_sub_queues() -> None:
+    scheduler = Scheduler(1)
+    deep(scheduler, *range(10))
+
+    batches = [scheduler.take(1, 1000, NO_LIMIT, seats=seats) for seats in (4, 3, 2, 1)]
+
+    taken = [[entry[0] for entry in batch[1]] for batch in batches if batch]
+    assert taken == [[0, 1, 2], [3, 4, 5], [6, 7], [8, 9]]
+    assert {sum(entry[3] for entry in batch[1]) for batch in batches if batch} == {1000}
+
+
+def test_a_batch_with_enough_sub_queues_is_filled_a_turn_of_each_after_the_other() -> None:
+    scheduler = Scheduler(1)
+    deep(scheduler, 1, 2, 3, 4)
+
+    assert scheduler.take(1, 200, NO_LIMIT, seats=2) == (0, [(1, 1, 0, 128), (2, 2, 0, 72)])
+
+
+def test_where_one_has_little_the_others_fill_the_batch() -> None:
+    scheduler = Scheduler(1)
+    deep(scheduler, 1, records=10)
+    deep(scheduler, 2, 3, 4)
+
+    assert scheduler.take(1, 500, NO_LIMIT, seats=2) == (0, [(1, 1, 0, 10), (2, 2, 0, 490)])
+
+
+def test_a_batch_is_not_filled_beyond_its_bytes() -> None:
+    scheduler = Scheduler(1)
+    deep(scheduler, 1, 2, 3, 4)
+
+    taken = scheduler.take(1, 500, 150 * 768 + 1, seats=2)
+    assert taken == (0, [(1, 1, 0, 86), (2, 2, 0, 64)])
+
+
+def test_what_filled_a_batch_is_paid_in_later_turns() -> None:
+    scheduler = Scheduler(1)
+    deep(scheduler, 1, 2, 3, 4)
+    scheduler.take(1, 256, NO_LIMIT, seats=2)  # two turns of 1 and of 2
+    for queue in (1, 2):
+        scheduler.open(0, queue)
+
+    assert turns(scheduler, 8) == [3, 4, 3, 4, 1, 2, 3, 4]
+
+
+def test_without_exclusive_nothing_is_left_for_other_seats() -> None:
+    scheduler = Scheduler(1)
+    deep(scheduler, 1, 2, 3, records=1)
+
+    _, taken = scheduler.take(1, 10, NO_LIMIT, exclusive=False, seats=3) or (0, [])
+    assert len(taken) == 3
+
+
+def test_with_more_seats_than_sub_queues_each_batch_has_one() -> None:
+    scheduler = Scheduler(1)
+    deep(scheduler, 1, 2, records=100)
+
+    assert scheduler.take(1, 200, NO_LIMIT, seats=2**62) == (0, [(1, 1, 0, 100)])
+    assert scheduler.take(1, 200, NO_LIMIT, seats=2**62) == (0, [(2, 2, 0, 100)])
+
+
+@pytest.mark.parametrize("options", [{"deadlines": [True]}, {"demote_after_ns": [0]}])
+def test_free_seats_share_what_goes_by_deadline_or_age(options: dict[str, list[int]]) -> None:
+    scheduler = Scheduler(1, **options)  # type: ignore[arg-type]
+    for handle, queue in enumerate((1, 2, 1, 3, 2, 4)):
+        scheduler.admit(0, queue, handle, 5, 10, handle, -1, handle)
+
+    # In order until 3 would be next, then the rest of 2.
+    taken = scheduler.take(1, 100, NO_LIMIT, now_ns=100, seats=2)
+    assert taken == (0, [(1, 0, 0, 5), (2, 1, 0, 5), (1, 2, 0, 5), (2, 4, 0, 5)])
+    assert scheduler.take(1, 100, NO_LIMIT, now_ns=100) == (0, [(3, 3, 0, 5), (4, 5, 0, 5)])
+
+
+def test_the_demoted_are_not_mixed_with_the_young_to_fill_a_batch() -> None:
+    scheduler = Scheduler(1, demote_after_ns=[50])
+    for handle, (queue, born_ns) in enumerate(((1, 0), (2, 1), (1, 90))):
+        scheduler.admit(0, queue, handle, 5, 10, born_ns=born_ns)
+
+    assert scheduler.take(1, 100, NO_LIMIT, now_ns=100, seats=2) == (0, [(1, 0, 0, 5)])
+    assert scheduler.demoted_records(0) == 5
+
+
+def test_what_filled_a_batch_of_the_demoted_is_not_charged() -> None:
+    scheduler = Scheduler(1, demote_after_ns=[50])
+    for handle, (queue, born_ns) in enumerate(((1, 0), (2, 1), (1, 2))):
+        scheduler.admit(0, queue, handle, 320, 320 * 768, born_ns=born_ns)  # five quanta
+    deep(scheduler, 1)
+    taken = scheduler.take(1, 640, NO_LIMIT, now_ns=100, seats=2)
+    assert taken == (0, [(1, 0, 0, 320), (1, 2, 0, 320)])
+    scheduler.open(0, 1)
+    scheduler.drop_queue(2)
+    deep(scheduler, 3)
+
+    assert turns(scheduler, 4) == [1, 3, 1, 3]
+
+
+@pytest.mark.parametrize("waiting", [[10, 30, 30, 30], [2, 3, 4, 5, 6, 7, 8, 5]])
+def test_a_lane_is_due_for_the_batch_that_its_seat_would_get(waiting: list[int]) -> None:
+    scheduler = Scheduler(2)
+    backlog(scheduler, 0, 0)
+    for queue, records in enumerate(waiting):
+        scheduler.admit(1, queue, queue, records, 100 * records)
+
+    lanes = []
+    for _ in range(3):
+        lane, _ = scheduler.take(ALL, 40, NO_LIMIT, seats=4) or (9, [])
+        lanes.append(lane)
+        scheduler.open(0, 0)
+    # Ten records, about, which two batches of forty have earned; all would need five.
+    assert lanes == [0, 0, 1]
+
+
 # -- Open and closed ---------------------------------------------------------
 
 
@@ -490,6 +610,23 @@ def test_what_is_demoted_is_masked_closed_and_dropped_with_its_lane() -> None:
     assert (scheduler.ready_lanes(), scheduler.queued_records(0)) == (0, 0)
 
 
+def test_the_demoted_keep_their_credit_when_an_owner_leaves_them_to_another_lane() -> None:
+    scheduler = Scheduler(3, demote_after_ns=[50, 50, None])
+    backlog(scheduler, 2, 0)
+    scheduler.admit(0, 1, 5000, 10, 1000, owner=1, born_ns=0)
+    scheduler.admit(1, 2, 5001, 10, 1000, owner=1, born_ns=99)
+    scheduler.admit(1, 2, 5002, 10, 1000, owner=2, born_ns=0)
+    for _ in range(4):
+        assert scheduler.take(0b101, 10, NO_LIMIT, exclusive=False, now_ns=100) is not None
+
+    assert scheduler.drop_owner(1) == [5000, 5001]
+    lanes = [
+        (scheduler.take(ALL, 10, NO_LIMIT, exclusive=False, now_ns=100) or (9,))[0]
+        for _ in range(2)
+    ]
+    assert lanes == [2, 1]
+
+
 def test_time_does_not_go_back() -> None:
     scheduler = Scheduler(2, demote_after_ns=[100, None])
     scheduler.admit(0, 1, 100, 2, 10, born_ns=0)
@@ -629,6 +766,11 @@ def test_wrong_slices_are_not_admitted(arguments: tuple[int, ...], message: str)
 def test_an_impossible_batch_is_refused(records_max: int, bytes_max: int) -> None:
     with pytest.raises(ValueError, match="cannot be cut"):
         Scheduler(1).take(1, records_max, bytes_max)
+
+
+def test_a_batch_without_a_seat_is_refused() -> None:
+    with pytest.raises(ValueError, match="seats is 0"):
+        Scheduler(1).take(1, 1, 1, seats=0)
 
 
 @pytest.mark.parametrize("name", ["ready_records", "queued_records", "queued_bytes"])

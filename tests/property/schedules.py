@@ -47,6 +47,7 @@ def calls(chance: random.Random, lanes: int) -> Iterator[Call]:
     queues = chance.choice((2, 3, 6))
     bytes_max = chance.choice((10, 2_000, 60_000, 200_000))
     exclusive, single_queue = chance.random() < 0.6, chance.random() < 0.3
+    seats_max = chance.choice((1, 2, 4))
     now_ns = 0
 
     def slice_of(handle: int) -> tuple[int, ...]:
@@ -69,7 +70,12 @@ def calls(chance: random.Random, lanes: int) -> Iterator[Call]:
             case 1:
                 mask = ANY_MASK if chance.random() < 0.8 else chance.randint(0, ANY_MASK)
                 room = NO_LIMIT if chance.random() < 0.6 else chance.randint(0, 3 * bytes_max)
-                flags = {"exclusive": exclusive, "single_queue": single_queue, "now_ns": now_ns}
+                flags = {
+                    "exclusive": exclusive,
+                    "single_queue": single_queue,
+                    "now_ns": now_ns,
+                    "seats": chance.randint(1, seats_max),
+                }
                 yield "take", (mask, chance.choice((1, 5, 30, 300)), room), flags
             case 2:
                 yield "open", (chance.randrange(lanes), chance.randrange(queues)), {}
