@@ -94,6 +94,8 @@ cdef enum:
     COLUMNS_BYTES_A_LANE = 3 * 4
     LANES_MAX = 1 << 16
     RECORDS_MIN = 1024                          # first size of the scratch array
+    # Parsing this takes less time than getting the GIL back from a thread that is busy.
+    HOLD_BYTES_MAX = 64 * 1024
 
 
 # Why reading the wire batches paused or stopped.
@@ -807,8 +809,11 @@ cdef class BatchReader:
         cdef int step
         cdef Held unpacked
         while True:
-            with nogil:
+            if self.end - self.at < HOLD_BYTES_MAX:
                 step = self.read_batches()
+            else:
+                with nogil:
+                    step = self.read_batches()
             if step != PACKED:
                 return step
             unpacked = self.unpack(frame, decompress)
@@ -951,8 +956,11 @@ cdef list make_columns(BatchReader reader):
     for lane in range(reader.lane_count):
         if reader.lanes[lane].num_records > 0:
             buffers[lane] = open_lane(&reader.lanes[lane])
-    with nogil:
+    if reader.num_bytes < HOLD_BYTES_MAX:
         copy_records(reader.records, reader.record_count, reader.lanes)
+    else:
+        with nogil:
+            copy_records(reader.records, reader.record_count, reader.lanes)
     return [close_lane(lane, &reader.lanes[lane], held) for lane, held in buffers.items()]
 
 

@@ -97,6 +97,10 @@ class Flight:
         """Return the parts whose partition is still ours."""
         return [part for part in self.parts if not part.partition.gone]
 
+    def holds(self, partition: Partition) -> bool:
+        """Tell whether records of a partition, in this assignment, are among it."""
+        return any(part.partition is partition for part in self.parts)
+
     def keep(self, parts: Iterable[Part]) -> None:
         """Let go of all other parts."""
         self.parts = list(parts)

@@ -468,7 +468,7 @@ class View:
         busy = {
             flight.cut.lane
             for flight in self.flights.values()
-            if flight.seated and number in flight.queues
+            if flight.seated and flight.holds(partition)
         }
         for lane in range(len(self.lanes)):
             if not self._ordered or not (lane in busy or self._closed[lane, number]):

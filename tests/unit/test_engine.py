@@ -761,3 +761,17 @@ def test_batches_of_an_app_with_a_target_are_cut_so_short_that_a_seat_is_free_in
     (shorter,) = d.finish(cut)
 
     assert shorter.num_records == 16
+
+
+def test_a_partition_that_left_and_came_back_goes_on_though_an_old_batch_still_runs():
+    d = driver()
+    (old,) = d.records(A, range(10), SLOW)
+    d.revoke(A)
+    d.assign(A=0, B=0)
+    d.revoking(A)
+    d.assign(A=0, B=0)
+
+    d.finish(old)
+    (again,) = d.records(A, range(10), SLOW)
+
+    assert only_offsets(again) == [*range(10)]
