@@ -69,7 +69,8 @@ class App(faust.App):
 
     Args:
         id: The app's id, and its consumer group.
-        memory: Most that feeds hold: fetch buffers, columns, decoded frames.
+        memory: Most that feeds hold: fetch buffers, columns, decoded frames, output that is
+            not acknowledged.
         lanes: The worker's one order of priority, highest first; without it there is one
             lane, `default`.
         **options: All that `faust.App` takes.
@@ -130,8 +131,8 @@ class App(faust.App):
             key_by: Column whose text is the key of what is sent to it.
             lanes: The lane of all its records, a rule, or a Polars expression over declared
                 columns that yields lane names; null and unknown names get the lowest lane.
-            order: What may not be reordered inside a lane. This version keeps the order of
-                the key by keeping that of the partition.
+            order: What may not be reordered inside a lane: `partition`, `key` (records of
+                other keys may overtake), or `none`.
             on_offset_loss: What to do when the broker no longer has the next offset.
             **topic_options: What `app.topic` takes.
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
@@ -61,6 +62,7 @@ from flowguard.settle.watermarks import decode as decode_watermarks
 from flowguard.settle.watermarks import encode as encode_watermarks
 from flowguard.situation import snapshot_of
 from flowguard.snapshot import Snapshot
+from flowguard.tally import AGENTS_MAX
 from flowguard.units import SECOND
 
 if TYPE_CHECKING:
@@ -188,6 +190,10 @@ class FeedRuntime(Service):
                         f"topic {name!r} is declared both as a feed and as a plain topic that is "
                         f"read; a worker can read it in one way only"
                     )
+        readers = Counter(name for agent in self.agents.values() for name in agent.feed.topics)
+        for name, count in readers.items():
+            if count > AGENTS_MAX:
+                raise ConfigError(f"{count} agents read feed {name!r}; at most {AGENTS_MAX} can")
         _ = self.partition_plans
 
     @cached_property

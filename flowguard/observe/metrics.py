@@ -245,7 +245,7 @@ METRICS: Final[tuple[Metric, ...]] = (
     ),
     Metric(
         "flowguard_uncommitted_offsets", "gauge",
-        "Offsets read but not committed: most that a crash would repeat.",
+        "Offsets read but not committed; what a crash would repeat is among them.",
         ("topic",), of_topics(lambda partition: max(0, partition.position - partition.committed)),
     ),
 )  # fmt: skip

@@ -88,7 +88,8 @@ def decode(metadata: str, offset: int, context: CommitContext) -> Restored:
     ahead: dict[str, int] = fields["w"]
     repeated = max(ahead.values(), default=0)
     if fields["c"] != offset:
-        return Restored(None, f"the offset was moved from {fields['c']} to {offset} since", 0)
+        why = f"the offset was moved from {fields['c']} to {offset} since"
+        return Restored(None, why, max(0, fields["c"] + repeated - offset))
     if fields["k"] != context.cluster:
         return Restored(None, "it was written for another cluster", repeated)
     if fields["r"] != context.rules:

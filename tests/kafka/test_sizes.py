@@ -45,7 +45,7 @@ def test_a_record_of_5_MB_goes_through_a_feed_of_32_MiB_and_one_that_is_refused_
         what="it is not retried",
     )
     assert narrow in why and "TooLarge" in why and f"{events}[0]" in why
-    assert f"topic '{narrow}' did not take a batch" in worker.said
+    assert f"topic '{narrow}' did not take 1 records for partition 0" in worker.said
     outside.produce(events, [Record({"id": number}, partition=1) for number in range(10)])
     worker.until(lambda: outside.committed(worker.group, events)[1] == 10)
     assert outside.committed(worker.group, events)[0] <= 1
