@@ -236,7 +236,9 @@ MUTATIONS = [
     ("promise_3_a_partition", "control/memory.py",
      "        self._held[partition] = before + num_bytes\n", ""),
     ("promise_5_a_lane", "view.py", "exclusive=self._ordered,", "exclusive=False,"),
-    ("promise_5_nothing", "view.py", "                self.scheduler.close(cut.lane, queue)\n", ""),
+    ("promise_5_nothing", "view.py",
+     "                self.scheduler.close(cut.lane, queue)\n",
+     "                self.scheduler.open(cut.lane, queue)\n"),
     ("promise_6_a_record", "view.py",
      "    def _lane_mask(self, now_ns: int) -> int:",
      "    def _lane_mask(self, now_ns: int) -> int:\n"
