@@ -43,14 +43,13 @@ class Partition:
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """A chunk that waits for one agent; `taken` of its records were handed out."""
+    """What one agent has not been given of a chunk; `run` begins at its first record."""
 
     partition: Partition
     chunk: Chunk
     ledger: LaneLedger
     run: Run
     queue: int  # its sub-queue in the scheduler
-    taken: int = 0
 
 
 class Part(NamedTuple):

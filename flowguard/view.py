@@ -126,7 +126,10 @@ class View:
         self._flow_lanes = 0  # bits of lanes that queue by flow
         self._passed_over = 0
         self._reserved = [int(lane.reserve * plan.seats) for lane in lanes]
-        self._bound_batches()
+        self._fair = any(lane.fair_by is not None for lane in lanes)
+        for rank, rate in enumerate(rates):
+            if rate is not None:
+                self.scheduler.set_batch_records(rank, rate.burst_records)
 
     # What comes in.
 
@@ -263,14 +266,6 @@ class View:
         rate = self._rates[rank]
         return rate is None or rate.allows(now_ns)
 
-    def _bound_batches(self) -> None:
-        """Tell the scheduler how many records a batch of each lane may have."""
-        for rank, rate in enumerate(self._rates):
-            records = self.limit.records
-            if rate is not None:
-                records = min(records, rate.burst_records)
-            self.scheduler.set_batch_records(rank, records)
-
     def _next_cut(self, mask: int, now_ns: int) -> Flight | None:
         taken = mask and self.scheduler.take(
             mask,
@@ -291,7 +286,6 @@ class View:
     def _hand_out(self, handle: int, start: int, count: int) -> Part:
         waiting = self._waiting[handle]
         chunk, end, run = waiting.chunk, start + count, waiting.run
-        waiting.taken = end
         if end == chunk.num_records:
             del self._waiting[handle]
         else:
@@ -385,7 +379,6 @@ class View:
             self._open(flight, flight.parts)
         service_ns = now_ns - flight.cut.started_ns
         self.limit.sample(records=flight.cut.num_records, service_ns=service_ns)
-        self._bound_batches()
         self.service_ns += (service_ns - self.service_ns) / (8 if self.service_ns else 1)
         self._correct(flight, service_ns)
 
@@ -395,6 +388,8 @@ class View:
         What a record costs is estimated by its bytes. Where that was wrong for a batch as a
         whole, each of its flows is charged in proportion.
         """
+        if not self._fair:
+            return
         lane = flight.cut.lane
         costs: Counter[int] = Counter()
         for part in flight.parts:

@@ -17,7 +17,7 @@ import contextlib
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Final, NamedTuple, Protocol
@@ -26,7 +26,7 @@ from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import IncompatibleBrokerVersion, KafkaConnectionError
 from aiokafka.protocol.fetch import FetchRequest_v11
 
-__all__ = ["FETCH_VERSION", "Awaited", "FetchConnection"]
+__all__ = ["FETCH_VERSION", "Awaited", "FetchConnection", "credentials_of"]
 
 #: The first version that fetches zstd is 10; 11 is the last without flexible fields.
 #: Kafka 2.3 and later have it.
@@ -396,3 +396,13 @@ class FetchConnection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka is 
             self.close()
             raise KafkaConnectionError("the broker answered another request than the last one")
         return frame[LENGTH.size :]
+
+
+def credentials_of(client: Any) -> Mapping[str, Any]:
+    """Return what a connection of aiokafka's must know to be let in, as a client has it."""
+    names = (
+        "client_id", "request_timeout_ms", "ssl_context", "security_protocol", "sasl_mechanism",
+        "sasl_plain_username", "sasl_plain_password", "sasl_kerberos_service_name",
+        "sasl_kerberos_domain_name", "sasl_oauth_token_provider",
+    )  # fmt: skip
+    return {name: getattr(client, f"_{name}") for name in names}

@@ -32,7 +32,7 @@ from flowguard.errors import WireError
 from flowguard.facts import Fetched, Stopped
 from flowguard.intake.chunks import Arrival, chunks_of
 from flowguard.intake.compression import decompress
-from flowguard.intake.connection import Awaited, FetchConnection
+from flowguard.intake.connection import Awaited, FetchConnection, credentials_of
 from flowguard.lanes.split import Splitter
 
 __all__ = ["Fetcher", "PartitionPlan"]
@@ -397,22 +397,12 @@ class Fetcher:
         broker = self._client.cluster.broker_metadata(node)
         if broker is None:
             raise kafka_errors.StaleMetadata(f"broker {node} is not in the metadata")
-        client = self._client
         connection = FetchConnection(
             broker.host,
             broker.port,
             buffer_bytes=lambda: self._memory.fetch_bytes_max,
             frame_bytes_max=max(self._memory.memory_bytes // 2, 2 * self._memory.fetch_bytes_max),
-            client_id=client._client_id,
-            request_timeout_ms=client._request_timeout_ms,
-            ssl_context=client._ssl_context,
-            security_protocol=client._security_protocol,
-            sasl_mechanism=client._sasl_mechanism,
-            sasl_plain_username=client._sasl_plain_username,
-            sasl_plain_password=client._sasl_plain_password,
-            sasl_kerberos_service_name=client._sasl_kerberos_service_name,
-            sasl_kerberos_domain_name=client._sasl_kerberos_domain_name,
-            sasl_oauth_token_provider=client._sasl_oauth_token_provider,
+            **credentials_of(self._client),
         )
         await connection.connect()
         return connection

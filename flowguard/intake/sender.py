@@ -25,7 +25,7 @@ import asyncio
 import contextlib
 import struct
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -37,6 +37,7 @@ from mode import get_logger
 from flowguard._native.record_batches import RecordBatch, Rows
 from flowguard.chunk import TopicPartition
 from flowguard.errors import SettleError
+from flowguard.intake.connection import credentials_of
 from flowguard.intake.produce_connection import ProduceConnection, read_answer
 
 __all__ = ["BatchSender", "Compression"]
@@ -543,16 +544,6 @@ class BatchSender:
             connection.abandon()  # it may be half open
             raise
         return connection
-
-
-def credentials_of(client: Any) -> Mapping[str, Any]:
-    """Return what a connection of aiokafka's must know to be let in, as a client has it."""
-    names = (
-        "client_id", "request_timeout_ms", "ssl_context", "security_protocol", "sasl_mechanism",
-        "sasl_plain_username", "sasl_plain_password", "sasl_kerberos_service_name",
-        "sasl_kerberos_domain_name", "sasl_oauth_token_provider",
-    )  # fmt: skip
-    return {name: getattr(client, f"_{name}") for name in names}
 
 
 def fail(name: TopicPartition, parcel: Parcel, why: str) -> None:
