@@ -71,7 +71,8 @@ cdef struct Source:
     Column keys
     Column values
     Column headers                  # each row's own, if it has any
-    const int64_t* timestamps
+    const int64_t* timestamps       # NULL: all rows have the common one
+    int64_t common_timestamp
     const uint8_t* common           # the headers of all rows, NULL: each has its own
     int32_t common_size
     const int32_t* order            # rows by partition, in their order within each
@@ -93,6 +94,10 @@ cdef inline int32_t size_at(const Column* column, int64_t row) noexcept nogil:
     if column.valid != NULL and not (column.valid[bit >> 3] >> (bit & 7)) & 1:
         return -1
     return column.ends[row + 1] - column.ends[row]
+
+
+cdef inline int64_t timestamp_at(const Source* source, int64_t row) noexcept nogil:
+    return source.common_timestamp if source.timestamps == NULL else source.timestamps[row]
 
 
 cdef inline uint8_t* put_bytes(
@@ -130,7 +135,7 @@ cdef int64_t append(
 
     The first record of a batch is taken whatever its size. Negative: an error.
     """
-    cdef int64_t place, row, body, whole, delta
+    cdef int64_t place, row, body, whole, timestamp, delta
     cdef int32_t key_size, value_size, headers_size
     cdef uint8_t* at
     for place in range(start, stop):
@@ -141,10 +146,11 @@ cdef int64_t append(
             headers_size = source.common_size
         else:
             headers_size = size_at(&source.headers, row)
+        timestamp = timestamp_at(source, row)
         if target.count == 0:
-            target.first_timestamp = target.max_timestamp = source.timestamps[row]
+            target.first_timestamp = target.max_timestamp = timestamp
         # As unsigned numbers, so that what is beyond 64 bits wraps, as it does for readers.
-        delta = <int64_t>(<uint64_t>source.timestamps[row] - <uint64_t>target.first_timestamp)
+        delta = <int64_t>(<uint64_t>timestamp - <uint64_t>target.first_timestamp)
         body = (
             1 + varlong_size(delta) + varlong_size(target.count) + bytes_with_length(key_size)
             + bytes_with_length(value_size) + headers_size
@@ -168,8 +174,8 @@ cdef int64_t append(
             memcpy(at, source.headers.data + source.headers.ends[row], headers_size)
         target.size += whole
         target.count += 1
-        if source.timestamps[row] > target.max_timestamp:
-            target.max_timestamp = source.timestamps[row]
+        if timestamp > target.max_timestamp:
+            target.max_timestamp = timestamp
     return stop
 
 
@@ -314,7 +320,7 @@ cdef class Rows:
         keys: pa.BinaryArray, nulls allowed.
         values: pa.BinaryArray, nulls are tombstones.
         partitions: pa.Int32Array without nulls.
-        timestamps: pa.Int64Array without nulls, ms since 1970.
+        timestamps: pa.Int64Array without nulls, ms since 1970; an int is that of every row.
         headers: Encoded headers: bytes for all rows, or a pa.BinaryArray without nulls.
         partition_count: Partitions of the topic.
 
@@ -348,9 +354,12 @@ cdef class Rows:
         else:
             self.num_bytes += point_at(&self.source.headers, headers, "headers", self.rows)
             check_full(headers, "headers")
-        self.source.timestamps = <const int64_t*>numbers_of(
-            timestamps, pa.int64(), "timestamps", self.rows, sizeof(int64_t)
-        )
+        if isinstance(timestamps, int):
+            self.source.common_timestamp = timestamps
+        else:
+            self.source.timestamps = <const int64_t*>numbers_of(
+                timestamps, pa.int64(), "timestamps", self.rows, sizeof(int64_t)
+            )
         self.sort(partitions)
 
     cdef int sort(self, partitions) except -1:

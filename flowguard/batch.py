@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from flowguard._native import wire
 from flowguard.chunk import Slice, TopicPartition
@@ -105,7 +104,7 @@ class Batch:
     @cached_property
     def oldest_timestamp_ms(self) -> int:
         """Return the oldest record timestamp, in milliseconds since 1970."""
-        return min(int(pc.min(piece.columns.column("timestamp")).as_py()) for piece in self._slices)
+        return min(piece.oldest_timestamp_ms for piece in self._slices)
 
     @cached_property
     def _frame(self) -> pl.DataFrame:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 __all__ = ["NO_FLOW", "Chunk", "Slice", "TopicPartition"]
 
@@ -89,6 +90,13 @@ class Slice:
     def timestamps(self) -> pa.Int64Array:
         """Return the timestamps of the records, ms; nothing is copied."""
         return self.chunk.columns.column(1).slice(self.start, self.count)
+
+    @property
+    def oldest_timestamp_ms(self) -> int:
+        """Return the oldest timestamp of the records."""
+        if self.count == self.chunk.num_records:
+            return self.chunk.first_timestamp_ms
+        return int(pc.min(self.timestamps).as_py())
 
     @property
     def num_bytes(self) -> int:

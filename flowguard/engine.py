@@ -113,6 +113,7 @@ class Engine:
             for topic in view.plan.topics:
                 self._views_of[topic].append(view)
         self._view_with: dict[int, View] = {}  # by the batches that are not settled
+        self._stirred: dict[View, None] = {}  # in the order of what stirred them
         self._last_batch = 0
         self._last_epoch = 0
         self._numbers: dict[TopicPartition, int] = {}
@@ -120,9 +121,18 @@ class Engine:
 
     # Facts.
 
-    def observe(self, fact: Fact) -> list[Command]:
-        """Take in one fact and return what must happen now."""
+    def observe(self, *facts: Fact) -> list[Command]:
+        """Take in what happened at one instant, and return what must happen now.
+
+        Batches are started when all of it is known: what a response brought of several
+        partitions can share one.
+        """
         self.memory_peak = max(self.memory_peak, self.memory.used_bytes)
+        commands = [command for fact in facts for command in self._take_in(fact)]
+        stirred, self._stirred = self._stirred, {}
+        return commands + self._start_batches(stirred, facts[-1].at_ns)
+
+    def _take_in(self, fact: Fact) -> list[Command]:
         match fact:
             case Fetched():
                 return self._fetched(fact)
@@ -133,7 +143,7 @@ class Engine:
             case Failed():
                 return self._failed(fact)
             case Ticked():
-                return self._ticked(fact.at_ns)
+                return self._ticked(fact)
             case Assigned():
                 return self._assigned(fact)
             case Revoking():
@@ -162,7 +172,8 @@ class Engine:
         for (lane, _), chunks in blocks.items():
             self._admit(partition, lane, chunks, views, fact.at_ns)
         partition.ledger.position = fact.next_offset
-        return commands + self._start_batches(views, fact.at_ns)
+        self._stir(views)
+        return commands
 
     def _admit(
         self,
@@ -204,7 +215,8 @@ class Engine:
     def _returned(self, fact: Returned) -> list[Command]:
         view = self._view_with[fact.batch_id]
         view.stand_up(view.flights[fact.batch_id], fact.at_ns)
-        return self._start_batches([view], fact.at_ns)
+        self._stir([view])
+        return []
 
     def _finished(self, fact: Finished) -> list[Command]:
         view = self._view_with.pop(fact.batch_id)
@@ -221,7 +233,8 @@ class Engine:
             if part.piece.chunk.unsettled == 0 and self._let_go(part.partition, part.piece.chunk):
                 commands = [Resume()]
         self.tally.dead_letters(lane, min(fact.dead_letters, finished))
-        return commands + self._start_batches([view], fact.at_ns)
+        self._stir([view])
+        return commands
 
     def _failed(self, fact: Failed) -> list[Command]:
         view = self._view_with[fact.batch_id]
@@ -235,14 +248,16 @@ class Engine:
         else:
             view.land(flight)
             del self._view_with[fact.batch_id]
-        return self._start_batches([view], fact.at_ns)
+        self._stir([view])
+        return []
 
-    def _ticked(self, now_ns: int) -> list[Command]:
-        if now_ns - self._recent_since_ns >= RECENT_NS:
-            self._recent_since_ns = now_ns
+    def _ticked(self, fact: Ticked) -> list[Command]:
+        if fact.at_ns - self._recent_since_ns >= RECENT_NS:
+            self._recent_since_ns = fact.at_ns
             for book in self.books:
                 book.turn_over()
-        return self._start_batches(self.views.values(), now_ns)
+        self._stir(self.views.values())
+        return []
 
     def _assigned(self, fact: Assigned) -> list[Command]:
         """Keep partitions that came back as they were; begin the others anew."""
@@ -255,7 +270,8 @@ class Engine:
                 self._drop(held)
             self.partitions[name] = self._begin(name, offset, fact.watermarks.get(name, ()))
         self.memory.assign([each.account for each in self.partitions.values()])
-        return [self._fetch(), *self._ticked(fact.at_ns)]
+        self._stir(self.views.values())
+        return [self._fetch()]
 
     def _begin(self, name: TopicPartition, offset: int, watermarks: Sequence[int]) -> Partition:
         self._last_epoch += 1
@@ -298,6 +314,10 @@ class Engine:
         return []
 
     # Decisions.
+
+    def _stir(self, views: Iterable[View]) -> None:
+        """Note that these agents may get a batch now."""
+        self._stirred.update(dict.fromkeys(views))
 
     def _start_batches(self, views: Iterable[View], now_ns: int) -> list[Command]:
         """Fill the free seats: retries that are due first, then what the scheduler says."""

@@ -63,7 +63,7 @@ from flowguard.settle.watermarks import encode as encode_watermarks
 from flowguard.situation import snapshot_of
 from flowguard.snapshot import Snapshot
 from flowguard.tally import AGENTS_MAX
-from flowguard.units import SECOND
+from flowguard.units import MILLISECOND, SECOND
 
 if TYPE_CHECKING:
     from flowguard.app import App
@@ -87,6 +87,11 @@ FAUST_COMMIT_INTERVAL_S: Final = 2.8
 #: Python lets a busy thread run for 5 ms before another gets a turn, which the consumer's
 #: thread would lose at each response.
 SWITCH_INTERVAL_S: Final = 0.0005
+
+#: Where few records come at a time, a target has time for so many fetches. Each costs the
+#: worker about as much as a hundred records do.
+FETCHES_A_TARGET: Final = 16
+FETCH_PACE_NS_MAX: Final = 5 * MILLISECOND
 
 TOPIC_CHECK_S: Final = 10.0
 
@@ -207,13 +212,17 @@ class FeedRuntime(Service):
         return plans
 
     def _plan(self, feed: Feed, route: Route, splitter: Splitter) -> PartitionPlan:
-        targets = [self.lanes[rank].target_ns is not None for rank in route.ranks]
+        targets_ns = [self.lanes[rank].target_ns for rank in route.ranks]
+        tight_ns = [each for each in targets_ns if each is not None]
         return PartitionPlan(
             splitter=splitter if splitter.needed else None,
             in_blocks=feed.options.order != "partition",
             rule=lane_rule(route),
-            urgent=all(targets),
-            may_be_urgent=any(targets),
+            urgent=None not in targets_ns,
+            may_be_urgent=bool(tight_ns),
+            pace_s=min([FETCH_PACE_NS_MAX * FETCHES_A_TARGET, *tight_ns])
+            / FETCHES_A_TARGET
+            / SECOND,
             on_offset_loss=feed.options.on_offset_loss,
         )
 
@@ -236,7 +245,7 @@ class FeedRuntime(Service):
 
     def deliver_threadsafe(self, facts: Sequence[Fetched | Stopped]) -> None:
         """Take in what was fetched; may be called on any thread."""
-        self.loop.call_soon_threadsafe(self._observe_all, facts)
+        self.loop.call_soon_threadsafe(self.observe, *facts)
 
     def assigned(self, positions: Mapping[TopicPartition, Stored]) -> None:
         """Take in the partitions that are ours now, all of them."""
@@ -337,13 +346,9 @@ class FeedRuntime(Service):
         self.observe(Failed(batch_id=batch_id, why=why, at_ns=self.clock.now_ns()))
         self._landed.set()
 
-    def _observe_all(self, facts: Iterable[Fact]) -> None:
-        for fact in facts:
-            self.observe(fact)
-
-    def observe(self, fact: Fact) -> None:
+    def observe(self, *facts: Fact) -> None:
         """Tell the engine, and do what it answers."""
-        for command in self.engine.observe(fact):
+        for command in self.engine.observe(*facts):
             self._carry_out(command)
         self._arm()
 

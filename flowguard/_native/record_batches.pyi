@@ -24,7 +24,7 @@ class Rows:
         keys: pa.BinaryArray,
         values: pa.BinaryArray,
         partitions: pa.Int32Array,
-        timestamps: pa.Int64Array,
+        timestamps: pa.Int64Array | int,
         headers: bytes | pa.BinaryArray,
         partition_count: int,
     ) -> None: ...

@@ -120,7 +120,7 @@ class FeedAgent(Agent):
         values = aiter(run)
         try:
             async for value in values:
-                await self._to_sinks(value, stream)
+                await self._to_sinks(value)
         finally:
             # Without this the function would be left at its yield, to be closed whenever
             # the interpreter finds it.
@@ -137,16 +137,14 @@ class FeedAgent(Agent):
         if self._on_error is not None and isinstance(error, Exception):
             await self._on_error(self, error)
 
-    async def _to_sinks(self, value: Any, stream: FeedStream) -> None:
+    async def _to_sinks(self, value: Any) -> None:
         """Send what was yielded; the batch waits for the acknowledgement, the agent does not.
 
         Only when what is not acknowledged fills its share of the memory, the agent waits too.
         """
         for sink in self._sinks:
             if isinstance(sink, Feed) and isinstance(value, (pl.DataFrame, pa.Table)):
-                sending = self.loop.create_task(sink.send(value))
-                if stream.current is not None:
-                    stream.current.hold(sending)
+                sink.begin_send(value)
                 await sink.app.egress.wait_for_room()
             elif isinstance(sink, (AgentT, ChannelT)):
                 await sink.send(value=value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -234,3 +235,7 @@ class Feed(Topic):
             raise ConfigError(f"{self!r}.send: {type(frame).__name__} is no Polars frame or Arrow "
                               f"table; send one value with send(value=…)")  # fmt: skip
         return await self.app.egress.send(self, frame, key_by=key_by or self.options.key_by)
+
+    def begin_send(self, frame: pl.DataFrame | pa.Table) -> asyncio.Future[None]:
+        """Send a frame and wait for nothing; the current batch waits for its acknowledgement."""
+        return self.app.egress.begin(self, frame, key_by=self.options.key_by)

@@ -50,7 +50,10 @@ SHARED_WAIT_MS: Final = 50
 BULK_BYTES_MIN: Final = 64 * 1024
 
 #: A broker that does not wait for records, as small embedded ones do, is asked this often.
-EMPTY_PAUSE_MS: Final = 5
+EMPTY_PAUSE_S: Final = 0.005
+
+#: After a response of so few bytes more is on its way, and worth waiting `pace_s` for.
+LITTLE_BYTES: Final = 64 * 1024
 
 RETRY_BACKOFF_S: Final = 0.1
 RETRY_BACKOFF_S_MAX: Final = 5.0
@@ -89,6 +92,8 @@ class PartitionPlan:
         rule: Which lane a record belongs to.
         urgent: By rule it holds nothing but lanes with a target.
         may_be_urgent: It can hold a record of a lane with a target.
+        pace_s: A request can wait so long for more records than a few, because no target
+            is missed by that.
         on_offset_loss: stop, earliest or latest.
         splitter: What moves records to lanes and flows that the parser cannot see, or None.
         in_blocks: The feed's order lets a lane run ahead of its oldest record.
@@ -98,6 +103,7 @@ class PartitionPlan:
     urgent: bool
     may_be_urgent: bool
     on_offset_loss: str
+    pace_s: float = 0.0
     splitter: Splitter | None = None
     in_blocks: bool = False
 
@@ -134,6 +140,7 @@ class Asked:
         offsets: Where it begins in each partition. A section that does not begin where its
             cursor is by then was asked for ahead of a response that could not be used whole.
         moved: It brought a partition forward.
+        pace_s: While little comes at a time, the next request is sent so long after it.
     """
 
     cursors: dict[TopicPartition, Cursor]
@@ -142,6 +149,7 @@ class Asked:
     moved: bool = False
     awaited: Awaited | None = None
     sent_s: float = 0.0
+    pace_s: float = 0.0
 
 
 class Fetcher:
@@ -295,7 +303,8 @@ class Fetcher:
                 throttle_ms, error_code, sections = wire.read_fetch_response(frame)
                 if error_code:
                     raise kafka_errors.for_code(error_code)()
-                ahead = self._ask_ahead(frame, sections, asked, (node, urgent))
+                if len(frame) > LITTLE_BYTES or self._early_s(asked, asked.pace_s) <= 0:
+                    ahead = self._ask_ahead(frame, sections, asked, (node, urgent))
                 if ahead is not None:
                     ahead.awaited = self._send(connection, ahead, urgent)
                 self._take_in(frame, sections, asked)
@@ -305,12 +314,19 @@ class Fetcher:
                 raise
             finally:
                 self._memory.settle(asked.reservation)
-            if not asked.moved and self._loop.time() - asked.sent_s < EMPTY_PAUSE_MS / 1e3:
-                throttle_ms = max(throttle_ms, EMPTY_PAUSE_MS)
+            pause_s = throttle_ms / 1e3
+            if not asked.moved:
+                pause_s = max(pause_s, self._early_s(asked, EMPTY_PAUSE_S))
+            elif len(frame) <= LITTLE_BYTES:
+                pause_s = max(pause_s, self._early_s(asked, asked.pace_s))
             asked = ahead
             yield
-            if throttle_ms:
-                await asyncio.sleep(throttle_ms / 1e3)
+            if pause_s > 0:
+                await asyncio.sleep(pause_s)
+
+    def _early_s(self, asked: Asked, pace_s: float) -> float:
+        """Return how long it is until the next request may follow a request at a pace."""
+        return asked.sent_s + pace_s - self._loop.time()
 
     def _leads(self, node: int, urgent: bool) -> bool:
         """Tell whether the broker leads a partition of ours."""
@@ -427,6 +443,7 @@ class Fetcher:
             "",  # rack_id
         )
         asked.sent_s = self._loop.time()
+        asked.pace_s = min(each.plan.pace_s for each in asked.cursors.values())
         return connection.send_fetch(request)
 
     # The response.

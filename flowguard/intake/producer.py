@@ -88,6 +88,13 @@ class FeedProducer(Producer):
         super().send_soon(fut)
         hold(fut)
 
+    def partition_count_now(self, topic: str) -> int | None:
+        """Return how many partitions a topic has if records could be written to it right now."""
+        if self._sender is None or self._sent_by_faust(topic):
+            return None
+        known = self._ensure_producer().client.cluster.partitions_for_topic(topic)
+        return len(known) if known else None
+
     async def partition_count(self, topic: str) -> int:
         """Return how many partitions a topic has.
 
@@ -129,17 +136,27 @@ class FeedProducer(Producer):
         """
         if before := self._sent_by_faust(topic):
             await asyncio.wait(before)
+        written = self.write(topic, encoded)
+        begun()
+        await asyncio.shield(written)
+
+    def write(self, topic: str, encoded: Encoded) -> asyncio.Future[None]:
+        """Let records go out behind all that was written before.
+
+        Returns:
+            What is done once all of them are acknowledged. Others may wait for it too, so it
+            must not be cancelled.
+
+        Raises:
+            SettleError: The producer has stopped.
+        """
         if self._sender is None:
             raise SettleError(f"cannot send to topic {topic!r}: the producer has stopped")
         if isinstance(encoded, Rows):
-            sent = self._sender.send_rows(topic, encoded)
+            written = self._sender.send_rows(topic, encoded)
         else:
-            sent = self._sender.send_batches(topic, encoded)
-        begun()
-        if sent:
-            await asyncio.wait(sent)
-        for each in sent:
-            each.result()
+            written = self._sender.send_batches(topic, encoded)
+        return written[0] if len(written) == 1 else asyncio.ensure_future(all_done(written))
 
     @property
     def _compression(self) -> Compression | None:
@@ -156,6 +173,14 @@ class FeedProducer(Producer):
         ]
         under_way = [each for each in accumulator._pending_batches if each.tp.topic == topic]
         return [batch.future for batch in waiting + under_way]
+
+
+async def all_done(written: Sequence[asyncio.Future[None]]) -> None:
+    """Wait for all of them, and raise the first error."""
+    if written:
+        await asyncio.wait(written)
+    for each in written:
+        each.result()
 
 
 def hold(sent: Awaitable[Any]) -> None:

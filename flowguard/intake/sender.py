@@ -243,9 +243,9 @@ class BatchSender:
         self._session: Session | None = None
         self._opening: asyncio.Task[None] | None = None
         self._spent: set[tuple[TopicPartition, Session]] = set()
-        self._awake = asyncio.Event()
+        self._soon: asyncio.Handle | None = None
+        self._later: asyncio.TimerHandle | None = None
         self._closed = False
-        self._task = self._loop.create_task(self._run())
 
     # Sending.
 
@@ -298,7 +298,10 @@ class BatchSender:
             async with asyncio.timeout(CLOSE_WITHIN_S):
                 await self.flush()
         self._closed = True
-        tasks = [self._task, self._opening, *(each.connecting for each in self._brokers.values())]
+        for handle in (self._soon, self._later):
+            if handle is not None:
+                handle.cancel()
+        tasks = [self._opening, *(each.connecting for each in self._brokers.values())]
         for task in tasks:
             if task is not None:
                 task.cancel()
@@ -334,23 +337,35 @@ class BatchSender:
         self.wake()
         return parcel
 
-    # The loop.
+    # Looking.
 
     def wake(self) -> None:
-        """Look again at what can be sent."""
-        self._awake.set()
+        """Look at what can be sent, once whoever sends now has sent it."""
+        if self._soon is None and not self._closed:
+            self._soon = self._loop.call_soon(self._wakened)
 
-    async def _run(self) -> None:
+    def _wakened(self) -> None:
+        self._soon = None
         try:
-            while True:
-                self._awake.clear()
-                delay_s = self._look()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(delay_s):
-                        await self._awake.wait()
+            delay_s = self._look()
         except Exception as error:  # a mistake in here must not leave anyone waiting
             logger.exception("the sender of batches failed")
             self._fail_all(f"the sender failed: {error!r}; restart the worker")
+            return
+        if delay_s is not None:
+            self._wake_in(delay_s)
+
+    def _wake_in(self, delay_s: float) -> None:
+        at_s = self._loop.time() + delay_s
+        if self._later is not None:
+            if self._later.when() <= at_s:
+                return  # it is looked at then, and found out how long from there
+            self._later.cancel()
+        self._later = self._loop.call_at(at_s, self._waited)
+
+    def _waited(self) -> None:
+        self._later = None
+        self.wake()
 
     def _look(self) -> float | None:
         """Send what can be sent; return when to look again, None for when something happens."""

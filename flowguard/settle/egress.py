@@ -18,6 +18,8 @@ from flowguard.suggest import nearest
 
 __all__ = ["OVERRIDES", "Frame", "Header", "Outgoing", "make_outgoing", "split_frame"]
 
+TIMESTAMP_BYTES: Final = 8
+
 #: Columns that are not part of the value.
 OVERRIDES: Final = ("_key", "_partition", "_timestamp", "_headers")
 
@@ -34,7 +36,7 @@ class Outgoing:
         keys: pa.BinaryArray, nulls allowed.
         values: pa.BinaryArray, nulls are tombstones.
         partitions: pa.Int32Array.
-        timestamps: pa.Int64Array, milliseconds since 1970.
+        timestamps: pa.Int64Array, milliseconds since 1970; an int is that of every row.
         partition_count: Partitions of the topic.
         common_headers: Headers of every record.
         own_headers: Headers of each record in place of those, or None.
@@ -43,7 +45,7 @@ class Outgoing:
     keys: pa.BinaryArray
     values: pa.BinaryArray
     partitions: pa.Int32Array
-    timestamps: pa.Int64Array
+    timestamps: pa.Int64Array | int
     partition_count: int
     common_headers: Sequence[Header] = ()
     own_headers: Sequence[Sequence[Header]] | None = None
@@ -68,7 +70,7 @@ class Outgoing:
     @cached_property
     def num_bytes(self) -> int:
         """Return the size of what is sent, without framing."""
-        return int(self.keys.nbytes + self.values.nbytes + self.timestamps.nbytes)
+        return int(self.keys.nbytes + self.values.nbytes) + TIMESTAMP_BYTES * len(self.values)
 
 
 def split_frame(frame: Frame, key_by: str | None) -> tuple[Frame, pa.BinaryArray]:
@@ -149,7 +151,7 @@ def make_outgoing(
         chosen = series_of(frame, "_partition").cast(pl.Int32)
         check_partitions(chosen, partition_count)
         partitions = combine(chosen.fill_null(pl.Series(partitions)).to_arrow())
-    timestamps = pa.repeat(pa.scalar(timestamp_ms, pa.int64()), len(frame))
+    timestamps = timestamp_ms
     if "_timestamp" in names:
         own = as_timestamps(series_of(frame, "_timestamp")).fill_null(timestamp_ms)
         timestamps = combine(own.to_arrow())

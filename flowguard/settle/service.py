@@ -19,6 +19,7 @@ from flowguard.settle.egress import Frame, Header, Outgoing, make_outgoing, spli
 
 if TYPE_CHECKING:
     from flowguard.app import App
+    from flowguard.intake.producer import FeedProducer
 
 __all__ = ["EgressService", "LetterService", "OutputRoom"]
 
@@ -136,31 +137,75 @@ class EgressService:
         await self.room.wait()
 
     async def send(self, feed: Destination, frame: Frame, *, key_by: str | None) -> int:
-        """Send a frame and return its number of records.
-
-        A send made while a batch is current holds that batch, even if nobody awaits it.
-        Frames for one topic are written in the order in which they were sent.
+        """Send a frame and return its number of records, once they are acknowledged.
 
         Raises:
             ConfigError: The frame has no such column.
             SettleError: The broker refused a record.
         """
+        await asyncio.shield(self.begin(feed, frame, key_by=key_by))
+        return len(frame)
+
+    def begin(self, feed: Destination, frame: Frame, *, key_by: str | None) -> asyncio.Future[None]:
+        """Send a frame; the future tells when all of it is acknowledged, or why it is not.
+
+        A send made while a batch is current holds that batch, even if nobody awaits it.
+        Frames for one topic are written in the order in which they were sent.
+        """
         if not len(frame):
-            return 0
-        topic = feed.get_topic_name()
-        before, begun = self._begun.get(topic), asyncio.Event()
-        self._begun[topic] = begun
+            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            done.set_result(None)
+            return done
         # Its turn for room is taken in the same order, so what is before it never waits for it.
         stay = self.room.enter(size_of(frame))
-        sending = asyncio.get_running_loop().create_task(
-            self._send(feed, frame, key_by, current.get(), stay, before, begun)
-        )
-        sending.add_done_callback(lambda _: begun.set())  # nobody waits for one that failed
+        sending = self._send_now(feed, frame, key_by, stay)
+        if sending is None:
+            sending = self._send_in_turn(feed, frame, key_by, stay)
         sending.add_done_callback(lambda _: stay.leave())
         delivered = current_delivered()
         if delivered is not None:
             delivered.hold(sending)
-        return await asyncio.shield(sending)
+        return sending
+
+    def _send_now(
+        self, feed: Destination, frame: Frame, key_by: str | None, stay: Stay
+    ) -> asyncio.Future[None] | None:
+        """Send few records that need to wait for nothing; None if they do.
+
+        What is urgent mostly comes a record or two at a time. Each step that waits would cost it
+        a turn of the event loop, which is long when there is much else to do.
+        """
+        producer: FeedProducer = self._app.producer  # type: ignore[assignment]
+        topic = feed.get_topic_name()
+        before = self._begun.get(topic)
+        if (
+            not self._is_little(feed, frame, stay)
+            or not stay.granted.done()
+            or (before is not None and not before.is_set())
+            or (count := producer.partition_count_now(topic)) is None
+        ):
+            return None
+        try:
+            encode = self._encoding(producer, feed, frame, key_by, current.get(), count)
+            encoded, num_bytes = encode()
+            stay.resize(num_bytes)
+            return producer.write(topic, encoded)
+        except Exception as error:  # it belongs to whoever waits for the acknowledgement
+            failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            failed.set_exception(error)
+            return failed
+
+    def _send_in_turn(
+        self, feed: Destination, frame: Frame, key_by: str | None, stay: Stay
+    ) -> asyncio.Future[None]:
+        topic = feed.get_topic_name()
+        before, begun = self._begun.get(topic), asyncio.Event()
+        self._begun[topic] = begun
+        sending = asyncio.get_running_loop().create_task(
+            self._send(feed, frame, key_by, current.get(), stay, before, begun)
+        )
+        sending.add_done_callback(lambda _: begun.set())  # nobody waits for one that failed
+        return sending
 
     async def _send(
         self,
@@ -171,7 +216,7 @@ class EgressService:
         stay: Stay,
         before: asyncio.Event | None,
         begun: asyncio.Event,
-    ) -> int:
+    ) -> None:
         topic = feed.get_topic_name()
         try:
             await stay.granted
@@ -179,15 +224,18 @@ class EgressService:
             encode = self._encoding(
                 producer, feed, frame, key_by, source, await producer.partition_count(topic)
             )
-            few = len(frame) <= INLINE_ROWS and stay.num_bytes <= INLINE_BYTES
-            inline = few and not feed.codec.waits
-            encoded, num_bytes = encode() if inline else await asyncio.to_thread(encode)
+            little = self._is_little(feed, frame, stay)
+            encoded, num_bytes = encode() if little else await asyncio.to_thread(encode)
             stay.resize(num_bytes)
         finally:
             if before is not None:  # where it failed, too: the next one waits for this one only
                 await before.wait()
         await producer.send_encoded(topic, encoded, begun.set)
-        return len(frame)
+
+    def _is_little(self, feed: Destination, frame: Frame, stay: Stay) -> bool:
+        """Tell whether encoding a frame costs less than handing it to another thread."""
+        few = len(frame) <= INLINE_ROWS and stay.num_bytes <= INLINE_BYTES
+        return few and not feed.codec.waits
 
     def _encoding(
         self,

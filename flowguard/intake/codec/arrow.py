@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from flowguard.errors import ConfigError
 from flowguard.intake.codec.codec import Decoded, Rejection
-from flowguard.intake.codec.rows import Part, RowReader, join_parts, to_frame
+from flowguard.intake.codec.frames import to_frame
+from flowguard.intake.codec.rows import Part, RowReader, join_parts
 from flowguard.intake.schema import Schema, canonical
 
 __all__ = ["ArrowCodec", "ForeignCodec"]

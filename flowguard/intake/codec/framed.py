@@ -24,8 +24,9 @@ import polars as pl
 import pyarrow as pa
 
 from flowguard.intake.codec.codec import Decoded, RegisteredSchema, Registry
+from flowguard.intake.codec.frames import to_frame
 from flowguard.intake.codec.inferred import unify
-from flowguard.intake.codec.rows import RowReader, WrongValue, to_frame
+from flowguard.intake.codec.rows import RowReader, WrongValue
 from flowguard.intake.schema import Schema
 
 __all__ = ["FRAME", "FramedCodec", "Writer", "framed"]

@@ -10,10 +10,11 @@ import polars as pl
 import pyarrow as pa
 
 from flowguard.intake.codec.codec import Decoded
+from flowguard.intake.codec.frames import to_frame
 from flowguard.intake.codec.inferred import InferredColumns
 from flowguard.intake.codec.json_columns import JsonColumns, parse_json
 from flowguard.intake.codec.plain import plain_columns
-from flowguard.intake.codec.rows import Part, RowReader, to_frame
+from flowguard.intake.codec.rows import Part, RowReader
 from flowguard.intake.schema import Schema
 
 __all__ = ["JsonCodec"]

@@ -11,9 +11,10 @@ import polars as pl
 import pyarrow as pa
 
 from flowguard.intake.codec.codec import Decoded, Rejection
+from flowguard.intake.codec.frames import to_frame
 from flowguard.intake.codec.inferred import InferredColumns
 from flowguard.intake.codec.plain import plain_columns
-from flowguard.intake.codec.rows import Part, RowReader, WrongValue, reader, to_frame
+from flowguard.intake.codec.rows import Part, RowReader, WrongValue, reader
 from flowguard.intake.schema import Schema
 
 __all__ = ["MsgpackCodec"]

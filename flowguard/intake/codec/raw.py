@@ -8,6 +8,7 @@ import polars as pl
 import pyarrow as pa
 
 from flowguard.intake.codec.codec import Decoded
+from flowguard.intake.codec.frames import to_frame
 
 __all__ = ["RawCodec"]
 
@@ -24,7 +25,7 @@ class RawCodec:
     def decode(self, values: Sequence[pa.BinaryArray]) -> Decoded:
         """Return the values as the column `value`. Shape: as many rows as values."""
         column = pa.chunked_array(list(values), pa.binary())
-        return Decoded(pl.DataFrame(pa.table({"value": column})))
+        return Decoded(to_frame(pa.table({"value": column})))
 
     def encode(self, frame: pl.DataFrame | pa.Table) -> pa.BinaryArray:
         """Return the column `value`; a null is a tombstone.
@@ -32,17 +33,16 @@ class RawCodec:
         Raises:
             ValueError: The frame has other columns, or `value` is neither binary nor string.
         """
-        table = frame if isinstance(frame, pa.Table) else frame.to_arrow()
-        if table.column_names != ["value"]:
-            raise ValueError(
-                f'codec "raw" writes one column, "value"; the frame has {table.column_names}'
-            )
-        column = table.column(0)
+        names = frame.column_names if isinstance(frame, pa.Table) else frame.columns
+        if names != ["value"]:
+            raise ValueError(f'codec "raw" writes one column, "value"; the frame has {names}')
+        column = frame.column(0) if isinstance(frame, pa.Table) else frame["value"].to_arrow()
         text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
         binary = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
         if not any(is_one(column.type) for is_one in (*text, *binary)):
             raise ValueError(f'codec "raw" writes binary or string, but "value" is {column.type}')
-        return column.cast(pa.binary()).combine_chunks()
+        column = column.cast(pa.binary())
+        return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
     def project(self, names: Sequence[str]) -> RawCodec:
         """Return the codec itself; it has one column."""

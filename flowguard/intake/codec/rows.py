@@ -16,7 +16,6 @@ from decimal import Context, Decimal, InvalidOperation
 from typing import Any, Final
 
 import msgspec
-import polars as pl
 import pyarrow as pa
 
 from flowguard.intake.codec.codec import Rejection
@@ -32,7 +31,6 @@ __all__ = [
     "counts",
     "join_parts",
     "reader",
-    "to_frame",
 ]
 
 Reader = Callable[[Any], Any]
@@ -187,11 +185,6 @@ class RowReader:
             for column, field in zip(columns, self.schema.arrow, strict=True)
         ]
         return pa.table(arrays, schema=self.schema.arrow)
-
-
-def to_frame(table: pa.Table) -> pl.DataFrame:
-    """Return a table as a frame that has its height even without columns."""
-    return pl.DataFrame(table) if table.num_columns else pl.DataFrame(height=table.num_rows)
 
 
 # ------------------------------------------------------------------ readers by type

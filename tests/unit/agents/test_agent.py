@@ -244,12 +244,18 @@ class FakeEgress:
         self.gate = asyncio.Event()
         self.error = error
 
-    async def send(self, feed: Any, frame: pl.DataFrame, *, key_by: str | None) -> int:
+    def begin(self, feed: Any, frame: pl.DataFrame, *, key_by: str | None) -> asyncio.Future[None]:
         self.sent.append((feed.get_topic_name(), frame, key_by))
+        sending = asyncio.ensure_future(self.acknowledge())
+        delivered = current_delivered()
+        assert delivered is not None
+        delivered.hold(sending)
+        return sending
+
+    async def acknowledge(self) -> None:
         await self.gate.wait()
         if self.error is not None:
             raise self.error
-        return len(frame)
 
     async def wait_for_room(self) -> None:
         pass

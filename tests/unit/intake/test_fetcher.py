@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import pytest
@@ -732,6 +732,43 @@ async def test_throttling_makes_the_next_request_wait(
         monkeypatch.undo()
 
 
+@asynccontextmanager
+async def noting_sleeps() -> AsyncIterator[list[float]]:
+    """Note how long each sleep was to be; none takes long."""
+    slept: list[float] = []
+    sleep = asyncio.sleep
+
+    async def note(delay: float, *rest: Any) -> None:
+        slept.append(delay)
+        await sleep(min(delay, 0.001))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module.asyncio, "sleep", note)
+        yield slept
+
+
+PACED = {"t": replace(plan(), may_be_urgent=True, pace_s=900.0)}
+
+
+async def test_after_few_records_the_next_request_waits_for_more(broker: ScriptedBroker) -> None:
+    broker.append(T0, 3)
+    async with reading(broker, plans=PACED) as reader, noting_sleeps() as slept:
+        reader.assign(T0)
+        await until(lambda: reader.offsets(T0) and max(slept) > 0.002)
+
+    assert 890 < max(slept) <= 900
+
+
+async def test_behind_a_backlog_no_request_waits(broker: ScriptedBroker) -> None:
+    for _ in range(4):
+        broker.append(T0, [Row(key=None, value=bytes(module.LITTLE_BYTES))])
+    async with reading(broker, plans=PACED) as reader, noting_sleeps() as slept:
+        reader.assign(T0)
+        await until(lambda: len(reader.offsets(T0)) == 4 and len(broker.requests) >= 2)
+
+    assert max(slept, default=0.0) < 800
+
+
 # Revoking.
 
 
@@ -797,7 +834,8 @@ async def test_requests_do_not_spin_where_a_broker_answers_at_once_with_nothing(
         await until(lambda: len(broker.requests) >= 3)
         monkeypatch.undo()
 
-    assert slept.count(module.EMPTY_PAUSE_MS / 1e3) >= 2
+    pauses = [each for each in slept if 0.002 < each <= module.EMPTY_PAUSE_S]
+    assert len(pauses) >= 2
 
 
 async def test_the_group_is_told_now_and_then_that_we_poll(broker: ScriptedBroker) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
 import pytest
 
+from flowguard.agents.delivered import current
 from flowguard.control.memory import MemoryBudget
 from flowguard.errors import ConfigError, SettleError
 from flowguard.intake.codec.raw import RawCodec
@@ -27,6 +29,7 @@ class FakeProducer:
         self.sent: list[list[Any]] = []
         self.gate = asyncio.Event()
         self.error: Exception | None = None
+        self.ready = True
 
     async def partition_count(self, topic: str) -> int:
         return 4
@@ -34,11 +37,21 @@ class FakeProducer:
     def encode(self, outgoing: Outgoing) -> Outgoing:
         return outgoing
 
+    def partition_count_now(self, topic: str) -> int | None:
+        return 4 if self.ready else None
+
     async def send_encoded(
         self, topic: str, encoded: Outgoing, begun: Callable[[], None] = lambda: None
     ) -> None:
-        self.sent.append(encoded.values.to_pylist())
+        written = self.write(topic, encoded)
         begun()
+        await written
+
+    def write(self, topic: str, encoded: Outgoing) -> asyncio.Future[None]:
+        self.sent.append(encoded.values.to_pylist())
+        return asyncio.ensure_future(self.acknowledge())
+
+    async def acknowledge(self) -> None:
         await self.gate.wait()
         if self.error is not None:
             raise self.error
@@ -55,6 +68,13 @@ class FakeApp:
 
     async def maybe_start_producer(self) -> FakeProducer:
         return self.producer
+
+
+class FakeBatch:
+    """As much of a batch as an output inherits."""
+
+    oldest_timestamp_ms = 1_700_000_000_000
+    lane = SimpleNamespace(name="rt")
 
 
 class Sink:
@@ -95,6 +115,56 @@ async def test_frames_of_one_topic_are_sent_in_order_however_long_each_takes_to_
     )
 
     assert [len(each) for each in app.producer.sent] == [1000, 1]
+
+
+async def test_few_records_are_written_before_anything_else_runs() -> None:
+    app = FakeApp()
+
+    app.egress.begin(Sink(), frame(b"urgent"), key_by=None)
+
+    assert app.producer.sent == [[b"urgent"]]
+
+
+async def test_few_records_wait_their_turn_behind_many() -> None:
+    app = FakeApp()
+    app.producer.gate.set()
+    first = app.egress.begin(Sink(), frame(*[b"large"] * 1000), key_by=None)
+    second = app.egress.begin(Sink(), frame(b"x"), key_by=None)
+    assert app.producer.sent == []
+
+    await asyncio.gather(first, second)
+
+    assert [len(each) for each in app.producer.sent] == [1000, 1]
+
+
+async def test_few_records_wait_until_the_producer_is_ready() -> None:
+    app = FakeApp()
+    app.producer.ready = False
+    app.producer.gate.set()
+    sending = app.egress.begin(Sink(), frame(b"x"), key_by=None)
+    assert app.producer.sent == []
+
+    await sending
+
+    assert app.producer.sent == [[b"x"]]
+
+
+async def test_what_is_sent_holds_the_current_batch_even_if_it_cannot_be_sent() -> None:
+    held: list[asyncio.Future[None]] = []
+    app = FakeApp()
+    delivered = SimpleNamespace(open=True, hold=held.append, batch=FakeBatch())
+    token = current.set(delivered)  # type: ignore[arg-type]
+    try:
+        app.egress.begin(Sink(), frame(b"x"), key_by=None)
+        app.egress.begin(Sink(), frame(b"x"), key_by="nothing")
+    finally:
+        current.reset(token)
+
+    app.producer.gate.set()
+    outcomes = await asyncio.gather(*held, return_exceptions=True)
+
+    assert outcomes[0] is None
+    assert isinstance(outcomes[1], ConfigError)
 
 
 async def test_output_counts_until_it_is_acknowledged() -> None:
