@@ -30,7 +30,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from flowguard.bench.cluster import leaders_of, topics
-from flowguard.bench.meter import Reading, cpu_seconds
+from flowguard.bench.meter import Reading, cpu_seconds, peak_memory
 from flowguard.bench.records import make_key, make_value, wire_batch
 from flowguard.bench.wire import (
     IN_FLIGHT_MAX,
@@ -74,7 +74,12 @@ class Stopwatch:
     def reading(self, records: int) -> Reading:
         """Return what was done since."""
         seconds = time.perf_counter() - self.wall_s
-        return Reading(records=records, seconds=seconds, cpu_seconds=cpu_seconds() - self.cpu_s)
+        return Reading(
+            records=records,
+            seconds=seconds,
+            cpu_seconds=cpu_seconds() - self.cpu_s,
+            peak_memory=peak_memory(),
+        )
 
 
 def rows() -> tuple[list[bytes], list[bytes]]:
