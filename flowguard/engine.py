@@ -243,7 +243,6 @@ class Engine:
         for part in flight.live:
             self.tally.failed(part.piece)
         if flight.live:
-            flight.keep(flight.live)
             view.hold_back(flight, fact.at_ns)
         else:
             view.land(flight)

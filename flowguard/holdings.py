@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -100,7 +99,9 @@ class Flight:
         """Tell whether records of a partition, in this assignment, are among it."""
         return any(part.partition is partition for part in self.parts)
 
-    def keep(self, parts: Iterable[Part]) -> None:
-        """Let go of all other parts."""
-        self.parts = list(parts)
+    def let_go(self) -> list[Part]:
+        """Let go of the parts whose partition is not ours any more, and return them."""
+        gone = [part for part in self.parts if part.partition.gone]
+        self.parts = self.live
         self.cut.slices = tuple(part.piece for part in self.parts)
+        return gone

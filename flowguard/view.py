@@ -418,11 +418,13 @@ class View:
         cut = flight.cut
         self._free_seat(flight)
         self._unsettled_by_lane[cut.lane] -= 1
+        gone = flight.let_go()
         if self._ordered and not flight.closed:
             flight.closed = flight.queues
             for queue in flight.closed:
                 self._closed[cut.lane, queue] += 1
                 self.scheduler.close(cut.lane, queue)
+        self._open_without(flight, gone)
         self.retries.add(cut, due_ns=now_ns + backoff_ns(cut.attempt))
 
     def _free_seat(self, flight: Flight) -> None:
@@ -438,9 +440,25 @@ class View:
         lane = flight.cut.lane
         for part in parts:
             gone = part.partition.gone or part.partition.revoking
-            if self._closed[lane, part.queue] or (gone and part.queue < FLOW_QUEUES):
-                continue
-            self.scheduler.open(lane, part.queue)
+            held_back = self._in_hand(flight, part.queue) if part.queue >= FLOW_QUEUES else gone
+            if not held_back and not self._closed[lane, part.queue]:
+                self.scheduler.open(lane, part.queue)
+
+    def _in_hand(self, flight: Flight, queue: int) -> bool:
+        """Tell whether an agent has another batch of the same flow.
+
+        It may have got it after this one came back, before what was sent for this one failed.
+        """
+        return any(
+            other.seated and other.cut.lane == flight.cut.lane and queue in other.queues
+            for other in self.flights.values()
+            if other is not flight
+        )
+
+    def _open_without(self, flight: Flight, gone: Iterable[Part]) -> None:
+        """Let the flows go on that a failed batch held only for partitions that are gone."""
+        self._unclose(flight, flight.closed - flight.queues)
+        self._open(flight, gone)
 
     def _unclose(self, flight: Flight, queues: set[int]) -> None:
         """Note that a failed batch no longer keeps these sub-queues closed."""
@@ -479,16 +497,13 @@ class View:
         for flight in list(self.flights.values()):
             self._unclose(flight, flight.closed & {partition.number})
             if flight.cut in self.retries:
-                self._drop_from(flight, partition)
+                self._drop_from(flight)
         for lane in range(len(self.lanes)):
             self.scheduler.open(lane, partition.number)
 
-    def _drop_from(self, flight: Flight, partition: Partition) -> None:
-        """Take a partition's records out of a batch that waits for its retry."""
-        parts = [part for part in flight.parts if part.partition is partition]
-        flight.keep(part for part in flight.parts if part.partition is not partition)
-        self._unclose(flight, flight.closed - flight.queues)
-        self._open(flight, parts)
+    def _drop_from(self, flight: Flight) -> None:
+        """Take the records of a partition that is gone out of a batch that waits for its retry."""
+        self._open_without(flight, flight.let_go())
         if not flight.parts:
             self.retries.remove(flight.cut)
             del self.flights[flight.cut.batch_id]

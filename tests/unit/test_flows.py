@@ -153,3 +153,43 @@ def test_a_tenant_with_costly_records_gets_about_the_time_that_others_get(order:
         d.finish(cut)
 
     assert time_ns[1] / time_ns[2] < 3, "without correction it is 10"
+
+
+def test_a_failed_batch_that_loses_its_partition_does_not_open_a_flow_that_is_in_hand():
+    """What an agent sent may fail after it came back, when it has the next batch of the flow."""
+    d = driver(records_max=5)
+    (failing,) = d.fetch(A, flow(1, range(5)))
+    d.fetch(B, flow(1, range(20), partition=B))
+    (in_hand,) = d.give_back(failing)
+    d.fail(failing)
+
+    started = d.revoke(A) + d.wait(1)
+
+    assert only_offsets(in_hand) == [0, 1, 2, 3, 4]
+    assert started == []
+    (next_one,) = d.finish(in_hand)
+    assert only_offsets(next_one) == [5, 6, 7, 8, 9]
+
+
+def test_a_batch_that_fails_after_its_partition_went_does_not_open_a_flow_that_is_in_hand():
+    d = driver(records_max=5)
+    (failing,) = d.fetch(A, flow(1, range(5)))
+    d.fetch(B, flow(1, range(20), partition=B))
+    d.give_back(failing)
+    d.revoke(A)
+
+    assert d.fail(failing) == []
+
+
+def test_a_failed_batch_opens_the_flows_that_it_held_for_a_partition_that_is_gone():
+    d = driver(seats=1, records_max=20)
+    (first,) = d.fetch(A, flow(3, range(5)))
+    d.fetch(A, flow(1, range(5, 10)))
+    d.fetch(B, flow(2, range(5), partition=B))
+    (both,) = d.finish(first)
+    d.revoke(A)
+    d.fail(both)
+
+    (goes_on,) = d.fetch(B, flow(1, range(5, 10), partition=B))
+
+    assert only_offsets(goes_on) == [5, 6, 7, 8, 9]
