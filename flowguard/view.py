@@ -279,7 +279,8 @@ class View:
         if not taken:
             return None
         lane, cuts = taken
-        self.waiting_since_ns[lane] = None
+        if not self._ready_lanes() >> lane & 1:
+            self.waiting_since_ns[lane] = None  # what is left has lingered already
         parts = [self._hand_out(handle, start, count) for _, handle, start, count in cuts]
         return Flight(Cut(0, self.plan.name, lane, tuple(part.piece for part in parts)), parts)
 
@@ -319,11 +320,11 @@ class View:
 
         What an agent sends may fail after it came back, when it has the next batch already,
         so several batches of a sub-queue can wait for their retry: they go one by one, in
-        order.
+        order, and none before what was sent for the ones before it is acknowledged.
         """
         return any(
             other.cut.lane == flight.cut.lane
-            and (other.seated or (other.failed and other.cut.batch_id < flight.cut.batch_id))
+            and (other.seated or other.cut.batch_id < flight.cut.batch_id)
             and not other.queues.isdisjoint(flight.queues)
             for other in self.flights.values()
             if other is not flight

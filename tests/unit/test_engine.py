@@ -168,6 +168,16 @@ def test_a_lane_without_target_lingers_until_its_batch_is_full_or_the_time_is_ov
     assert full.num_records == 100
 
 
+def test_what_one_batch_leaves_for_the_next_seat_does_not_linger_again():
+    d = driver(seats=2, linger_ns=5 * MILLISECOND, lanes=(Lane("only"),))
+    d.records(A, range(10), 0)
+    d.records(B, range(10), 0)
+
+    started = d.wait(5)
+
+    assert [cut.num_records for cut in started] == [10, 10]
+
+
 def test_lingering_works_at_the_very_beginning_of_time():
     d = EngineDriver(lanes=(Lane("only"),), linger_ns=5 * MILLISECOND, now_ns=0)
     d.assign(A=0)
@@ -775,3 +785,16 @@ def test_a_partition_that_left_and_came_back_goes_on_though_an_old_batch_still_r
     (again,) = d.records(A, range(10), SLOW)
 
     assert only_offsets(again) == [*range(10)]
+
+
+def test_a_retry_waits_until_what_came_before_it_is_acknowledged():
+    """It may fail yet; then it goes first."""
+    d = driver(records_max=5)
+    (first, *_) = d.records(A, range(10), SLOW)
+    (second,) = d.give_back(first)
+    d.fail(second)
+    assert d.wait(1_000) == []
+
+    d.fail(first)
+
+    assert d.wait(1_000) == [first]
