@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import Callable
 
+from aiokafka.admin import AIOKafkaAdminClient
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from tests.kafka.outside import Outside, Record
@@ -41,10 +43,23 @@ def produce(outside: Outside, topic: str) -> None:
 
 def ahead(outside: Outside, worker: Worker, topic: str) -> int:
     """Return how far the fast lane is committed past the offset."""
-    consumer = Consumer({**outside.settings, "group.id": worker.group})
-    (stored,) = consumer.committed([TopicPartition(topic, 0)], timeout=10)
-    consumer.close()
-    return json.loads(stored.metadata)["w"].get("fast", 0) if stored.metadata else 0
+    metadata = asyncio.run(stored_metadata(outside, worker.group, topic))
+    return json.loads(metadata)["w"].get("fast", 0) if metadata else 0
+
+
+async def stored_metadata(outside: Outside, group: str, topic: str) -> str:
+    """Return what is committed beside the offset; "" if nothing is.
+
+    Not with confluent-kafka: it takes the bytes for a text with an end, and now and then
+    reads beyond them.
+    """
+    admin = AIOKafkaAdminClient(bootstrap_servers=outside.settings["bootstrap.servers"])
+    await admin.start()
+    try:
+        committed = await admin.list_consumer_group_offsets(group)
+    finally:
+        await admin.close()
+    return next((str(each.metadata) for name, each in committed.items() if name.topic == topic), "")
 
 
 def run_ahead(
@@ -93,7 +108,6 @@ def test_an_offset_that_a_tool_moved_repeats_and_loses_nothing(
     worker, events, done = run_ahead(outside, workers, topic)
     consumer = Consumer({**outside.settings, "group.id": worker.group})
     (stored,) = consumer.committed([TopicPartition(events, 0)], timeout=10)
-    assert stored.metadata
     stored.offset = BULK // 2
     eventually(lambda: commit(consumer, stored), why=lambda: "the group still has its dead member")
     consumer.close()
