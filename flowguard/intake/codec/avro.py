@@ -117,6 +117,8 @@ class AvroWriter:
             record: dict[str, Any] = self._read(source, self._schema, None)
         except RecursionError:
             raise WrongValue("value is nested too deeply") from None
+        except EOFError:
+            raise WrongValue("value ends before its schema does") from None
         except Exception as error:  # the library raises whatever its bytes lead it to
             reason = f"value is not what its schema says: {type(error).__name__}: {error}"
             raise WrongValue(reason) from None
