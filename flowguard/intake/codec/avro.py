@@ -118,7 +118,7 @@ class AvroWriter:
         except RecursionError:
             raise WrongValue("value is nested too deeply") from None
         except EOFError:
-            raise WrongValue("value ends before its schema does") from None
+            raise WrongValue("value is not what its schema says: it ends too soon") from None
         except Exception as error:  # the library raises whatever its bytes lead it to
             reason = f"value is not what its schema says: {type(error).__name__}: {error}"
             raise WrongValue(reason) from None
