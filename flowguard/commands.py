@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from flowguard.chunk import Slice, TopicPartition
 
-__all__ = ["Command", "Cut", "Fetch", "Resume", "StartBatch"]
+__all__ = ["Command", "Cut", "DivertBatch", "Fetch", "Resume", "StartBatch", "Unprocessed"]
 
 
 @dataclass(slots=True, eq=False)
@@ -20,6 +20,7 @@ class Cut:
         lane: Rank of the lane.
         slices: The records, slice by slice.
         attempt: 1 at first, one more after each failure.
+        degraded: Why the agent's fallback serves it (`brownout`, `failure`, `deadline`), or "".
     """
 
     batch_id: int
@@ -28,6 +29,7 @@ class Cut:
     slices: tuple[Slice, ...]
     attempt: int = 1
     started_ns: int = field(default=0)
+    degraded: str = ""
 
     @property
     def num_records(self) -> int:
@@ -63,4 +65,31 @@ class Resume:
     """There is room again for partitions that had none."""
 
 
-Command = StartBatch | Fetch | Resume
+@dataclass(frozen=True, slots=True)
+class DivertBatch:
+    """Write these records, as they are, to another topic; then tell how it ended as of a batch."""
+
+    cut: Cut
+    topic: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unprocessed:
+    """Log that these records leave without an agent, as their lane's policy says.
+
+    Args:
+        outcome: `shed`, `conflated`, `expired` or `diverted`.
+        lane: Rank of the lane.
+        ranges: Half-open runs of offsets, ascending; offsets of other lanes may lie between.
+        why: The reason, for people.
+    """
+
+    outcome: str
+    lane: int
+    partition: TopicPartition
+    ranges: tuple[tuple[int, int], ...]
+    count: int
+    why: str
+
+
+Command = StartBatch | Fetch | Resume | DivertBatch | Unprocessed

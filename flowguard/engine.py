@@ -24,6 +24,7 @@ from typing import Final, assert_never
 from flowguard._native.histogram import LatencyHistogram
 from flowguard.chunk import Chunk, TopicPartition
 from flowguard.commands import Command, Fetch, Resume, StartBatch
+from flowguard.control.decision import DecisionLog
 from flowguard.control.memory import MemoryBudget
 from flowguard.control.rate import RateLimit
 from flowguard.facts import (
@@ -43,16 +44,21 @@ from flowguard.facts import (
 from flowguard.holdings import Flight, Partition
 from flowguard.lanes.lane import Lane
 from flowguard.lanes.lane_set import LaneSet
+from flowguard.overflow import Overflow
 from flowguard.settle.ledger import PartitionLedger
 from flowguard.snapshot import Counts
+from flowguard.steering import Steering
 from flowguard.tally import Settled, Tally
-from flowguard.units import SECOND
+from flowguard.units import MILLISECOND, SECOND
 from flowguard.view import AgentPlan, View
 
 __all__ = ["Engine", "LaneBook"]
 
 #: A recent percentile covers the last one to two of these.
 RECENT_NS: Final = 15 * SECOND
+
+#: Control loops look at the worker so often, at most.
+STEER_NS: Final = 90 * MILLISECOND
 
 #: A batch of large records is cut here, whatever its number of records.
 BATCH_BYTES_MAX: Final = 8 * 1024 * 1024
@@ -92,12 +98,22 @@ class Engine:
         lanes: The app's lanes, highest first.
         agents: The agents on feeds; several may read one topic.
         memory: The budget that the fetcher charges and the engine releases.
+        shadow: Control loops that only say what they would do.
 
     Thread-safety: one thread, the event loop's.
     """
 
-    def __init__(self, lanes: LaneSet, agents: Sequence[AgentPlan], memory: MemoryBudget) -> None:
+    def __init__(
+        self,
+        lanes: LaneSet,
+        agents: Sequence[AgentPlan],
+        memory: MemoryBudget,
+        *,
+        shadow: frozenset[str] = frozenset(),
+    ) -> None:
         self.lanes = lanes
+        self.decisions = DecisionLog()
+        self.shadow = shadow
         self.memory = memory
         self.memory_peak = 0
         self.books = [LaneBook(lane) for lane in lanes]
@@ -118,6 +134,9 @@ class Engine:
         self._last_epoch = 0
         self._numbers: dict[TopicPartition, int] = {}
         self._recent_since_ns = 0
+        self._steered_ns = 0
+        self.overflow = Overflow(self)
+        self.steering = Steering(self)
 
     # Facts.
 
@@ -256,7 +275,14 @@ class Engine:
             for book in self.books:
                 book.turn_over()
         self._stir(self.views.values())
-        return []
+        return self._steer(fact) if fact.at_ns - self._steered_ns >= STEER_NS else []
+
+    def _steer(self, fact: Ticked) -> list[Command]:
+        """Run the control loops."""
+        self._steered_ns = fact.at_ns
+        for view in self.views.values():
+            view.steer(fact.at_ns)
+        return self.overflow.tick(fact.at_ns) + self.steering.tick(fact.at_ns, fact.loop_lag_ns)
 
     def _assigned(self, fact: Assigned) -> list[Command]:
         """Keep partitions that came back as they were; begin the others anew."""

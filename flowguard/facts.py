@@ -136,11 +136,19 @@ class Finished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
-    """The agent raised, or something sent for the batch was not acknowledged."""
+    """The agent raised, or something sent for the batch was not acknowledged.
+
+    Args:
+        unavailable: Something that the agent depends on is not there; that counts as no
+            attempt, and is tried again for as long as it takes.
+        retry_after_ns: How long to wait at least, if what is unavailable said so.
+    """
 
     batch_id: int
     why: str
     at_ns: int
+    unavailable: bool = False
+    retry_after_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,9 +161,14 @@ class Committed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ticked:
-    """Time has passed."""
+    """Time has passed.
+
+    Args:
+        loop_lag_ns: How much later than wanted the event loop came to this.
+    """
 
     at_ns: int
+    loop_lag_ns: int = 0
 
 
 Fact = (

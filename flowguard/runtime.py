@@ -30,7 +30,15 @@ from flowguard.agents.feed import Feed
 from flowguard.batch import Batch
 from flowguard.chunk import TopicPartition
 from flowguard.clock import Clock, SystemClock
-from flowguard.commands import Command, Cut, Fetch, Resume, StartBatch
+from flowguard.commands import (
+    Command,
+    Cut,
+    DivertBatch,
+    Fetch,
+    Resume,
+    StartBatch,
+    Unprocessed,
+)
 from flowguard.control.memory import MemoryBudget
 from flowguard.engine import Engine
 from flowguard.errors import ConfigError, SettleError
@@ -72,7 +80,8 @@ __all__ = ["FeedRuntime"]
 
 logger = get_logger(__name__)
 
-TICK_S: Final = 1.0
+#: How often control loops look at the worker.
+TICK_S: Final = 0.1
 
 #: Decoding less than this costs less than handing it to another thread.
 INLINE_BYTES: Final = 16 * 1024
@@ -94,6 +103,7 @@ FETCHES_A_TARGET: Final = 16
 FETCH_PACE_NS_MAX: Final = 5 * MILLISECOND
 
 TOPIC_CHECK_S: Final = 10.0
+FETCH_RETRY_S: Final = 1.0
 
 
 class FeedRuntime(Service):
@@ -376,6 +386,8 @@ class FeedRuntime(Service):
             case Fetch(offsets):
                 self._wanted = offsets
                 self._wanted_changed.set()
+            case DivertBatch() | Unprocessed():
+                raise NotImplementedError(command)
 
     @property
     def _thread(self) -> Any:
@@ -402,9 +414,13 @@ class FeedRuntime(Service):
 
     @Service.task
     async def _tick_now_and_then(self) -> None:
+        wanted_ns = self.clock.now_ns()
         while not self.should_stop:
-            await self.sleep(TICK_S)
-            self._tick()
+            wanted_ns += round(TICK_S * SECOND)
+            await self.sleep(max(0.0, (wanted_ns - self.clock.now_ns()) / SECOND))
+            now_ns = self.clock.now_ns()
+            self.observe(Ticked(at_ns=now_ns, loop_lag_ns=max(0, now_ns - wanted_ns)))
+            wanted_ns = max(wanted_ns, now_ns)
 
     @Service.task
     async def _hand_over_fetches(self) -> None:
@@ -418,7 +434,7 @@ class FeedRuntime(Service):
                 await self._thread.fetch(self._wanted)
             except KafkaError as error:
                 self.log.warning("cannot start to fetch, trying again: %r", error)
-                await self.sleep(TICK_S)
+                await self.sleep(FETCH_RETRY_S)
                 self._wanted_changed.set()
 
     # Batches.

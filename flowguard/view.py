@@ -58,6 +58,8 @@ class AgentPlan:
         by_partition: A batch has records of one partition only.
         order: What may not be reordered inside a lane. Unless it is none, a sub-queue goes
             on only when its last batch came back; if that failed, when it is settled.
+        fallback_on: On which occasions its fallback serves a batch: `brownout`, `failure`,
+            `deadline`. Empty if it has none.
     """
 
     name: str
@@ -67,6 +69,7 @@ class AgentPlan:
     linger_ns: int = 0
     by_partition: bool = False
     order: Literal["partition", "key", "none"] = "partition"
+    fallback_on: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True, eq=False)
@@ -372,6 +375,9 @@ class View:
         self._unsettled_by_lane[cut.lane] += 1
         if (rate := self._rates[cut.lane]) is not None:
             rate.spend(cut.num_records)
+
+    def steer(self, now_ns: int) -> None:
+        """Let the loops of this agent look at what its batches took."""
 
     def stand_up(self, flight: Flight, now_ns: int) -> None:
         """Free the seat of a batch whose agent came back, and let its sub-queues go on."""

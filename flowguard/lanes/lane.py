@@ -15,10 +15,10 @@ __all__ = ["Block", "Lane"]
 
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
-#: Options of the contract that this version does not carry out yet.
-LATER: Final = frozenset({"max_age", "degrade"})
-
-KNOWN: Final = ("target", "reserve", "weight", "rate", "fair_by", "demote_after", "overflow")
+KNOWN: Final = (
+    "target", "reserve", "weight", "max_age", "rate", "fair_by", "demote_after", "overflow",
+    "degrade",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +41,15 @@ class Lane:
             and the lane's own batches never linger.
         reserve: Share of the concurrency, 0..1, that other lanes may not use.
         weight: Share of what lower lanes get together, against other lower lanes, >= 1.
+        max_age: Records older than this when they would be started are left out, counted as
+            `expired`; timestamps of the future count as now.
         rate: Most records per second per worker, such as `"5k/s"`.
         fair_by: `fg.key()`, `fg.header("tenant")` or the name of a column: each of its values
             gets a fair share of the lane. Needs feeds with `order` key or none.
         demote_after: Records older than this wait behind the lowest lane; they are still
             accounted here.
         overflow: What happens when the lane's share of memory is full.
+        degrade: Whether an agent's fallback may serve it in a brownout.
 
     Raises:
         ConfigError: An option is unknown, or outside its range.
@@ -56,10 +59,12 @@ class Lane:
     target_ns: int | None = field(default=None)
     reserve: float = 0.0
     weight: int = 1
+    max_age_ns: int | None = None
     rate_per_s: float | None = None
     fair_by: FairBy | None = None
     demote_after_ns: int | None = None
     overflow: Block = field(default_factory=Block)
+    degrade: bool = True
 
     def __init__(
         self,
@@ -68,14 +73,16 @@ class Lane:
         target: Duration | None = None,
         reserve: float = 0.0,
         weight: int = 1,
+        max_age: Duration | None = None,
         rate: str | float | None = None,
         fair_by: FairBy | str | None = None,
         demote_after: Duration | None = None,
         overflow: Block | None = None,
+        degrade: bool = True,
         **unknown: Any,
     ) -> None:
         owner = f"Lane({name!r})"
-        reject_unknown(unknown, known=KNOWN, later=LATER, owner=owner)
+        reject_unknown(unknown, known=KNOWN, owner=owner)
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise ConfigError(
                 f"Lane name {name!r} is not usable; use lower-case letters, digits, - and _"
@@ -91,17 +98,24 @@ class Lane:
         target_ns = _time_ns(target, f"{owner}.target")
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "target_ns", target_ns)
+        object.__setattr__(self, "max_age_ns", _time_ns(max_age, f"{owner}.max_age"))
         object.__setattr__(self, "rate_per_s", _rate(rate, f"{owner}.rate"))
         object.__setattr__(self, "fair_by", parse_fair_by(fair_by, owner=owner))
         object.__setattr__(self, "demote_after_ns", _time_ns(demote_after, f"{owner}.demote_after"))
         object.__setattr__(self, "reserve", float(reserve))
         object.__setattr__(self, "weight", weight)
         object.__setattr__(self, "overflow", overflow or Block())
+        object.__setattr__(self, "degrade", bool(degrade))
 
     @property
     def target(self) -> float | None:
         """Return the wanted p99 in seconds, or None."""
         return None if self.target_ns is None else self.target_ns / 1e9
+
+    @property
+    def max_age(self) -> float | None:
+        """Return the age in seconds from which records are not started, or None."""
+        return None if self.max_age_ns is None else self.max_age_ns / 1e9
 
     @property
     def demote_after(self) -> float | None:

@@ -8,7 +8,7 @@ import pytest
 
 from flowguard.errors import ConfigError
 from flowguard.lanes.fairness import Column, Header, Key, header, key
-from flowguard.lanes.lane import LATER, Block, Lane
+from flowguard.lanes.lane import Block, Lane
 
 
 def test_a_lane_has_the_options_it_was_given():
@@ -96,10 +96,10 @@ def test_a_target_that_is_no_duration_is_refused(target):
         Lane("a", target=target)
 
 
-@pytest.mark.parametrize("option", sorted(LATER))
-def test_options_of_a_later_version_say_so(option):
-    with pytest.raises(ConfigError, match=f"{option} is not available in this version"):
-        Lane("a", **{option: "1s"})
+def test_a_lane_may_be_degraded_unless_it_says_otherwise_and_knows_no_greatest_age():
+    assert Lane("a").degrade and not Lane("a", degrade=False).degrade
+    assert Lane("a").max_age is None
+    assert Lane("a", max_age="30s").max_age == 30.0
 
 
 def test_an_overflow_of_a_later_version_says_so():
