@@ -12,6 +12,7 @@ Only what is named here is public.
 from flowguard.agents.feed import Feed
 from flowguard.app import App
 from flowguard.batch import Batch
+from flowguard.dispatch.concurrency import Adaptive
 from flowguard.dispatch.sizing import BatchSize
 from flowguard.errors import ConfigError, FlowguardError, HookError, SettleError, WireError
 from flowguard.lanes.fairness import header, key
@@ -19,6 +20,7 @@ from flowguard.lanes.lane import Block, Lane
 from flowguard.lanes.rules import by_column, by_header, by_key_prefix, by_topic
 
 __all__ = [
+    "Adaptive",
     "App",
     "Batch",
     "BatchSize",

@@ -19,6 +19,7 @@ from flowguard.agents.agent import FeedAgent
 from flowguard.agents.feed import Feed, FeedOptions
 from flowguard.config import AppSettings, resolve
 from flowguard.control.memory import MemoryBudget
+from flowguard.dispatch.concurrency import Adaptive, check_concurrency
 from flowguard.dispatch.sizing import BatchSize
 from flowguard.errors import ConfigError
 from flowguard.faust_conf import FaustConf
@@ -168,7 +169,8 @@ class App(faust.App):
     def agent(self, channel: Any = None, **options: Any) -> Callable[[Any], Any]:
         """Declare an agent; on a feed its events are batches.
 
-        On a feed, `concurrency` is the most batches at once, and `batch` an `fg.BatchSize`.
+        On a feed, `concurrency` is the most batches at once, a number or `fg.Adaptive`, and
+        `batch` an `fg.BatchSize`.
         """
         if not isinstance(channel, Feed):
             return super().agent(channel, **options)
@@ -181,15 +183,14 @@ class App(faust.App):
         feed: Feed,
         *,
         name: str | None = None,
-        concurrency: int = 1,
+        concurrency: int | Adaptive = 1,
         sink: Iterable[Any] | None = None,
         batch: BatchSize | None = None,
         **unknown: Any,
     ) -> Callable[[Any], FeedAgent]:
         known = ("name", "concurrency", "sink", "batch")
         reject_unknown(unknown, known=known, later=AGENT_LATER, owner="an agent on a feed")
-        if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
-            raise ConfigError(f"concurrency={concurrency!r} is no number of batches; use 1 or more")
+        check_concurrency(concurrency)
         if batch is not None and not isinstance(batch, BatchSize):
             raise ConfigError(f"batch={batch!r} is not available; use fg.BatchSize(…)")
 

@@ -25,6 +25,7 @@ from flowguard._native.histogram import LatencyHistogram
 from flowguard.chunk import Chunk, TopicPartition
 from flowguard.commands import Command, Fetch, Resume, StartBatch
 from flowguard.control.decision import DecisionLog
+from flowguard.control.limit import Outcome
 from flowguard.control.memory import MemoryBudget
 from flowguard.control.rate import RateLimit
 from flowguard.facts import (
@@ -59,6 +60,9 @@ RECENT_NS: Final = 15 * SECOND
 
 #: Control loops look at the worker so often, at most.
 STEER_NS: Final = 90 * MILLISECOND
+
+#: An event loop that was late by more than this has held up batches that were under way.
+STALL_NS: Final = 50 * MILLISECOND
 
 #: A batch of large records is cut here, whatever its number of records.
 BATCH_BYTES_MAX: Final = 8 * 1024 * 1024
@@ -122,7 +126,15 @@ class Engine:
         rates = [RateLimit(lane.rate_per_s) if lane.rate_per_s else None for lane in lanes]
         bytes_max = batch_bytes_max(memory, seats=sum(plan.seats for plan in agents))
         self.views = {
-            plan.name: View(plan, lanes, rates=rates, bytes_max=bytes_max) for plan in agents
+            plan.name: View(
+                plan,
+                lanes,
+                rates=rates,
+                bytes_max=bytes_max,
+                decisions=self.decisions,
+                shadow=shadow,
+            )
+            for plan in agents
         }
         self._views_of: dict[str, list[View]] = defaultdict(list)
         for view in self.views.values():
@@ -262,7 +274,7 @@ class Engine:
         for part in flight.live:
             self.tally.failed(part.piece)
         if flight.live:
-            view.hold_back(flight, fact.at_ns)
+            view.hold_back(flight, fact.at_ns, outcome=outcome_of(fact))
         else:
             view.land(flight)
             del self._view_with[fact.batch_id]
@@ -280,9 +292,21 @@ class Engine:
     def _steer(self, fact: Ticked) -> list[Command]:
         """Run the control loops."""
         self._steered_ns = fact.at_ns
+        if fact.loop_lag_ns > STALL_NS:
+            lag_ms = fact.loop_lag_ns // MILLISECOND
+            self.invalidate(f"the event loop stood still for {lag_ms} ms")
         for view in self.views.values():
             view.steer(fact.at_ns)
         return self.overflow.tick(fact.at_ns) + self.steering.tick(fact.at_ns, fact.loop_lag_ns)
+
+    def invalidate(self, why: str) -> None:
+        """Let the limits learn nothing from what is under way: something else has moved.
+
+        Whatever changes what batches take or how many there are calls this: a rung, a
+        brownout's step, a stall.
+        """
+        for view in self.views.values():
+            view.invalidate(why)
 
     def _assigned(self, fact: Assigned) -> list[Command]:
         """Keep partitions that came back as they were; begin the others anew."""
@@ -425,6 +449,13 @@ class Engine:
     def due_ns(self) -> int | None:
         """Return when to tick next, None if only a fact can change anything."""
         return min((due for view in self.views.values() if (due := view.due_ns)), default=None)
+
+
+def outcome_of(fact: Failed) -> Outcome:
+    """Return what a failure says of the load: something may have had too much of it."""
+    if not fact.unavailable:
+        return "failed"
+    return "unavailable" if fact.retry_after_ns is None else "throttled"
 
 
 def sum_of(*histograms: LatencyHistogram) -> LatencyHistogram:

@@ -104,7 +104,7 @@ def agent_state(view: View) -> AgentState:
     """Return what is known of one agent."""
     return AgentState(
         name=view.plan.name,
-        limit=view.plan.seats,
+        limit=view.seats.limit,
         in_flight=sum(view.seats_by_lane),
         batch_size=view.limit.records,
         service_time=view.service_ns / 1e9 if view.service_ns else None,

@@ -10,10 +10,14 @@ from typing import Final, Literal
 from flowguard._native.scheduler import Scheduler
 from flowguard.chunk import NO_FLOW, Chunk, Slice
 from flowguard.commands import Cut
+from flowguard.control.decision import Decision, DecisionLog
+from flowguard.control.limit import Outcome
 from flowguard.control.rate import RateLimit
+from flowguard.dispatch.concurrency import Adaptive
 from flowguard.dispatch.sizing import BatchLimit
 from flowguard.holdings import Flight, Part, Partition, Waiting
 from flowguard.lanes.lane_set import LaneSet
+from flowguard.seats import Seats
 from flowguard.settle.ledger import LaneLedger
 from flowguard.settle.retry import RetryQueue, backoff_ns
 
@@ -30,6 +34,9 @@ PASSED_OVER_MAX: Final = round(1 / (1 - CAP)) - 1
 
 #: Batches of one lane that wait for acknowledgement, for each seat of the agent.
 UNSETTLED_PER_SEAT: Final = 8
+
+#: The loop that decides how large batches are.
+BATCH_SIZE: Final = "batch-size"
 
 #: How far a lane of a partition may run ahead of its own oldest unfinished record, where
 #: order allows it: what a crash may repeat.
@@ -53,6 +60,7 @@ class AgentPlan:
         name: Unique in the app.
         topics: The topics of its feed.
         seats: Most batches at once, >= 1.
+        adaptive: How many of them may be under way is learnt; None if it is fixed.
         records_max: Most records a batch.
         linger_ns: Longest wait of a lane without a target for a batch to fill.
         by_partition: A batch has records of one partition only.
@@ -65,6 +73,7 @@ class AgentPlan:
     name: str
     topics: frozenset[str]
     seats: int = 1
+    adaptive: Adaptive | None = None
     records_max: int = 4096
     linger_ns: int = 0
     by_partition: bool = False
@@ -87,6 +96,8 @@ class View:
         rates: By lane, the worker's limit or None; shared by the views of all agents.
         bytes_max: Where a batch of large records is cut.
         skew_records: How far a lane of a partition may run ahead of its own oldest record.
+        decisions: Where the steps of control loops are kept.
+        shadow: Control loops that only say what they would do.
     """
 
     def __init__(
@@ -97,6 +108,8 @@ class View:
         rates: Sequence[RateLimit | None],
         bytes_max: int,
         skew_records: int = SKEW_RECORDS,
+        decisions: DecisionLog | None = None,
+        shadow: frozenset[str] = frozenset(),
     ) -> None:
         self.plan = plan
         self.lanes = lanes
@@ -109,6 +122,9 @@ class View:
             deadlines=[lane.target_ns is not None and lane.fair_by is None for lane in lanes],
             demote_after_ns=[lane.demote_after_ns for lane in lanes],
         )
+        self.decisions = DecisionLog() if decisions is None else decisions
+        self.shadow = shadow
+        self.seats = Seats(plan, lanes, decisions=self.decisions, shadow=shadow)
         self.limit = BatchLimit(plan.records_max, target_ns=lanes.target_ns_min)
         self.retries = RetryQueue()
         self.flights: dict[int, Flight] = {}
@@ -126,9 +142,9 @@ class View:
         self._unsettled_by_lane = [0] * len(lanes)
         self._closed: Counter[tuple[int, int]] = Counter()  # by failed batches: lane, sub-queue
         self._revoking: set[Partition] = set()
+        self._has_target = False  # it has had records of a lane with a target
         self._flow_lanes = 0  # bits of lanes that queue by flow
         self._passed_over = 0
-        self._reserved = [int(lane.reserve * plan.seats) for lane in lanes]
         self._fair = any(lane.fair_by is not None for lane in lanes)
         for rank, rate in enumerate(rates):
             if rate is not None:
@@ -151,6 +167,9 @@ class View:
             for chunk in chunks
         ]  # fmt: skip
         lane = waiting[0].chunk.lane
+        if self.lanes[lane].target_ns is not None and not self._has_target:
+            self._has_target = True
+            self.limit.bulk_factor = 1.0
         if self.waiting_since_ns[lane] is None:
             self.waiting_since_ns[lane] = now_ns
         if self.plan.order == "partition":
@@ -198,7 +217,7 @@ class View:
     @property
     def seats_free(self) -> int:
         """Return how many batches may be started now."""
-        return self.plan.seats - sum(self.seats_by_lane)
+        return self.seats.limit - sum(self.seats_by_lane)
 
     def next_flight(self, now_ns: int) -> Flight | None:
         """Return what is started next: of a retry and new records the higher lane, in turn."""
@@ -245,10 +264,10 @@ class View:
         A seat is free as soon as the agent came back, but what it sent may not be
         acknowledged yet; the bound on such batches bounds the output held in memory.
         """
-        if self._unsettled_by_lane[rank] >= UNSETTLED_PER_SEAT * self.plan.seats:
+        if self._unsettled_by_lane[rank] >= UNSETTLED_PER_SEAT * self.seats.limit:
             return False
         kept = sum(
-            max(0, self._reserved[other] - self.seats_by_lane[other])
+            max(0, self.seats.reserved[other] - self.seats_by_lane[other])
             for other in range(len(self.lanes))
             if other != rank
         )
@@ -378,9 +397,56 @@ class View:
 
     def steer(self, now_ns: int) -> None:
         """Let the loops of this agent look at what its batches took."""
+        self.seats.steer(now_ns, in_flight=sum(self.seats_by_lane))
+        self._review_size(now_ns)
+
+    def _review_size(self, now_ns: int) -> None:
+        """Let batches become larger or smaller as what they cost says, now and then."""
+        limiter = self.seats.limiter
+        shadow = BATCH_SIZE in self.shadow
+        review = self.limit.review(
+            now_ns,
+            fixed_ns=limiter.cost.fixed_ns,
+            record_ns=limiter.cost.record_ns,
+            window_ns=limiter.window_ns,
+            enforce=not shadow,
+        )
+        if review is None:
+            return
+        before, after, why = review
+        if not shadow:
+            self.invalidate("the batch size changed")
+        self.decisions.add(
+            Decision(
+                at_ns=now_ns, loop=BATCH_SIZE, subject=self.plan.name,
+                action="up" if after > before else "down", before=before, after=after, why=why,
+                shadow=shadow,
+            )
+        )  # fmt: skip
+
+    def invalidate(self, why: str) -> None:
+        """Learn nothing from the batches under way: another loop has moved something."""
+        self.seats.invalidate(why)
+
+    def let_bulk_grow(self, factor: float) -> None:
+        """Let batches be so many times as large, where no lane with a target shares the agent.
+
+        Args:
+            factor: 1 for what they normally are; what the agent allows is never exceeded.
+        """
+        if factor != self.limit.bulk_factor and not self._has_target:
+            self.limit.bulk_factor = factor
+            self.invalidate("the batch size changed")
+
+    def _ended(self, flight: Flight, outcome: Outcome, now_ns: int) -> None:
+        """Let loops learn from a batch that gives its seat back."""
+        if flight.seated:
+            in_flight = sum(self.seats_by_lane)
+            self.seats.ended(flight.cut, outcome, in_flight=in_flight, now_ns=now_ns)
 
     def stand_up(self, flight: Flight, now_ns: int) -> None:
         """Free the seat of a batch whose agent came back, and let its sub-queues go on."""
+        self._ended(flight, "ok", now_ns)
         self._free_seat(flight)
         if not flight.failed:
             self._open(flight, flight.parts)
@@ -420,9 +486,10 @@ class View:
             self._unclose(flight, flight.closed)
             self._open(flight, flight.parts)
 
-    def hold_back(self, flight: Flight, now_ns: int) -> None:
+    def hold_back(self, flight: Flight, now_ns: int, *, outcome: Outcome = "failed") -> None:
         """Let a failed batch wait for its retry; its sub-queues stay closed until then."""
         cut = flight.cut
+        self._ended(flight, outcome, now_ns)
         self._free_seat(flight)
         self._unsettled_by_lane[cut.lane] -= 1
         gone = flight.let_go()
@@ -477,12 +544,14 @@ class View:
 
     def revoking(self, partition: Partition) -> None:
         """Start nothing more of a partition that may go away."""
+        self.invalidate("partitions were rebalanced")
         self._revoking.add(partition)
         for lane in range(len(self.lanes)):
             self.scheduler.close(lane, partition.number)
 
     def take_up_again(self, partition: Partition) -> None:
         """Start a partition's batches again after a rebalance gave it back."""
+        self.invalidate("partitions were rebalanced")
         self._revoking.discard(partition)
         number = partition.number
         busy = {
@@ -496,6 +565,7 @@ class View:
 
     def drop(self, partition: Partition) -> None:
         """Let go of everything of a partition that is gone."""
+        self.invalidate("partitions were rebalanced")
         self._revoking.discard(partition)
         for handle in self.scheduler.drop_owner(partition.number):
             del self._waiting[handle]

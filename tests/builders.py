@@ -11,6 +11,7 @@ from flowguard._native import wire
 from flowguard.chunk import Chunk, Slice, TopicPartition
 from flowguard.commands import Command, Cut, Fetch, Resume, StartBatch
 from flowguard.control.memory import MemoryBudget
+from flowguard.dispatch.concurrency import Adaptive
 from flowguard.engine import Engine
 from flowguard.facts import (
     Assigned,
@@ -114,6 +115,8 @@ class EngineDriver:
     lanes: Sequence[Lane] = (REALTIME, BULK)
     agents: Sequence[AgentPlan] | None = None
     seats: int = 1
+    adaptive: Adaptive | None = None
+    shadow: frozenset[str] = frozenset()
     order: str = "partition"
     records_max: int = 4096
     linger_ns: int = 0
@@ -128,14 +131,17 @@ class EngineDriver:
         plan = AgentPlan(
             name="agent",
             topics=frozenset({"orders"}),
-            seats=self.seats,
+            seats=self.seats if self.adaptive is None else self.adaptive.max,
+            adaptive=self.adaptive,
             records_max=self.records_max,
             linger_ns=self.linger_ns,
             by_partition=self.by_partition,
             order=self.order,
         )
         self.memory = MemoryBudget(self.memory_bytes)
-        self.engine = Engine(LaneSet(tuple(self.lanes)), self.agents or [plan], self.memory)
+        self.engine = Engine(
+            LaneSet(tuple(self.lanes)), self.agents or [plan], self.memory, shadow=self.shadow
+        )
 
     # What happens.
 

@@ -18,6 +18,7 @@ from mode.utils.futures import maybe_async
 from flowguard.agents.delivered import Inbox
 from flowguard.agents.feed import Feed
 from flowguard.agents.stream import FeedStream
+from flowguard.dispatch.concurrency import Adaptive
 from flowguard.dispatch.sizing import BatchSize
 from flowguard.errors import HookError
 from flowguard.view import AgentPlan
@@ -39,8 +40,17 @@ class FeedAgent(Agent):
     sees it. The failed batch itself waits for its retry in the engine.
     """
 
-    def __init__(self, fun: Any, *, batch: BatchSize | None = None, **kwargs: Any) -> None:
-        super().__init__(fun, **kwargs)
+    def __init__(
+        self,
+        fun: Any,
+        *,
+        concurrency: int | Adaptive = 1,
+        batch: BatchSize | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.adaptive = concurrency if isinstance(concurrency, Adaptive) else None
+        seats = concurrency.max if isinstance(concurrency, Adaptive) else concurrency
+        super().__init__(fun, concurrency=seats, **kwargs)
         self.batch_size = batch or BatchSize()
         self.inbox: Inbox = asyncio.Queue()
         self.last_error: BaseException | None = None
@@ -58,6 +68,7 @@ class FeedAgent(Agent):
             name=self.name,
             topics=frozenset(self.feed.topics),
             seats=self.concurrency,
+            adaptive=self.adaptive,
             records_max=self.batch_size.max,
             linger_ns=self.batch_size.linger_ns,
             by_partition=self.batch_size.by_partition,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from flowguard.errors import ConfigError
 from flowguard.suggest import reject_unknown
-from flowguard.units import MILLISECOND, Duration, duration_ns
+from flowguard.units import MILLISECOND, SECOND, Duration, duration_ns
 
-__all__ = ["BatchLimit", "BatchSize"]
+__all__ = ["BatchLimit", "BatchSize", "Review"]
 
 #: A running batch cannot be preempted, so it may hold a seat for this share of the
 #: tightest target at most.
@@ -17,6 +17,19 @@ TARGET_SHARE: Final = 4
 
 #: Where the search starts when nothing is known of the agent.
 RECORDS_FIRST: Final = 64
+
+#: More records a batch gain nothing once its fixed part is a twentieth of it, and it takes
+#: so long that what flowguard itself does for a batch (about a millisecond) is little.
+FIXED_PART: Final = 20
+WORTHWHILE_NS: Final = 50 * MILLISECOND
+
+#: The slow loop looks so often, and never more than once in so many windows of the limit.
+REVIEW_NS: Final = 10 * SECOND
+REVIEW_WINDOWS: Final = 5
+
+#: It changes nothing by less than this, and nothing by more than this factor at once.
+REVIEW_RATIO: Final = 1.25
+REVIEW_FACTOR: Final = 2
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -48,6 +61,14 @@ class BatchSize:
         object.__setattr__(self, "by_partition", bool(by_partition))
 
 
+class Review(NamedTuple):
+    """What the slow loop changed: the most records of a batch, before and after."""
+
+    before: int
+    after: int
+    why: str
+
+
 class BatchLimit:
     """Learn how many records an agent handles in a quarter of the tightest target.
 
@@ -57,17 +78,68 @@ class BatchLimit:
     time allowed is for records all the same: or a slow call would be made for a handful of
     records again and again. Without a target the limit is `records_max`.
 
+    Beside that a slow loop (`review`) lowers what batches may have while more records would
+    only make them longer: what they cost is a fixed part, and the same for each record.
+
     Args:
         records_max: The agent's `BatchSize.max`.
         target_ns: The tightest target of the app's lanes, or None.
+
+    Attributes:
+        bulk_factor: How many times as large as that they may be now, within `records_max`.
     """
 
     def __init__(self, records_max: int, *, target_ns: int | None) -> None:
         self.records_max = records_max
         self.service_ns_max = None if target_ns is None else target_ns // TARGET_SHARE
-        self.records = records_max if target_ns is None else min(records_max, RECORDS_FIRST)
+        self.bulk_factor = 1.0
+        self._learnt = records_max if target_ns is None else min(records_max, RECORDS_FIRST)
+        self._worthwhile = records_max
+        self._reviewed_ns: int | None = None
         self._fixed_ns = 0
         self._late: tuple[int, int] | None = None  # the last batch, if it took too long
+
+    @property
+    def records(self) -> int:
+        """Return the most records of the next batch."""
+        most = min(self._learnt, self._worthwhile)
+        return max(1, min(self.records_max, int(most * self.bulk_factor)))
+
+    def review(
+        self,
+        now_ns: int,
+        *,
+        fixed_ns: float,
+        record_ns: float,
+        window_ns: int = 0,
+        enforce: bool = True,
+    ) -> Review | None:
+        """Let batches have as many records as are worth it, every ten seconds at most.
+
+        Args:
+            fixed_ns: What a batch takes whatever its size.
+            record_ns: What each record takes, 0 while unknown.
+            window_ns: How long the limit of concurrency looks before it decides.
+            enforce: Whether to do it, or only to say it.
+        """
+        if self._reviewed_ns is None:
+            self._reviewed_ns = now_ns
+        if now_ns - self._reviewed_ns < max(REVIEW_NS, REVIEW_WINDOWS * window_ns):
+            return None
+        self._reviewed_ns = now_ns
+        if record_ns <= 0.0:
+            return None
+        before = self._worthwhile
+        wanted = max(WORTHWHILE_NS, FIXED_PART * fixed_ns) / record_ns
+        wanted = max(before / REVIEW_FACTOR, min(wanted, before * REVIEW_FACTOR))
+        after = max(1, min(self.records_max, round(wanted)))
+        if max(after, before) < REVIEW_RATIO * min(after, before):
+            return None
+        if enforce:
+            self._worthwhile = after
+        each_us, fixed_ms = record_ns / 1e3, fixed_ns / MILLISECOND
+        why = f"a record takes {each_us:.0f} us, and a batch {fixed_ms:.1f} ms beside"
+        return Review(before, after, why)
 
     def sample(self, *, records: int, service_ns: int) -> None:
         """Learn from one finished batch."""
@@ -78,9 +150,9 @@ class BatchLimit:
         taken_ns = service_ns - self._fixed_ns
         self._late = (records, service_ns) if taken_ns > room_ns else None
         if taken_ns > room_ns:
-            self.records = max(1, min(self.records, records * room_ns // taken_ns))
-        elif records >= self.records and taken_ns * 2 < room_ns:
-            self.records = min(self.records_max, self.records * 2)
+            self._learnt = max(1, min(self._learnt, records * room_ns // taken_ns))
+        elif records >= self._learnt and taken_ns * 2 < room_ns:
+            self._learnt = min(self.records_max, self._learnt * 2)
 
     def _learn_fixed(self, records: int, service_ns: int) -> None:
         """Put the line through two late batches of different size; no batch is faster."""
