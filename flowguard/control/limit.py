@@ -93,6 +93,7 @@ class Window:
         completions: Batches that ended in any way.
         successes: Those of them that ended well.
         drops: Those that were refused: throttled, timed out, or something was unavailable.
+        dropped_share: The share of all seats' time that went to them, 0..1.
         service_ns: Mean service time of the successes, in batches of normal cost; 0 without.
         goodput_per_s: Successes a second, in batches of normal cost.
         restarted: Nothing could be learnt for so long that the limit was halved, or this is
@@ -110,6 +111,7 @@ class Window:
     completions: int
     successes: int
     drops: int
+    dropped_share: float
     service_ns: float
     goodput_per_s: float
     restarted: bool = False
@@ -163,6 +165,7 @@ class Sample(NamedTuple):
     service_ns: int
     outcome: Outcome
     in_flight: int
+    late: bool  # it began before the limit was changed
 
 
 class Limiter:
@@ -192,6 +195,7 @@ class Limiter:
         self.window_ns = self.rule.min_ns
         self._samples: list[Sample] = []
         self._opened_ns: int | None = None
+        self._changed_ns = 0  # what began before is not compared with what came after
         self._taught_ns: int | None = None
         self._service_ns = 0.0  # median of the last window
         self._invalid = ""
@@ -217,7 +221,8 @@ class Limiter:
         if self._opened_ns is None:
             self._opened_ns = self._taught_ns = at_ns - service_ns
         if at_ns >= self._opened_ns:
-            self._samples.append(Sample(records, service_ns, outcome, in_flight))
+            late = at_ns - service_ns < self._changed_ns
+            self._samples.append(Sample(records, service_ns, outcome, in_flight, late))
 
     def invalidate(self, why: str) -> None:
         """Throw the current window away: something else moved, so it teaches nothing."""
@@ -281,11 +286,16 @@ class Limiter:
     def _learn(self, now_ns: int) -> Change | None:
         """Let the algorithm see the window, unless its batches are of a size never seen."""
         good = [(each.records, each.service_ns) for each in self._samples if each.outcome == "ok"]
+        timely = [
+            (each.records, each.service_ns)
+            for each in self._samples
+            if each.outcome == "ok" and not each.late
+        ]
         before = self.limit
         if good and (why := self._why_incomparable(good)):
             self._reopen(now_ns, settle=False)
             return Change("invalid", before, before, why)
-        window = self._window(good, now_ns)
+        window = self._window(good, timely or good, now_ns)
         if good:
             self._learn_cost(good, window.service_ns)
         try:
@@ -314,11 +324,14 @@ class Limiter:
         self.cost.learn(good, slowed=max(1.0, median(late[-RECENT_WINDOWS:]) / median(late)))
         return f"what batches of {mean:.0f} records cost must be learnt first"
 
-    def _window(self, good: Sequence[tuple[int, int]], now_ns: int) -> Window:
+    def _window(
+        self, good: Sequence[tuple[int, int]], timely: Sequence[tuple[int, int]], now_ns: int
+    ) -> Window:
         assert self._opened_ns is not None
         samples = self._samples
         cost = sum(self.cost.cost(records) for records, _ in good)
         length_ns = now_ns - self._opened_ns
+        dropped_ns = [each.service_ns for each in samples if each.outcome in DROPS]
         return Window(
             at_ns=now_ns,
             length_ns=length_ns,
@@ -330,20 +343,22 @@ class Limiter:
             in_flight_mean=sum(each.in_flight for each in samples) / len(samples),
             completions=len(samples),
             successes=len(good),
-            drops=sum(each.outcome in DROPS for each in samples),
-            service_ns=self._normal_service_ns(good, cost),
+            drops=len(dropped_ns),
+            dropped_share=sum(dropped_ns) / max(1, sum(each.service_ns for each in samples)),
+            service_ns=self._normal_service_ns(timely),
             goodput_per_s=cost * SECOND / length_ns,
             restarted=self._restarted,
         )
 
-    def _normal_service_ns(self, good: Sequence[tuple[int, int]], cost: float) -> float:
+    def _normal_service_ns(self, good: Sequence[tuple[int, int]]) -> float:
         """Return the mean service time by cost, stragglers clipped."""
         if not good:
             return 0.0
         costs = [self.cost.cost(records) for records, _ in good]
         times = [service_ns for _, service_ns in good]
         most = CLIPPED_AT * float(median(map(truediv, times, costs)))
-        return sum(min(each, most * own) for each, own in zip(times, costs, strict=True)) / cost
+        taken_ns = sum(min(each, most * own) for each, own in zip(times, costs, strict=True))
+        return taken_ns / sum(costs)
 
     def _learn_cost(self, good: Sequence[tuple[int, int]], service_ns: float) -> None:
         """Learn what batches cost while they do not wait for one another."""
@@ -353,7 +368,11 @@ class Limiter:
 
     def _reopen(self, now_ns: int, *, settle: bool) -> None:
         self._samples.clear()
-        self._opened_ns = now_ns + (round(self._service_ns) if settle else 0)
+        if settle:
+            self._changed_ns = now_ns
+        # What hung for long says nothing of how long the next batches will take.
+        usual_ns = median(self._late) if self._late else self._service_ns
+        self._opened_ns = now_ns + (round(min(self._service_ns, 2 * usual_ns)) if settle else 0)
 
     def _bounded(self, limit: float) -> float:
         if not isfinite(limit):

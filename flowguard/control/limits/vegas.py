@@ -40,7 +40,7 @@ class Vegas:
         if window.restarted:
             self._least_ns = 0.0
         if not window.successes:
-            present_ns = self._least_ns
+            return self._step(window, 0)
         self._windows += 1
         if self._jitter * PROBE_WINDOWS * limit <= self._windows:
             self._windows = 0
