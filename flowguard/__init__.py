@@ -14,7 +14,14 @@ from flowguard.app import App
 from flowguard.batch import Batch
 from flowguard.dispatch.concurrency import Adaptive
 from flowguard.dispatch.sizing import BatchSize
-from flowguard.errors import ConfigError, FlowguardError, HookError, SettleError, WireError
+from flowguard.errors import (
+    ConfigError,
+    FlowguardError,
+    HookError,
+    SettleError,
+    Unavailable,
+    WireError,
+)
 from flowguard.lanes.fairness import header, key
 from flowguard.lanes.lane import Block, Lane
 from flowguard.lanes.rules import by_column, by_header, by_key_prefix, by_topic
@@ -31,6 +38,7 @@ __all__ = [
     "HookError",
     "Lane",
     "SettleError",
+    "Unavailable",
     "WireError",
     "by_column",
     "by_header",

@@ -17,7 +17,7 @@ from faust.types.settings import Settings
 
 from flowguard.agents.agent import FeedAgent
 from flowguard.agents.feed import Feed, FeedOptions
-from flowguard.config import AppSettings, resolve
+from flowguard.config import AppSettings, parse_shadow, resolve
 from flowguard.control.memory import MemoryBudget
 from flowguard.dispatch.concurrency import Adaptive, check_concurrency
 from flowguard.dispatch.sizing import BatchSize
@@ -46,8 +46,8 @@ FAUST_OPTIONS = frozenset(
         *("default_partitions", "replication_factor"),
     }
 )
-APP_OPTIONS = FAUST_OPTIONS | {"memory", "lanes"}
-LATER = frozenset({"spill_dir", "shadow"})
+APP_OPTIONS = FAUST_OPTIONS | {"memory", "lanes", "shadow"}
+LATER = frozenset({"spill_dir"})
 
 AGENT_LATER = frozenset({"retries", "timeout", "dead_letters"})
 
@@ -74,6 +74,8 @@ class App(faust.App):
             not acknowledged.
         lanes: The worker's one order of priority, highest first; without it there is one
             lane, `default`.
+        shadow: Control loops that only say what they would do: `concurrency`, `batch-size`,
+            `queue-delay`, `memory`, `ladder`, `brownout`, `shed`.
         **options: All that `faust.App` takes.
 
     Raises:
@@ -89,6 +91,7 @@ class App(faust.App):
         *,
         memory: Size | None = None,
         lanes: Sequence[Lane] | None = None,
+        shadow: Iterable[str] | None = None,
         **options: Any,
     ) -> None:
         # Faust ignores what it does not know, and an app without feeds is Faust's app; but a
@@ -96,7 +99,9 @@ class App(faust.App):
         self._unknown = options.keys() - FAUST_OPTIONS
         self._reject(name for name in self._unknown if name in LATER or is_typo(name, APP_OPTIONS))
         self._declared_lanes = LaneSet.of(lanes)
-        self._declared = {"memory": memory}
+        if shadow is not None:
+            shadow = sorted(parse_shadow(shadow, owner="App(shadow=…)"))
+        self._declared = {"memory": memory, "shadow": shadow}
         self.declared_feeds: list[Feed] = []
         #: What the command line and the configuration file say; set before the start.
         self.command_line: dict[str, Any] = {}
@@ -241,6 +246,7 @@ class App(faust.App):
             lanes=settings.lanes,
             memory=MemoryBudget(settings.memory_bytes),
             drain_timeout_s=settings.drain_timeout_s,
+            shadow=settings.shadow,
             loop=self.loop,
             beacon=self.beacon,
         )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from flowguard._native import wire
 from flowguard.chunk import Slice, TopicPartition
@@ -24,6 +25,9 @@ __all__ = ["Batch", "Delivery", "join_columns", "without_rows"]
 
 #: Until when a producer wants a record to be done.
 DEADLINE_HEADER = "fg-deadline-ms"
+
+#: What fits into 64 bits; any bytes may stand in a header.
+NUMBER = r"^-?[0-9]{1,18}$"
 
 META = ("_topic", "_partition", "_offset", "_timestamp", "_key")
 
@@ -47,7 +51,8 @@ class Batch:
         lane: The lane they belong to.
         feed: The feed they came from.
         attempt: 1 at first, one more after each failure.
-        degraded: Whether a fallback serves it; always False in this version.
+        degraded: Whether the agent's fallback serves it.
+        occasion: Why it does: `brownout`, `failure` or `deadline`; "" if it does not.
         num_bytes: Bytes of its columns.
     """
 
@@ -61,11 +66,13 @@ class Batch:
         rejected: Sequence[int] = (),
         attempt: int,
         delivery: Delivery,
+        occasion: str = "",
     ) -> None:
         self.feed = feed
         self.lane = lane
         self.attempt = attempt
-        self.degraded = False
+        self.degraded = bool(occasion)
+        self.occasion = occasion
         self.num_bytes = sum(piece.num_bytes for piece in slices)
         self._slices = slices
         self._make_frame = frame
@@ -181,9 +188,9 @@ def deadlines_in(values: pa.BinaryArray) -> list[float]:
     """Return the deadlines that headers name, in seconds; what is no number is ignored."""
     if values.null_count == len(values):
         return []
-    named = pl.Series(values.drop_null()).cast(pl.String, strict=False).cast(pl.Int64, strict=False)
-    first_ms = named.min()
-    return [] if first_ms is None else [int(str(first_ms)) / 1e3]
+    numbers = values.filter(pc.match_substring_regex(values, NUMBER))
+    first_ms = pc.min(numbers.cast(pa.string()).cast(pa.int64())).as_py()
+    return [] if first_ms is None else [first_ms / 1e3]
 
 
 def join_columns(slices: Sequence[Slice]) -> pa.RecordBatch:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from flowguard.chunk import Slice, TopicPartition
 
-__all__ = ["Command", "Cut", "DivertBatch", "Fetch", "Resume", "StartBatch", "Unprocessed"]
+__all__ = ["Command", "Cut", "DivertBatch", "Fetch", "Hold", "Resume", "StartBatch", "Unprocessed"]
 
 
 @dataclass(slots=True, eq=False)
@@ -21,6 +21,7 @@ class Cut:
         slices: The records, slice by slice.
         attempt: 1 at first, one more after each failure.
         degraded: Why the agent's fallback serves it (`brownout`, `failure`, `deadline`), or "".
+        again: It was started before; what is unavailable counts as no attempt.
     """
 
     batch_id: int
@@ -30,6 +31,7 @@ class Cut:
     attempt: int = 1
     started_ns: int = field(default=0)
     degraded: str = ""
+    again: bool = False
 
     @property
     def num_records(self) -> int:
@@ -58,6 +60,17 @@ class Fetch:
     """
 
     offsets: Mapping[TopicPartition, tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Leave these partitions out of fetch requests, replacing all that were left out before.
+
+    Where each is being read stays as it is, so nothing is repeated or left out when it goes
+    on; what a request under way brings is taken in.
+    """
+
+    partitions: frozenset[TopicPartition]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,4 +105,4 @@ class Unprocessed:
     why: str
 
 
-Command = StartBatch | Fetch | Resume | DivertBatch | Unprocessed
+Command = StartBatch | Fetch | Hold | Resume | DivertBatch | Unprocessed

@@ -8,11 +8,12 @@ the configuration file, arguments in code, defaults.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from flowguard.control.decision import LOOPS
 from flowguard.errors import ConfigError
 from flowguard.lanes.lane import Lane
 from flowguard.lanes.lane_set import LaneSet
@@ -29,6 +30,7 @@ LANE_PREFIX: Final = "FLOWGUARD_LANES__"
 DEFAULTS: Final[Mapping[str, Any]] = {
     "memory": "512MiB",
     "drain_timeout": "25s",
+    "shadow": (),
 }
 LANE_OPTIONS: Final[Mapping[str, Callable[[str], Any]]] = {
     "target": str,
@@ -59,12 +61,14 @@ class AppSettings:
         memory_bytes: Most bytes that feeds hold.
         drain_timeout_s: How long stopping waits for what is in flight.
         lanes: The lanes, with what environment and file changed in them.
+        shadow: Control loops that only say what they would do.
         origins: Every value with its origin, for people.
     """
 
     memory_bytes: int
     drain_timeout_s: float
     lanes: LaneSet
+    shadow: frozenset[str]
     origins: tuple[Setting, ...]
 
 
@@ -104,6 +108,9 @@ def resolve(
         if setting.origin == ENVIRONMENT:
             settings[name] = Setting(name, setting.value, variables[name][1])
     changed, lane_origins = change_lanes(lanes, environment, file.get("lanes", {}), file_name)
+    shadow = settings["shadow"]
+    loops = parse_shadow(shadow.value, owner="shadow" if shadow.origin == "code" else shadow.origin)
+    settings["shadow"] = Setting("shadow", sorted(loops), shadow.origin)
     memory_bytes = size_bytes(settings["memory"].value, name="memory")
     if memory_bytes < MEMORY_MIN:
         raise ConfigError(
@@ -113,8 +120,41 @@ def resolve(
         memory_bytes=memory_bytes,
         drain_timeout_s=duration_ns(settings["drain_timeout"].value, name="drain_timeout") / 1e9,
         lanes=changed,
+        shadow=loops,
         origins=(*settings.values(), *lane_origins),
     )
+
+
+def parse_shadow(value: object, *, owner: str) -> frozenset[str]:
+    """Return the control loops that only say what they would do.
+
+    Args:
+        value: Their names; or text, with commas between them; or a mapping of names to
+            whether they are meant.
+        owner: Where it was written, for the error.
+
+    Raises:
+        ConfigError: There is no such loop; the message names the nearest one.
+    """
+    if isinstance(value, str):
+        value = [each for part in value.split(",") if (each := part.strip())]
+    if isinstance(value, Mapping):
+        reject_loops(value, owner)
+        value = [name for name, meant in value.items() if meant]
+    if not isinstance(value, Iterable):
+        raise ConfigError(f"{owner}: {value!r} names no control loops; use {', '.join(LOOPS)}")
+    names = list(value)
+    reject_loops(names, owner)
+    return frozenset(names)
+
+
+def reject_loops(names: Iterable[object], owner: str) -> None:
+    """Raise ConfigError for the first that is no control loop."""
+    for name in names:
+        if name not in LOOPS:
+            like = nearest(str(name), LOOPS)
+            hint = f"did you mean {like!r}?" if like else f"use {', '.join(LOOPS)}"
+            raise ConfigError(f"{owner}: there is no control loop {name!r}; {hint}")
 
 
 def first_of(name: str, layers: list[tuple[Mapping[str, Any], str]]) -> Setting:

@@ -17,7 +17,7 @@ Invariants:
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, assert_never
 
@@ -75,6 +75,7 @@ class LaneBook:
 
     lane: Lane
     counts: Counts = field(default_factory=Counts)
+    degraded: int = 0  # settled by a fallback; once for each agent whose fallback it was
     recent: LatencyHistogram = field(default_factory=LatencyHistogram)
     before: LatencyHistogram = field(default_factory=LatencyHistogram)
     older: LatencyHistogram = field(default_factory=LatencyHistogram)
@@ -103,6 +104,9 @@ class Engine:
         agents: The agents on feeds; several may read one topic.
         memory: The budget that the fetcher charges and the engine releases.
         shadow: Control loops that only say what they would do.
+        ranks_of: Topic → ranks of the lanes that its records may have by rule; all lanes
+            where it is not named.
+        chance: Returns a number, 0..1, for the jitter of probes.
 
     Thread-safety: one thread, the event loop's.
     """
@@ -114,10 +118,13 @@ class Engine:
         memory: MemoryBudget,
         *,
         shadow: frozenset[str] = frozenset(),
+        ranks_of: Mapping[str, frozenset[int]] | None = None,
+        chance: Callable[[], float] = lambda: 1.0,
     ) -> None:
         self.lanes = lanes
         self.decisions = DecisionLog()
         self.shadow = shadow
+        self.ranks_of = ranks_of or {}
         self.memory = memory
         self.memory_peak = 0
         self.books = [LaneBook(lane) for lane in lanes]
@@ -133,6 +140,7 @@ class Engine:
                 bytes_max=bytes_max,
                 decisions=self.decisions,
                 shadow=shadow,
+                chance=chance,
             )
             for plan in agents
         }
@@ -147,6 +155,7 @@ class Engine:
         self._numbers: dict[TopicPartition, int] = {}
         self._recent_since_ns = 0
         self._steered_ns = 0
+        self._lag_ns = 0
         self.overflow = Overflow(self)
         self.steering = Steering(self)
 
@@ -252,6 +261,8 @@ class Engine:
     def _finished(self, fact: Finished) -> list[Command]:
         view = self._view_with.pop(fact.batch_id)
         flight = view.flights[fact.batch_id]
+        view.serving.finished(flight, fact.at_ns)
+        view.serving.clock_ns = fact.epoch_ms * MILLISECOND - fact.at_ns
         view.land(flight)
         lane = flight.cut.lane
         commands: list[Command] = []
@@ -264,6 +275,8 @@ class Engine:
             if part.piece.chunk.unsettled == 0 and self._let_go(part.partition, part.piece.chunk):
                 commands = [Resume()]
         self.tally.dead_letters(lane, min(fact.dead_letters, finished))
+        if flight.cut.degraded:
+            self.books[lane].degraded += max(0, finished - fact.dead_letters)
         self._stir([view])
         return commands
 
@@ -271,6 +284,13 @@ class Engine:
         view = self._view_with[fact.batch_id]
         flight = view.flights[fact.batch_id]
         flight.why = fact.why
+        view.serving.failed(
+            flight,
+            fact.at_ns,
+            unavailable=fact.unavailable,
+            retry_after_ns=fact.retry_after_ns,
+            common=fact.common,
+        )
         for part in flight.live:
             self.tally.failed(part.piece)
         if flight.live:
@@ -287,17 +307,21 @@ class Engine:
             for book in self.books:
                 book.turn_over()
         self._stir(self.views.values())
+        self._lag_ns = max(self._lag_ns, fact.loop_lag_ns)
+        if fact.epoch_ms is not None:
+            for view in self.views.values():
+                view.serving.clock_ns = fact.epoch_ms * MILLISECOND - fact.at_ns
         return self._steer(fact) if fact.at_ns - self._steered_ns >= STEER_NS else []
 
     def _steer(self, fact: Ticked) -> list[Command]:
         """Run the control loops."""
         self._steered_ns = fact.at_ns
-        if fact.loop_lag_ns > STALL_NS:
-            lag_ms = fact.loop_lag_ns // MILLISECOND
-            self.invalidate(f"the event loop stood still for {lag_ms} ms")
+        loop_lag_ns, self._lag_ns = self._lag_ns, 0
+        if loop_lag_ns > STALL_NS:
+            self.invalidate(f"the event loop stood still for {loop_lag_ns // MILLISECOND} ms")
         for view in self.views.values():
             view.steer(fact.at_ns)
-        return self.overflow.tick(fact.at_ns) + self.steering.tick(fact.at_ns, fact.loop_lag_ns)
+        return self.overflow.tick(fact.at_ns) + self.steering.tick(fact.at_ns, loop_lag_ns)
 
     def invalidate(self, why: str) -> None:
         """Let the limits learn nothing from what is under way: something else has moved.
@@ -320,7 +344,7 @@ class Engine:
             self.partitions[name] = self._begin(name, offset, fact.watermarks.get(name, ()))
         self.memory.assign([each.account for each in self.partitions.values()])
         self._stir(self.views.values())
-        return [self._fetch()]
+        return [self._fetch(), *self.steering.assigned()]
 
     def _begin(self, name: TopicPartition, offset: int, watermarks: Sequence[int]) -> Partition:
         self._last_epoch += 1
@@ -426,6 +450,10 @@ class Engine:
     def commit_points(self) -> dict[TopicPartition, CommitPoint]:
         """Return how far each partition may be committed, all at one instant."""
         return {name: partition.ledger.point for name, partition in self.partitions.items()}
+
+    def ranks(self, topic: str) -> frozenset[int]:
+        """Return the ranks of the lanes that a topic's records may have by rule."""
+        return self.ranks_of.get(topic) or frozenset(range(len(self.lanes)))
 
     def committable(self) -> dict[TopicPartition, int]:
         """Return the offset of each partition below which everything is finished."""

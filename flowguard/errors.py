@@ -5,12 +5,15 @@ FlowguardError
  ├── HookError          Faust or aiokafka is used in a way a feed cannot support
  ├── WireError          bytes from the broker cannot be read; their partition stops
  ├── RegistryError      a schema registry does not answer; what needs it is tried again
- └── SettleError        a send or a commit failed for good
+ ├── SettleError        a send or a commit failed for good
+ └── Unavailable        raised by you: what the agent depends on is not there; nothing is lost
 
 Each message says what happened, what flowguard does now, and what you can do.
 """
 
 from __future__ import annotations
+
+from datetime import timedelta
 
 __all__ = [
     "ConfigError",
@@ -18,6 +21,7 @@ __all__ = [
     "HookError",
     "RegistryError",
     "SettleError",
+    "Unavailable",
     "WireError",
 ]
 
@@ -73,9 +77,42 @@ class SettleError(FlowguardError):
         message: What was not settled, and why.
         topic: Where it was sent to, if it was a send.
         partition: Partition number, -1 if unknown.
+        unavailable: The topic or its broker is not there, whatever is sent; the records
+            themselves are not to blame.
     """
 
-    def __init__(self, message: str, *, topic: str = "", partition: int = -1) -> None:
+    def __init__(
+        self, message: str, *, topic: str = "", partition: int = -1, unavailable: bool = False
+    ) -> None:
         self.topic = topic
         self.partition = partition
+        self.unavailable = unavailable
         super().__init__(message)
+
+
+class Unavailable(FlowguardError):
+    """Raise it in an agent when something that the agent depends on is not there.
+
+    The batch is held, and one batch at a time tries again, after 0.1 s, then 0.2 s, up to
+    10 s, for as long as it takes: that counts as no attempt, and nothing becomes a dead
+    letter. `raise fg.Unavailable(30) from error` shows people the error, too.
+
+    Args:
+        retry_after: How long to wait at least: `"2s"`, a `timedelta`, or seconds. What is no
+            duration never hides that something is not there: text counts as `why`, and any
+            other value as none.
+        why: What is not there, for people.
+    """
+
+    def __init__(
+        self, retry_after: str | float | timedelta | None = None, *, why: str = ""
+    ) -> None:
+        from flowguard.units import duration_ns  # it needs the errors of this module
+
+        self.retry_after_ns: int | None = None
+        try:
+            if retry_after is not None:
+                self.retry_after_ns = duration_ns(retry_after, name="retry_after")
+        except ConfigError:
+            why = why or (retry_after if isinstance(retry_after, str) else "")
+        super().__init__(*[why] if why else [])

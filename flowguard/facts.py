@@ -142,6 +142,8 @@ class Failed:
         unavailable: Something that the agent depends on is not there; that counts as no
             attempt, and is tried again for as long as it takes.
         retry_after_ns: How long to wait at least, if what is unavailable said so.
+        common: What is unavailable is a sink or a schema registry, which the agent's fallback
+            needs as well.
     """
 
     batch_id: int
@@ -149,6 +151,7 @@ class Failed:
     at_ns: int
     unavailable: bool = False
     retry_after_ns: int | None = None
+    common: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,10 +168,12 @@ class Ticked:
 
     Args:
         loop_lag_ns: How much later than wanted the event loop came to this.
+        epoch_ms: The wall clock, None if whoever tells does not know.
     """
 
     at_ns: int
     loop_lag_ns: int = 0
+    epoch_ms: int | None = None
 
 
 Fact = (

@@ -67,6 +67,9 @@ class Flight:
 
     Args:
         closed: Sub-queues that it keeps closed until it is settled, because it failed.
+        why: Why it failed, until it is settled.
+        held: It failed because something is unavailable, which is no attempt.
+        refusals: How often in a row it was held.
     """
 
     cut: Cut
@@ -74,6 +77,8 @@ class Flight:
     seated: bool = False
     closed: set[int] = field(default_factory=set)
     why: str = ""
+    held: bool = False
+    refusals: int = 0
 
     @property
     def failed(self) -> bool:

@@ -22,6 +22,15 @@ class Overflow:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
+    def set_shed_ratio(self, rank: int, ratio: float, why: str) -> None:
+        """Leave out this share of a lane's records from now on, if its policy permits.
+
+        Args:
+            rank: The lane.
+            ratio: 0..1.
+            why: The reason, for people.
+        """
+
     def tick(self, now_ns: int) -> list[Command]:
         """Look at each lane, and let go of what its policy says."""
         return []

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import random
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,6 +27,7 @@ from flowguard._native.wire import LaneRule
 from flowguard.agents.agent import FeedAgent
 from flowguard.agents.delivered import Delivered
 from flowguard.agents.event import FaustDelivery
+from flowguard.agents.failures import failure_of
 from flowguard.agents.feed import Feed
 from flowguard.batch import Batch
 from flowguard.chunk import TopicPartition
@@ -35,6 +37,7 @@ from flowguard.commands import (
     Cut,
     DivertBatch,
     Fetch,
+    Hold,
     Resume,
     StartBatch,
     Unprocessed,
@@ -47,7 +50,6 @@ from flowguard.facts import (
     CommitPoint,
     Committed,
     Fact,
-    Failed,
     Fetched,
     Finished,
     Returned,
@@ -64,6 +66,7 @@ from flowguard.intake.warm import warm_up
 from flowguard.lanes.lane_set import LaneSet
 from flowguard.lanes.rules import Route
 from flowguard.lanes.split import Splitter
+from flowguard.observe.journal import Journal
 from flowguard.settle.dead_letter import DeadLetterWriter
 from flowguard.settle.watermarks import CommitContext
 from flowguard.settle.watermarks import decode as decode_watermarks
@@ -114,6 +117,7 @@ class FeedRuntime(Service):
         lanes: Its lanes.
         memory: What its feeds may hold.
         drain_timeout_s: How long stopping waits for what is in flight.
+        shadow: Control loops that only say what they would do.
     """
 
     logger = logger
@@ -125,6 +129,7 @@ class FeedRuntime(Service):
         lanes: LaneSet,
         memory: MemoryBudget,
         drain_timeout_s: float,
+        shadow: frozenset[str] = frozenset(),
         clock: Clock | None = None,
         **kwargs: Any,
     ) -> None:
@@ -134,6 +139,7 @@ class FeedRuntime(Service):
         self.memory = memory
         self.clock = clock or SystemClock()
         self.drain_timeout_s = drain_timeout_s
+        self.shadow = shadow
         self.draining = False
         self.cluster = ""  # its id, once a broker has told
         self.joined = False  # the group has told us once which partitions are ours
@@ -145,6 +151,7 @@ class FeedRuntime(Service):
         self._timer: asyncio.TimerHandle | None = None
         self._wanted: Mapping[TopicPartition, tuple[int, int]] | None = None
         self._wanted_changed = asyncio.Event()
+        self._held: frozenset[TopicPartition] = frozenset()
         self._landed = asyncio.Event()
         self._decoding = asyncio.Lock()
 
@@ -244,7 +251,28 @@ class FeedRuntime(Service):
     @cached_property
     def engine(self) -> Engine:
         """Return the engine; from now on the agents are fixed."""
-        return Engine(self.lanes, [agent.plan() for agent in self.agents.values()], self.memory)
+        return Engine(
+            self.lanes,
+            [agent.plan() for agent in self.agents.values()],
+            self.memory,
+            shadow=self.shadow,
+            ranks_of=self.ranks_of,
+            chance=random.random,
+        )
+
+    @cached_property
+    def journal(self) -> Journal:
+        """Return what tells the log of rungs, and of what is unavailable."""
+        return Journal(self.engine, self.log)
+
+    @cached_property
+    def ranks_of(self) -> dict[str, frozenset[int]]:
+        """Return of each feed topic the ranks of the lanes that its records may have."""
+        return {
+            topic: frozenset(route.ranks)
+            for feed in set(self.feeds.values())
+            for topic, route in feed.routes(self.lanes).items()
+        }
 
     @cached_property
     def dead_letters(self) -> DeadLetterWriter:
@@ -350,10 +378,9 @@ class FeedRuntime(Service):
     def failed(self, batch_id: int, error: BaseException) -> None:
         """Take in that a batch must be tried again."""
         self._let_frame_go(batch_id)
-        why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         if isinstance(error, SettleError):  # what the agent raises it reports itself
             self.log.warning("a batch is held and tried again: %s", error)
-        self.observe(Failed(batch_id=batch_id, why=why, at_ns=self.clock.now_ns()))
+        self.observe(failure_of(error, batch_id=batch_id, at_ns=self.clock.now_ns()))
         self._landed.set()
 
     def observe(self, *facts: Fact) -> None:
@@ -386,6 +413,10 @@ class FeedRuntime(Service):
             case Fetch(offsets):
                 self._wanted = offsets
                 self._wanted_changed.set()
+            case Hold(partitions):
+                self._held = partitions
+                if self._fetcher is not None:
+                    self._fetcher.hold(partitions)
             case DivertBatch() | Unprocessed():
                 raise NotImplementedError(command)
 
@@ -410,7 +441,7 @@ class FeedRuntime(Service):
             self._timer = self.loop.call_later(delay_s, self._tick)
 
     def _tick(self) -> None:
-        self.observe(Ticked(at_ns=self.clock.now_ns()))
+        self.observe(Ticked(at_ns=self.clock.now_ns(), epoch_ms=self.clock.epoch_ms()))
 
     @Service.task
     async def _tick_now_and_then(self) -> None:
@@ -419,7 +450,14 @@ class FeedRuntime(Service):
             wanted_ns += round(TICK_S * SECOND)
             await self.sleep(max(0.0, (wanted_ns - self.clock.now_ns()) / SECOND))
             now_ns = self.clock.now_ns()
-            self.observe(Ticked(at_ns=now_ns, loop_lag_ns=max(0, now_ns - wanted_ns)))
+            self.observe(
+                Ticked(
+                    at_ns=now_ns,
+                    loop_lag_ns=max(0, now_ns - wanted_ns),
+                    epoch_ms=self.clock.epoch_ms(),
+                )
+            )
+            self.journal.look()
             wanted_ns = max(wanted_ns, now_ns)
 
     @Service.task
@@ -432,6 +470,7 @@ class FeedRuntime(Service):
                 continue
             try:
                 await self._thread.fetch(self._wanted)
+                self._fetcher.hold(self._held)
             except KafkaError as error:
                 self.log.warning("cannot start to fetch, trying again: %r", error)
                 await self.sleep(FETCH_RETRY_S)
@@ -484,6 +523,7 @@ class FeedRuntime(Service):
             rejected=sorted(rejected),
             attempt=cut.attempt,
             delivery=self._delivery,
+            occasion=cut.degraded,
         )
         if decoded is not None:
             self._count_frame(cut.batch_id, decoded.frame)
@@ -491,12 +531,13 @@ class FeedRuntime(Service):
         if letters:
             delivered.hold(
                 self.dead_letters.write(
-                    cut.slices, rejected, attempt=cut.attempt, error="Undecodable"
+                    cut.slices, rejected, attempt=cut.attempt, error="Undecodable", again=cut.again
                 )
             )
         self._note_codec(feed)
         if len(batch):
-            self.agents[cut.agent].inbox.put_nowait(delivered)
+            agent = self.agents[cut.agent]
+            agent.inbox_of(degraded=batch.degraded).put_nowait(delivered)
         else:
             delivered.returned()
 

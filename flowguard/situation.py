@@ -28,6 +28,14 @@ def snapshot_of(engine: Engine, *, now_ns: int, epoch_ms: int) -> Snapshot:
         memory_used=engine.memory.used_bytes,
         memory_peak=engine.memory_peak,
         memory_budget=engine.memory.memory_bytes,
+        pressure=engine.steering.pressure.ratio,
+        pressure_parts=tuple(engine.steering.parts),
+        rung=engine.steering.rung,
+        rung_name=engine.steering.rung_name,
+        rung_steps=dict(engine.steering.steps),
+        decisions=tuple(engine.decisions.after(0)),
+        decision_counts=dict(engine.decisions.counts),
+        at_ns=now_ns,
     )
 
 
@@ -61,6 +69,10 @@ def lane_state(
         target=book.lane.target,
         state=state,
         why=why,
+        degraded=book.degraded,
+        shed_ratio=engine.steering.dimming.ratio("shed", rank)[0],
+        brownout_ratio=engine.steering.dimming.ratio("brownout", rank)[0],
+        admitted=engine.steering.admitted(rank),
     )
 
 
@@ -72,7 +84,16 @@ def lane_condition(engine: Engine, rank: int, now_ns: int) -> tuple[str, str | N
     for view in engine.views.values():
         if (why := why_retrying(view, rank, now_ns)) is not None:
             return "stopped", why
+    if (gives_way := why_it_gives_way(engine, rank, now_ns)) is not None:
+        return gives_way
     paused = engine.memory.paused
+    for name in engine.steering.held:
+        if rank in engine.ranks(name.topic):
+            pressure = engine.steering.pressure
+            return "paused", (
+                f"{written(name)} is not fetched, so that a lane above gets what it needs: "
+                f"pressure {pressure.ratio:.2f}, {pressure.why}"
+            )
     for partition in engine.partitions.values():
         if partition.account in paused and any(each.lane == rank for each in partition.chunks):
             return "paused", f"{written(partition.name)} is not fetched: its memory is full"
@@ -86,17 +107,49 @@ def lane_condition(engine: Engine, rank: int, now_ns: int) -> tuple[str, str | N
     return "ok", None
 
 
+def why_it_gives_way(engine: Engine, rank: int, now_ns: int) -> tuple[str, str] | None:
+    """Return how the lane gives way and why: some of its records are left out or degraded."""
+    share, why = engine.steering.dimming.ratio("shed", rank)
+    if share > 0.0:
+        return "shedding", f"{share:.0%} of its records are left out: {why}"
+    for view in engine.views.values():
+        primary, has_it = view.serving.primary, has_lane(engine, view, rank)
+        if has_it and not primary.over and view.serving.stands_in:
+            probe = next_probe(view, now_ns)
+            return "brownout", f"{view.plan.name}'s fallback serves: {primary.why}; {probe}"
+    share, why = engine.steering.dimming.ratio("brownout", rank)
+    if share > 0.0:
+        return "brownout", f"{share:.0%} of its batches go to a fallback: {why}"
+    return None
+
+
+def has_lane(engine: Engine, view: View, rank: int) -> bool:
+    """Tell whether an agent gets records of a lane."""
+    return any(rank in engine.ranks(topic) for topic in view.plan.topics)
+
+
+def next_probe(view: View, now_ns: int) -> str:
+    """Return when an agent looks again whether what it needs is there."""
+    gate_ns = view.serving.primary.gate_ns
+    if gate_ns is None:
+        return "a batch looks whether it is back"
+    return f"next probe in {max(0, gate_ns - now_ns) / 1e9:.1f} s"
+
+
 def why_retrying(view: View, rank: int, now_ns: int) -> str | None:
-    """Return why a batch of the lane waits for its retry, if one does."""
+    """Return why a batch of the lane waits for its retry, or why none is started."""
     for due_ns, cut in view.retries.items():
         if cut.lane == rank:
             flight = view.flights[cut.batch_id]
+            if flight.held and view.serving.stands_in:
+                continue  # it goes to the fallback as soon as there is a seat
             places = sorted({written(part.partition.name) for part in flight.parts})
-            wait = max(0, due_ns - now_ns) / 1e9
-            return (
-                f"{', '.join(places)} waits: {flight.why}; attempt {cut.attempt + 1} in "
-                f"{wait:.1f} s"
-            )
+            wait = f"attempt {cut.attempt + 1} in {max(0, due_ns - now_ns) / 1e9:.1f} s"
+            wait = next_probe(view, now_ns) if flight.held else wait
+            return f"{', '.join(places)} waits: {flight.why}; {wait}"
+    if view.serving.is_shut and view.scheduler.queued_records(rank):
+        why = view.serving.primary.why
+        return f"{view.plan.name} starts nothing: {why}; {next_probe(view, now_ns)}"
     return None
 
 

@@ -8,10 +8,13 @@ The names of the counts are those of the contract, in metrics, state and scoreca
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from flowguard.chunk import TopicPartition
+from flowguard.control.decision import Decision
+from flowguard.control.pressure import Part
 
 __all__ = ["COUNTS", "AgentState", "Counts", "LaneState", "PartitionState", "Snapshot"]
 
@@ -51,7 +54,14 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaneState:
-    """One lane, now. Latencies and ages in seconds, None where nothing is known."""
+    """One lane, now. Latencies and ages in seconds, None where nothing is known.
+
+    Args:
+        degraded: Of its settled records, those that a fallback served.
+        shed_ratio: Share of its records that is left out because of overload, 0..1.
+        brownout_ratio: Share of its batches that a fallback serves because of overload.
+        admitted: Share of its records that is read and not left out.
+    """
 
     name: str
     counts: Counts
@@ -65,6 +75,10 @@ class LaneState:
     target: float | None
     state: str
     why: str | None
+    degraded: int = 0
+    shed_ratio: float = 0.0
+    brownout_ratio: float = 0.0
+    admitted: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +107,15 @@ class PartitionState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """The engine at one instant."""
+    """The engine at one instant.
+
+    Args:
+        pressure: The largest of its parts, 0..1.
+        rung_steps: How often the ladder went `up` and `down`.
+        decisions: The latest, each with its number.
+        decision_counts: Loop, action, whether in shadow → how many.
+        at_ns: The instant on the monotonic clock.
+    """
 
     lanes: list[LaneState]
     agents: list[AgentState]
@@ -101,3 +123,11 @@ class Snapshot:
     memory_used: int
     memory_peak: int
     memory_budget: int
+    pressure: float = 0.0
+    pressure_parts: tuple[Part, ...] = ()
+    rung: int = 0
+    rung_name: str = "normal"
+    rung_steps: Mapping[str, int] = field(default_factory=dict)
+    decisions: tuple[tuple[int, Decision], ...] = ()
+    decision_counts: Mapping[tuple[str, str, bool], int] = field(default_factory=dict)
+    at_ns: int = 0

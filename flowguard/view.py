@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -17,7 +17,9 @@ from flowguard.dispatch.concurrency import Adaptive
 from flowguard.dispatch.sizing import BatchLimit
 from flowguard.holdings import Flight, Part, Partition, Waiting
 from flowguard.lanes.lane_set import LaneSet
+from flowguard.queue_waits import QueueWaits
 from flowguard.seats import Seats
+from flowguard.serving import Serving
 from flowguard.settle.ledger import LaneLedger
 from flowguard.settle.retry import RetryQueue, backoff_ns
 
@@ -98,6 +100,7 @@ class View:
         skew_records: How far a lane of a partition may run ahead of its own oldest record.
         decisions: Where the steps of control loops are kept.
         shadow: Control loops that only say what they would do.
+        chance: Returns a number, 0..1, for the jitter of probes.
     """
 
     def __init__(
@@ -110,6 +113,7 @@ class View:
         skew_records: int = SKEW_RECORDS,
         decisions: DecisionLog | None = None,
         shadow: frozenset[str] = frozenset(),
+        chance: Callable[[], float] = lambda: 1.0,
     ) -> None:
         self.plan = plan
         self.lanes = lanes
@@ -143,6 +147,8 @@ class View:
         self._closed: Counter[tuple[int, int]] = Counter()  # by failed batches: lane, sub-queue
         self._revoking: set[Partition] = set()
         self._has_target = False  # it has had records of a lane with a target
+        self.waits = QueueWaits(lanes, self._waiting, self._closed)
+        self.serving = Serving(plan.fallback_on, [lane.target_ns for lane in lanes], chance=chance)
         self._flow_lanes = 0  # bits of lanes that queue by flow
         self._passed_over = 0
         self._fair = any(lane.fair_by is not None for lane in lanes)
@@ -201,6 +207,7 @@ class View:
             chunk = each.chunk
             self._last_handle += 1
             self._waiting[self._last_handle] = each
+            self.waits.arrived(chunk.lane, self._last_handle)
             self.scheduler.admit(
                 chunk.lane,
                 each.queue,
@@ -221,11 +228,13 @@ class View:
 
     def next_flight(self, now_ns: int) -> Flight | None:
         """Return what is started next: of a retry and new records the higher lane, in turn."""
+        if not self.serving.is_open(now_ns):
+            return None
         mask = self._lane_mask(now_ns)
         retry = self._next_retry(now_ns)
         if retry is None:
             return self._next_cut(mask, now_ns)
-        if mask == 0:
+        if mask == 0 or self.serving.is_shut:
             return self._retry(retry)
         higher_is_new = mask & ((1 << retry.lane) - 1) != 0
         self._passed_over += 1
@@ -318,14 +327,23 @@ class View:
 
     def _retry(self, cut: Cut) -> Flight:
         self.retries.remove(cut)
-        cut.attempt += 1
-        return self.flights[cut.batch_id]
+        flight = self.flights[cut.batch_id]
+        cut.again = True
+        cut.attempt += not flight.held
+        return flight
 
     def _next_retry(self, now_ns: int) -> Cut | None:
-        """Return a batch that may be tried again now: of the highest lane, the first due."""
+        """Return a batch that may be tried again now: of the highest lane, the first due.
+
+        While something is unavailable they take turns: one that is refused for a reason of
+        its own would otherwise be the only one that ever asks.
+        """
         due = [
             cut for due_ns, cut in self.retries.items() if due_ns <= now_ns and self._may_retry(cut)
         ]
+        if self.serving.is_shut:
+            due.sort(key=lambda cut: self.flights[cut.batch_id].refusals)
+            return due[0] if due else None
         return min(due, key=lambda cut: cut.lane, default=None)
 
     def _may_retry(self, cut: Cut) -> bool:
@@ -355,13 +373,15 @@ class View:
     @property
     def due_ns(self) -> int | None:
         """Return the next instant at which waiting alone changes what may be started."""
-        if self.seats_free <= 0:
+        gate_ns = self.serving.gate_ns
+        if self.seats_free <= 0 or gate_ns is None:
             return None
         ready = self._ready_lanes()
-        due = [due_ns for due_ns, cut in self.retries.items() if self._may_retry(cut)]
+        due = [max(due_ns, gate_ns) for due_ns, cut in self.retries.items() if self._may_retry(cut)]
         for rank in range(len(self.lanes)):
             if ready >> rank & 1 and self._may_sit(rank):
-                due += self._lane_due_ns(rank)
+                lane_due = self._lane_due_ns(rank)
+                due += [max(each, gate_ns) for each in lane_due] or [gate_ns] * (gate_ns > 0)
         return min(due, default=None)
 
     def _lane_due_ns(self, rank: int) -> list[int]:
@@ -387,6 +407,7 @@ class View:
     def start(self, flight: Flight, now_ns: int) -> None:
         """Give a batch its seat."""
         cut = flight.cut
+        self.serving.assign(flight, now_ns)
         cut.started_ns = now_ns
         self.flights[cut.batch_id] = flight
         flight.seated = True
@@ -450,7 +471,10 @@ class View:
         self._free_seat(flight)
         if not flight.failed:
             self._open(flight, flight.parts)
+        if flight.cut.degraded:
+            return  # what a fallback takes says nothing of the function that it stands in for
         service_ns = now_ns - flight.cut.started_ns
+        self.serving.times.add(service_ns, now_ns)
         self.limit.sample(records=flight.cut.num_records, service_ns=service_ns)
         self.service_ns += (service_ns - self.service_ns) / (8 if self.service_ns else 1)
         self._correct(flight, service_ns)
@@ -499,7 +523,8 @@ class View:
                 self._closed[cut.lane, queue] += 1
                 self.scheduler.close(cut.lane, queue)
         self._open_without(flight, gone)
-        self.retries.add(cut, due_ns=now_ns + backoff_ns(cut.attempt))
+        # What met something unavailable waits for the probe, and not for a time of its own.
+        self.retries.add(cut, due_ns=now_ns + (0 if flight.held else backoff_ns(cut.attempt)))
 
     def _free_seat(self, flight: Flight) -> None:
         """Free the seat of a batch, once."""

@@ -13,7 +13,7 @@ from flowguard.errors import FlowguardError
 from flowguard.observe.health import Health, Pulse, liveness, readiness
 from flowguard.observe.metrics import Observed
 from flowguard.observe.prometheus import latency_buckets, make_registry
-from flowguard.observe.state import state_document, worker_name
+from flowguard.observe.state import events_document, state_document, worker_name
 from flowguard.observe.web import Exposure, WorkerPages, is_loopback
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class FeedWeb(Web):
             loop=lambda: cast("Any", self.app.loop),
             exposure=self._exposure,
             state=self._state,
+            events=self._events,
             registry=make_registry(self._observed),
             liveness=self._liveness,
             readiness=self._readiness,
@@ -113,6 +114,17 @@ class FeedWeb(Web):
     def _state(self) -> dict[str, Any]:
         snapshot = self.app.runtime.snapshot()
         return state_document(snapshot, app=self.app.conf.id, worker=worker_name())
+
+    def _events(self, after: int) -> dict[str, Any]:
+        runtime = self.app.runtime
+        decisions = runtime.engine.decisions
+        return events_document(
+            decisions.after(after),
+            last=decisions.total,
+            now_ns=runtime.clock.now_ns(),
+            app=self.app.conf.id,
+            worker=worker_name(),
+        )
 
     def _observed(self) -> Observed:
         from flowguard import __version__

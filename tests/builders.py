@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 
 from flowguard._native import wire
 from flowguard.chunk import Chunk, Slice, TopicPartition
-from flowguard.commands import Command, Cut, Fetch, Resume, StartBatch
+from flowguard.commands import Command, Cut, Fetch, Hold, Resume, StartBatch
 from flowguard.control.memory import MemoryBudget
 from flowguard.dispatch.concurrency import Adaptive
 from flowguard.engine import Engine
@@ -116,16 +117,19 @@ class EngineDriver:
     agents: Sequence[AgentPlan] | None = None
     seats: int = 1
     adaptive: Adaptive | None = None
-    shadow: frozenset[str] = frozenset()
     order: str = "partition"
     records_max: int = 4096
     linger_ns: int = 0
     by_partition: bool = False
     memory_bytes: int = 64 * MIB
+    fallback_on: frozenset[str] = frozenset()
+    shadow: frozenset[str] = frozenset()
+    ranks_of: dict[str, frozenset[int]] | None = None
     now_ns: int = 1_000 * SECOND
     running: list[Cut] = field(default_factory=list)
     reading: dict[TopicPartition, tuple[int, int]] = field(default_factory=dict)
     resumes: int = 0
+    held: frozenset[TopicPartition] = frozenset()
 
     def __post_init__(self) -> None:
         plan = AgentPlan(
@@ -137,10 +141,15 @@ class EngineDriver:
             linger_ns=self.linger_ns,
             by_partition=self.by_partition,
             order=self.order,
+            fallback_on=self.fallback_on,
         )
         self.memory = MemoryBudget(self.memory_bytes)
         self.engine = Engine(
-            LaneSet(tuple(self.lanes)), self.agents or [plan], self.memory, shadow=self.shadow
+            LaneSet(tuple(self.lanes)),
+            self.agents or [plan],
+            self.memory,
+            shadow=self.shadow,
+            ranks_of=self.ranks_of,
         )
 
     # What happens.
@@ -202,10 +211,14 @@ class EngineDriver:
         """Let the agent come back, and settle the batch."""
         return self.give_back(cut) + self.settle(cut, dead_letters=dead_letters)
 
-    def fail(self, cut: Cut, why: str = "RuntimeError: no") -> list[Cut]:
+    def fail(self, cut: Cut, why: str = "RuntimeError: no", **how: Any) -> list[Cut]:
         """Let the agent raise or, after it came back, let a send fail."""
         self.running = [each for each in self.running if each is not cut]
-        return self.tell(Failed(batch_id=cut.batch_id, why=why, at_ns=self.now_ns))
+        return self.tell(Failed(batch_id=cut.batch_id, why=why, at_ns=self.now_ns, **how))
+
+    def refuse(self, cut: Cut, **how: Any) -> list[Cut]:
+        """Let the agent find that something is unavailable."""
+        return self.fail(cut, "Unavailable", unavailable=True, **how)
 
     def revoking(self, *partitions: TopicPartition) -> list[Cut]:
         """Announce that partitions may go away."""
@@ -247,6 +260,8 @@ class EngineDriver:
                     started.append(cut)
                 case Fetch(offsets):
                     self.reading = dict(offsets)
+                case Hold(partitions):
+                    self.held = partitions
                 case Resume():
                     self.resumes += 1
         self.running += started

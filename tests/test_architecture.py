@@ -42,6 +42,7 @@ LAYERS = {
     "flowguard.engine": 3, "flowguard.holdings": 3, "flowguard.tally": 3, "flowguard.view": 3,
     "flowguard.situation": 3, "flowguard.overflow": 3, "flowguard.steering": 3,
     "flowguard.seats": 3,
+    "flowguard.dimming": 3, "flowguard.serving": 3, "flowguard.queue_waits": 3,
     "flowguard.app": 5, "flowguard.worker": 5, "flowguard.runtime": 5, "flowguard.web": 5,
     "flowguard.security": 4, "flowguard.faust_conf": 5,
 }  # fmt: skip
@@ -57,6 +58,9 @@ PREFIXES = [
 UPWARD = {
     ("flowguard.config", "flowguard.lanes.lane"): "settings change the lanes that were declared",
     ("flowguard.config", "flowguard.lanes.lane_set"): "settings change the lanes",
+    ("flowguard.config", "flowguard.control.decision"): "settings name the control loops",
+    ("flowguard.snapshot", "flowguard.control.decision"): "it shows decisions as they are",
+    ("flowguard.snapshot", "flowguard.control.pressure"): "it shows pressure as it is",
     ("flowguard.batch", "flowguard.lanes.lane"): "Batch.lane is a Lane",
 }
 

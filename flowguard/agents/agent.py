@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+import inspect
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
@@ -20,7 +22,9 @@ from flowguard.agents.feed import Feed
 from flowguard.agents.stream import FeedStream
 from flowguard.dispatch.concurrency import Adaptive
 from flowguard.dispatch.sizing import BatchSize
-from flowguard.errors import HookError
+from flowguard.errors import ConfigError, HookError, Unavailable
+from flowguard.serving import OCCASIONS
+from flowguard.suggest import nearest
 from flowguard.view import AgentPlan
 
 __all__ = ["FeedAgent"]
@@ -29,7 +33,17 @@ __all__ = ["FeedAgent"]
 #: it cannot spin.
 IDLE_RESTART_S = 1.0
 
+NO_AGENT = "it returned {name}; write async def, with async for batch in batches: inside"
 LEFT_LOOP = "the function left its loop (return or break); that acknowledges nothing"
+
+
+@dataclass(slots=True)
+class Fallback:
+    """A second function of an agent, with an inbox of its own."""
+
+    function: Callable[[Any], Any]
+    on: frozenset[str]
+    inbox: Inbox = field(default_factory=asyncio.Queue)
 
 
 class FeedAgent(Agent):
@@ -54,6 +68,79 @@ class FeedAgent(Agent):
         self.batch_size = batch or BatchSize()
         self.inbox: Inbox = asyncio.Queue()
         self.last_error: BaseException | None = None
+        self._fallback: Fallback | None = None
+        self._planned = False
+
+    def fallback(
+        self, function: Callable[[Any], Any] | None = None, *, on: Iterable[str] | str = OCCASIONS
+    ) -> Any:
+        """Declare the function that serves batches when this one should not.
+
+        Its results go to the same sinks, with the header `fg-degraded`; its batches have
+        `degraded` set, take a seat like any other, and settle like any other.
+
+        Args:
+            function: The function, where it is used as `@agent.fallback`.
+            on: When it serves. `brownout`: a growing share of batches under overload, lowest
+                lane first. `failure`: something is unavailable, or the batch has failed five
+                times. `deadline`: a batch has less time left than 95 in 100 of them take.
+
+        Raises:
+            ConfigError: An occasion is unknown, or the agent has a fallback already.
+        """
+        if function is not None and not callable(function):
+            raise ConfigError(
+                f"agent {self.name}: {function!r} is no function; write "
+                f"@agent.fallback(on={function!r}) to choose when it serves"
+            )
+        occasions = self._occasions([on] if isinstance(on, str) else on)
+
+        def declare(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+            self._check_no_fallback(function)
+            self._fallback = Fallback(function, occasions)
+            return function
+
+        return declare if function is None else declare(function)
+
+    def _occasions(self, on: Iterable[str]) -> frozenset[str]:
+        occasions = frozenset(on)
+        for name in occasions - set(OCCASIONS):
+            like = nearest(str(name), OCCASIONS)
+            hint = f"did you mean {like!r}?" if like else f"use {', '.join(OCCASIONS)}"
+            raise ConfigError(f"agent {self.name}: fallback on={name!r} is no occasion; {hint}")
+        if not occasions:
+            raise ConfigError(
+                f"agent {self.name}: its fallback would never serve; use {', '.join(OCCASIONS)}"
+            )
+        return occasions
+
+    def _check_no_fallback(self, function: Callable[[Any], Any]) -> None:
+        name = getattr(function, "__name__", repr(function))
+        if self._fallback is not None:
+            before = getattr(self._fallback.function, "__name__", repr(self._fallback.function))
+            raise ConfigError(
+                f"agent {self.name} has a fallback already, {before}; give {name} its occasions "
+                f"there, or leave it out"
+            )
+        if inspect.isfunction(function) and not inspect.isasyncgenfunction(function):
+            if not inspect.iscoroutinefunction(function):
+                raise ConfigError(
+                    f"agent {self.name}: {name} is no agent function; write async def"
+                )
+            if self._sinks:
+                raise ConfigError(
+                    f"agent {self.name}: {name} yields nothing, and its sinks wait for results; "
+                    f"yield a frame"
+                )
+        if self._planned:
+            raise ConfigError(
+                f"agent {self.name}: {name} comes too late, the worker runs; declare fallbacks "
+                f"where the agent is declared"
+            )
+
+    def inbox_of(self, *, degraded: bool) -> Inbox:
+        """Return where batches for the function, or for its fallback, are put."""
+        return self._fallback.inbox if degraded and self._fallback is not None else self.inbox
 
     @property
     def feed(self) -> Feed:
@@ -63,7 +150,8 @@ class FeedAgent(Agent):
         return feed
 
     def plan(self) -> AgentPlan:
-        """Return what the engine must know of it."""
+        """Return what the engine must know of it; from now on its declaration is fixed."""
+        self._planned = True
         return AgentPlan(
             name=self.name,
             topics=frozenset(self.feed.topics),
@@ -73,7 +161,32 @@ class FeedAgent(Agent):
             linger_ns=self.batch_size.linger_ns,
             by_partition=self.batch_size.by_partition,
             order=self.feed.options.order,
+            fallback_on=frozenset() if self._fallback is None else self._fallback.on,
         )
+
+    async def on_start(self) -> None:
+        """Start the instances of the function, and as many of its fallback."""
+        await super().on_start()
+        channel = next(iter(self._actors)).stream.channel if self._actors else None
+        for task in self.start_fallback(channel):
+            self.add_future(task)
+
+    def start_fallback(self, channel: Any = None) -> list[asyncio.Task[None]]:
+        """Start the instances of the fallback; none if there is no fallback.
+
+        Args:
+            channel: What an instance of the function reads; with it nothing more is
+                subscribed to.
+        """
+        if self._fallback is None:
+            return []
+        tasks = []
+        for _ in range(self.concurrency):
+            stream = self.stream(channel)
+            stream.inbox = self._fallback.inbox
+            serve = self._serve(stream, self._fallback.function, self._fallback.function(stream))
+            tasks.append(self.loop.create_task(serve, name=f"fallback of agent {self.name}"))
+        return tasks
 
     def stream(
         self,
@@ -99,18 +212,21 @@ class FeedAgent(Agent):
     async def _prepare_actor(self, aref: ActorRefT, beacon: Any) -> ActorRefT:
         if isinstance(aref, Awaitable) and self._sinks:
             raise ImproperlyConfigured("Agent must yield to use sinks")
-        task = self.loop.create_task(self._serve(aref), name=f"agent {self.name}")
+        assert isinstance(aref.stream, FeedStream)
+        serve = self._serve(aref.stream, self.fun, aref)
+        task = self.loop.create_task(serve, name=f"agent {self.name}")
         task._beacon = beacon  # type: ignore[attr-defined]
         aref.actor_task = task
         self._actors.add(aref)
         return aref
 
-    async def _serve(self, aref: ActorRefT) -> None:
-        """Run the function again and again on one stream, until the agent stops."""
+    async def _serve(self, stream: FeedStream, function: Callable[[Any], Any], run: Any) -> None:
+        """Run a function again and again on one stream, until the agent stops.
+
+        Args:
+            run: What it returned for its first run.
+        """
         _current_agent.set(self)
-        stream = aref.stream
-        assert isinstance(stream, FeedStream)
-        run: Any = aref
         while not self.should_stop:
             error: BaseException
             try:
@@ -122,12 +238,14 @@ class FeedAgent(Agent):
             except Exception as exc:
                 error = exc
             await self._report(stream, error)
-            run = self.fun(stream)
+            run = function(stream)
 
     async def _run(self, run: Any, stream: FeedStream) -> None:
         if isinstance(run, Awaitable):
             await run
             return
+        if not isinstance(run, AsyncIterable):
+            raise HookError(NO_AGENT.format(name=type(run).__name__))
         values = aiter(run)
         try:
             async for value in values:
@@ -141,6 +259,8 @@ class FeedAgent(Agent):
     async def _report(self, stream: FeedStream, error: BaseException) -> None:
         self.last_error = error
         if stream.fail(error):
+            if isinstance(error, Unavailable):
+                return  # the runtime says it once, and once when it is over
             self.log.error("%s failed on a batch: %r", self.name, error, exc_info=error)
         else:
             self.log.error("%s ended without a batch: %r", self.name, error, exc_info=error)

@@ -202,6 +202,16 @@ class MemoryBudget:
         with self._lock:
             return self._room(partition)
 
+    def fullness(self, partitions: Iterable[Hashable]) -> float:
+        """Return what the fullest of these partitions holds against what it may hold now, 0..1.
+
+        Room that only others have does not help it: at 1 it is not read.
+        """
+        with self._lock:
+            held = max((self._held.get(each, 0) for each in partitions), default=0)
+            room = max(0, self._own_share - held) + self._pool_free(0)
+            return held / (held + room) if held else 0.0
+
     def held_by(self, partition: Hashable) -> int:
         """Return the bytes of columns that one partition holds."""
         return self._held.get(partition, 0)
@@ -226,10 +236,13 @@ class MemoryBudget:
 
     def _room(self, partition: Hashable, *, reserved_bytes: int = 0) -> int:
         """Return the room of a partition; what is reserved for it is no one else's."""
+        own_free = max(0, self._own_share - self._held.get(partition, 0))
+        return own_free + self._pool_free(reserved_bytes)
+
+    def _pool_free(self, reserved_bytes: int) -> int:
         others_bytes = self.requested_bytes - reserved_bytes
         others_bytes += max(0, self.receive_bytes - self.receive_bytes_max)
-        pool_free = max(0, self.columns_bytes_max // 2 - self._pool_used - others_bytes)
-        return max(0, self._own_share - self._held.get(partition, 0)) + pool_free
+        return max(0, self.columns_bytes_max // 2 - self._pool_used - others_bytes)
 
     def _add(self, partition: Hashable, num_bytes: int) -> None:
         if partition not in self._held:  # revoked meanwhile: no longer counted

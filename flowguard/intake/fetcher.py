@@ -45,6 +45,8 @@ READ_COMMITTED: Final = 1
 #: meanwhile joins the next request, so it must be short for partitions that are paused.
 URGENT_WAIT_MS: Final = 500
 SHARED_WAIT_MS: Final = 50
+#: While partitions are left out, one that is taken in again must be read within 50 ms.
+HELD_WAIT_MS: Final = 20
 
 #: Where no record is urgent, a little more at a time saves most of the requests.
 BULK_BYTES_MIN: Final = 64 * 1024
@@ -165,7 +167,7 @@ class Fetcher:
         touch: Called now and then so that the group knows that we poll.
         find_offset: Coroutine: partition, "earliest" or "latest" → offset.
 
-    Thread-safety: `assign`, `stop` on the consumer's thread; `wake` on any.
+    Thread-safety: `assign`, `stop` on the consumer's thread; `wake`, `hold` on any.
     """
 
     def __init__(
@@ -192,6 +194,7 @@ class Fetcher:
         self._cursors: dict[TopicPartition, Cursor] = {}
         self._tasks: dict[tuple[int, bool], asyncio.Task[None]] = {}
         self._background: set[asyncio.Task[None]] = set()
+        self._held: frozenset[TopicPartition] = frozenset()
         self._changed = asyncio.Event()
         self._director: asyncio.Task[None] | None = None
         self._requests = 0
@@ -217,9 +220,18 @@ class Fetcher:
             self._director = self._loop.create_task(self._direct(), name="feed fetcher")
         self._pulse()
 
+    def hold(self, partitions: frozenset[TopicPartition]) -> None:
+        """Leave these partitions out of requests, and take in all others; on any thread.
+
+        Their cursors stay where they are, also through an assignment.
+        """
+        self._held = partitions
+        self.wake()
+
     def wake(self) -> None:
         """Look again for partitions with room."""
-        self._loop.call_soon_threadsafe(self._pulse)
+        if not self._loop.is_closed():  # on the way down the engine may still decide something
+            self._loop.call_soon_threadsafe(self._pulse)
 
     async def stop(self) -> None:
         """Stop fetching; what is under way is forgotten."""
@@ -359,6 +371,7 @@ class Fetcher:
             cursor
             for cursor in self._cursors.values()
             if cursor.readable
+            and cursor.name not in self._held
             and cursor.not_before_s <= now_s
             and self._loop_key(cursor) == (node, urgent)
         ]
@@ -432,7 +445,7 @@ class Fetcher:
             topics[name.topic].append((name.partition, -1, offset, -1, share_bytes))
         request = FetchRequest_v11(
             -1,  # replica_id: a consumer
-            URGENT_WAIT_MS if urgent else SHARED_WAIT_MS,
+            URGENT_WAIT_MS if urgent else HELD_WAIT_MS if self._held else SHARED_WAIT_MS,
             1 if may_be_urgent else min(BULK_BYTES_MIN, asked.reservation.total_bytes),
             asked.reservation.total_bytes,
             READ_COMMITTED,

@@ -107,6 +107,7 @@ class FeedProducer(Producer):
             raise SettleError(
                 f"cannot send to topic {topic!r}: {error!r}; create the topic, or check the broker",
                 topic=topic,
+                unavailable=True,
             ) from error
 
     def encode(self, outgoing: Outgoing) -> Encoded:

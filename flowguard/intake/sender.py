@@ -67,6 +67,9 @@ NO_TIMEOUT_MS: Final = 0x7FFFFFFF
 
 DUPLICATE_SEQUENCE: Final = 46
 MESSAGE_TOO_LARGE: Final = frozenset({10, 18})
+#: Answers about the records themselves: corrupt, too large, a timestamp or a record that the
+#: topic does not take, a format that the broker does not know.
+TO_BLAME: Final = MESSAGE_TOO_LARGE | {2, 32, 43, 76, 87}
 
 #: Answers after which the metadata is looked up again.
 STALE_METADATA: Final = frozenset({3, 5, 6, 13, 56})
@@ -411,7 +414,8 @@ class BatchSender:
             why = f"no acknowledgement within {self._timeout_s:.0f} s"
             if parcel.refused is not None:
                 why += f", last: {name_of(parcel.refused)}"
-            fail(lineup.name, parcel, f"{why}; is the broker up, are its replicas in sync?")
+            why = f"{why}; is the broker up, are its replicas in sync?"
+            fail(lineup.name, parcel, why, unavailable=True)
 
     def _serve(self, node: int, lineups: list[Lineup], now_s: float) -> float:
         """Send to one broker what it has room for; return when to look again."""
@@ -493,7 +497,8 @@ class BatchSender:
         assert refused is not None
         if not isinstance(refused, BaseException) and refused not in PASSING | SESSION_LOST:
             lineup.under_way.popleft()
-            fail(lineup.name, first, why_refused(first, refused))
+            why = why_refused(first, refused)
+            fail(lineup.name, first, why, unavailable=refused not in TO_BLAME)
             self._end_session(lineup)
         else:
             lineup.not_before_s = self._loop.time() + BACKOFF_S
@@ -561,13 +566,13 @@ class BatchSender:
         return connection
 
 
-def fail(name: TopicPartition, parcel: Parcel, why: str) -> None:
+def fail(name: TopicPartition, parcel: Parcel, why: str, *, unavailable: bool = False) -> None:
     """Report to whoever sent a batch that it failed."""
     if not parcel.done.done():
         message = f"topic {name.topic!r} did not take {parcel.batch.count} records for partition "
         parcel.done.set_exception(
             SettleError(f"{message}{name.partition}: {why}", topic=name.topic,
-                        partition=name.partition)
+                        partition=name.partition, unavailable=unavailable)
         )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from flowguard.observe.state import RUNG, pressure
+from flowguard.control.decision import LOOPS
 from flowguard.snapshot import AgentState, LaneState, PartitionState, Snapshot
 
 __all__ = ["LANE_STATES", "LATENCY_EDGES_S", "METRICS", "Metric", "Observed", "Value"]
@@ -117,6 +117,24 @@ def oldest_unfinished(observed: Observed) -> Iterable[Value]:
     for lane in observed.snapshot.lanes:
         age = lane.oldest_age
         yield (lane.name,), None if age is None else observed.epoch_s - age
+
+
+def pressure_parts(observed: Observed) -> Iterable[Value]:
+    """Return each component of the pressure."""
+    return [((part.component,), part.ratio) for part in observed.snapshot.pressure_parts]
+
+
+def rung_steps(observed: Observed) -> Iterable[Value]:
+    """Return how often the ladder went up and down."""
+    steps = observed.snapshot.rung_steps
+    return [((direction,), steps.get(direction, 0)) for direction in ("up", "down")]
+
+
+def decisions(observed: Observed) -> Iterable[Value]:
+    """Return how often each control loop did what; zeroes for loops that did nothing yet."""
+    counts = {(loop, "up", False): 0 for loop in LOOPS} | dict(observed.snapshot.decision_counts)
+    for (loop, action, shadow), count in sorted(counts.items()):
+        yield (loop, action, "true" if shadow else "false"), count
 
 
 def latency(observed: Observed) -> Iterable[Value]:
@@ -223,13 +241,43 @@ METRICS: Final[tuple[Metric, ...]] = (
         (), of_worker(lambda observed: observed.snapshot.memory_budget),
     ),
     Metric(
-        "flowguard_pressure_ratio", "gauge", "Used share of the memory budget.",
-        (), of_worker(lambda observed: pressure(observed.snapshot)),
+        "flowguard_pressure_ratio", "gauge",
+        "How near the worker is to what it cannot do; the largest component is the pressure.",
+        ("component",), pressure_parts,
     ),
     Metric(
         "flowguard_overload_rung", "gauge",
         "How far the worker has gone against overload; 0 is normal.",
-        (), of_worker(lambda observed: RUNG),
+        (), of_worker(lambda observed: observed.snapshot.rung),
+    ),
+    Metric(
+        "flowguard_overload_transitions_total", "counter",
+        "Steps of the overload ladder.", ("direction",), rung_steps,
+    ),
+    Metric(
+        "flowguard_control_decisions_total", "counter",
+        "Steps of control loops; those in shadow were not carried out.",
+        ("loop", "action", "shadow"), decisions,
+    ),
+    Metric(
+        "flowguard_shed_ratio", "gauge",
+        "Share of the lane's records that is left out because of overload.",
+        ("lane",), of_lanes(lambda lane: lane.shed_ratio),
+    ),
+    Metric(
+        "flowguard_brownout_ratio", "gauge",
+        "Share of the lane's batches that a fallback serves because of overload.",
+        ("lane",), of_lanes(lambda lane: lane.brownout_ratio),
+    ),
+    Metric(
+        "flowguard_admitted_ratio", "gauge",
+        "Share of the lane's records that is read and not left out.",
+        ("lane",), of_lanes(lambda lane: lane.admitted),
+    ),
+    Metric(
+        "flowguard_records_degraded_total", "counter",
+        "Settled records that a fallback served, for each agent whose fallback it was.",
+        ("lane",), of_lanes(lambda lane: lane.degraded),
     ),
     Metric(
         "flowguard_partitions_assigned", "gauge", "Partitions of feeds that this worker has.",

@@ -7,27 +7,21 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterable
 from typing import Any, Final
 
+from flowguard.control.decision import Decision
 from flowguard.snapshot import AgentState, LaneState, PartitionState, Snapshot
 
-__all__ = ["SCHEMA", "pressure", "state_document", "worker_name"]
+__all__ = ["EVENTS_SCHEMA", "SCHEMA", "events_document", "state_document", "worker_name"]
 
 SCHEMA: Final = "flowguard.state/v1"
-
-#: This version has one rung of its overload ladder: nothing is done to user code.
-RUNG: Final = 0
-RUNG_NAME: Final = "normal"
+EVENTS_SCHEMA: Final = "flowguard.events/v1"
 
 
 def worker_name() -> str:
     """Return the worker's name: host and process id."""
     return f"{socket.gethostname()}:{os.getpid()}"
-
-
-def pressure(snapshot: Snapshot) -> float:
-    """Return how much of the memory budget is used, 0..1."""
-    return snapshot.memory_used / snapshot.memory_budget
 
 
 def state_document(snapshot: Snapshot, *, app: str, worker: str) -> dict[str, Any]:
@@ -42,20 +36,50 @@ def state_document(snapshot: Snapshot, *, app: str, worker: str) -> dict[str, An
         "schema": SCHEMA,
         "app": app,
         "worker": worker,
-        "pressure": pressure(snapshot),
-        "rung": RUNG,
-        "rung_name": RUNG_NAME,
+        "pressure": snapshot.pressure,
+        "pressure_parts": {
+            part.component: {"ratio": part.ratio, "why": part.why}
+            for part in snapshot.pressure_parts
+        },
+        "rung": snapshot.rung,
+        "rung_name": snapshot.rung_name,
         "memory": {"used": snapshot.memory_used, "budget": snapshot.memory_budget},
         "lanes": {lane.name: lane_document(lane) for lane in snapshot.lanes},
         "agents": {agent.name: agent_document(agent) for agent in snapshot.agents},
         "partitions": [partition_document(each) for each in sorted_partitions(snapshot)],
+        "decisions": decision_documents(snapshot.decisions, snapshot.at_ns),
     }
+
+
+def events_document(
+    decisions: Iterable[tuple[int, Decision]], *, last: int, now_ns: int, app: str, worker: str
+) -> dict[str, Any]:
+    """Return decisions with their numbers as a JSON document, oldest first.
+
+    Args:
+        last: The number of the latest decision, 0 if there was none.
+    """
+    return {
+        "schema": EVENTS_SCHEMA,
+        "app": app,
+        "worker": worker,
+        "last": last,
+        "events": decision_documents(decisions, now_ns),
+    }
+
+
+def decision_documents(
+    decisions: Iterable[tuple[int, Decision]], now_ns: int
+) -> list[dict[str, Any]]:
+    """Return decisions as JSON has them, each with its number."""
+    return [{"number": number, **each.as_dict(now_ns=now_ns)} for number, each in decisions]
 
 
 def lane_document(lane: LaneState) -> dict[str, Any]:
     """Return one lane; its p99 is that of the last half minute."""
     return {
         **lane.counts.as_dict(),
+        "degraded": lane.degraded,
         "queued_bytes": lane.queued_bytes,
         "spilled_bytes": 0,  # this version never spills
         "oldest_age": lane.oldest_age,

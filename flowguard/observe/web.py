@@ -1,4 +1,4 @@
-"""The pages of a worker: `/`, `/metrics`, `/healthz`, `/readyz`, `/api/state`.
+"""The pages of a worker: `/`, `/metrics`, `/healthz`, `/readyz`, `/api/state`, `/api/events`.
 
 They read and never change anything. Records may be personal data, so a worker is shown to
 its own host only: by default it listens on 127.0.0.1, and elsewhere only metrics and health
@@ -33,6 +33,10 @@ NOT_SHOWN: Final = (
     "This page is shown on 127.0.0.1 only, or over TLS (web_ssl_context); access with a token "
     "arrives in a later version.\n"
 )
+NUMBER_DIGITS: Final = 18
+NO_NUMBER: Final = (
+    "after is the number of the last event that you have, such as /api/events?after=0.\n"
+)
 WRONG_HOST: Final = "Open this page by its address, such as http://127.0.0.1:6066/.\n"
 
 
@@ -57,6 +61,7 @@ class WorkerPages:
         loop: The event loop on which `state` and the metrics are read.
         exposure: Who can reach the pages, asked at each request.
         state: Returns the state document.
+        events: Returns the document of the decisions after a number.
         registry: The metrics.
         liveness: Tells whether the process works; asked on whichever loop serves the pages.
         readiness: Tells whether the worker does its share of the work.
@@ -65,6 +70,7 @@ class WorkerPages:
     loop: Callable[[], asyncio.AbstractEventLoop]
     exposure: Callable[[], Exposure]
     state: Callable[[], dict[str, Any]]
+    events: Callable[[int], dict[str, Any]]
     registry: CollectorRegistry
     liveness: Callable[[], Health]
     readiness: Callable[[], Health]
@@ -79,6 +85,7 @@ class WorkerPages:
         return {
             "/": self._index,
             "/api/state": self._state,
+            "/api/events": self._events,
             "/metrics": self._metrics,
             "/healthz": self._healthz,
             "/readyz": self._readyz,
@@ -117,6 +124,12 @@ class WorkerPages:
 
     async def _state(self, request: web.Request) -> web.Response:
         return web.json_response(await self._ask(self.state))
+
+    async def _events(self, request: web.Request) -> web.Response:
+        after = request.query.get("after", "0")
+        if not (after.isascii() and after.isdigit()) or len(after) > NUMBER_DIGITS:
+            return web.Response(status=400, text=NO_NUMBER)
+        return web.json_response(await self._ask(lambda: self.events(int(after))))
 
     async def _metrics(self, request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
@@ -168,7 +181,8 @@ def index_page(state: dict[str, Any]) -> str:
     head = "".join(f'<th scope="col">{column}</th>' for column in COLUMNS)
     rows = "\n".join(lane_row(name, lane) for name, lane in state["lanes"].items())
     links = " · ".join(
-        f'<a href="{path}">{path}</a>' for path in ("/api/state", "/metrics", "/healthz", "/readyz")
+        f'<a href="{path}">{path}</a>'
+        for path in ("/api/state", "/api/events", "/metrics", "/healthz", "/readyz")
     )
     return f"""\
 <!doctype html>

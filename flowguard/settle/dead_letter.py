@@ -61,7 +61,13 @@ class DeadLetterWriter:
         self._remembered: dict[Position, None] = {}  # oldest first
 
     async def write(
-        self, slices: Sequence[Slice], reasons: Mapping[int, str], *, attempt: int, error: str
+        self,
+        slices: Sequence[Slice],
+        reasons: Mapping[int, str],
+        *,
+        attempt: int,
+        error: str,
+        again: bool = False,
     ) -> None:
         """Write these rows of these slices, and wait until they are acknowledged.
 
@@ -72,6 +78,7 @@ class DeadLetterWriter:
             reasons: Row → why it cannot go on.
             attempt: How often the record had been tried.
             error: The kind of error, for `fg-error-type`.
+            again: Its batch was started before, be it without an attempt that counts.
 
         Raises:
             SettleError: The topic did not take them.
@@ -80,7 +87,7 @@ class DeadLetterWriter:
             await self._port.declare(self.topic)
             self._partition_count = await self._port.partition_count(self.topic)
         positions = positions_of(slices, reasons)
-        if attempt > 1:
+        if again or attempt > 1:
             positions = {
                 row: each for row, each in positions.items() if each not in self._remembered
             }

@@ -7,7 +7,10 @@ from typing import Final
 from flowguard.commands import Cut
 from flowguard.units import MILLISECOND, SECOND
 
-__all__ = ["RetryQueue", "backoff_ns"]
+__all__ = ["ATTEMPTS_MAX", "RetryQueue", "backoff_ns"]
+
+#: A batch that failed so often is given to the agent's fallback, if it has one.
+ATTEMPTS_MAX: Final = 5
 
 BACKOFF_NS_MIN: Final = 100 * MILLISECOND
 BACKOFF_NS_MAX: Final = 10 * SECOND

@@ -30,6 +30,8 @@ INLINE_ROWS: Final = 256
 INLINE_BYTES: Final = 64 * 1024
 
 LANE_HEADER: Final = "fg-lane"
+#: Why a fallback made it: brownout, failure or deadline.
+DEGRADED_HEADER: Final = "fg-degraded"
 
 
 class Destination(Protocol):
@@ -277,7 +279,12 @@ def timestamp_of(source: Delivered | None) -> int:
 
 def headers_of(source: Delivered | None) -> list[Header]:
     """Return the headers that every record of an output gets."""
-    return [] if source is None else [(LANE_HEADER, source.batch.lane.name.encode())]
+    if source is None:
+        return []
+    headers: list[Header] = [(LANE_HEADER, source.batch.lane.name.encode())]
+    if source.batch.degraded:
+        headers.append((DEGRADED_HEADER, source.batch.occasion.encode()))
+    return headers
 
 
 class LetterService:

@@ -18,6 +18,7 @@ from flowguard.chunk import NO_FLOW, TopicPartition
 from flowguard.commands import Cut
 from flowguard.facts import Assigned
 from flowguard.lanes.lane import Lane
+from flowguard.serving import OCCASIONS
 from flowguard.units import MIB, MILLISECOND
 from flowguard.view import AgentPlan
 from tests.builders import EngineDriver, chunk_of
@@ -35,6 +36,7 @@ class EngineMachine(RuleBasedStateMachine):
     by_partition: ClassVar[bool] = False
     flows: ClassVar[int] = 0  # how many keys, each with a flow of its own
     agents: ClassVar[tuple[str, ...]] = ("agent",)
+    fallback_on: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,6 +58,7 @@ class EngineMachine(RuleBasedStateMachine):
                 by_partition=self.by_partition,
                 records_max=5,
                 linger_ns=5 * MILLISECOND,
+                fallback_on=self.fallback_on,
             )
             for name in self.agents
         ]
@@ -107,6 +110,23 @@ class EngineMachine(RuleBasedStateMachine):
         cut = self.pick_running(pick)
         self.returned.discard(cut.batch_id)
         self.d.fail(cut)
+
+    @precondition(lambda self: self.d.running)
+    @rule(pick=which, common=st.booleans(), after_ms=st.sampled_from([None, 50, 5_000]))
+    def refuse(self, pick: int, common: bool, after_ms: int | None) -> None:
+        """Let a batch find that something is unavailable."""
+        cut = self.pick_running(pick)
+        attempt = cut.attempt
+        self.returned.discard(cut.batch_id)
+        retry_after_ns = None if after_ms is None else after_ms * MILLISECOND
+        self.d.refuse(cut, common=common, retry_after_ns=retry_after_ns)
+        assert cut.attempt == attempt
+
+    @precondition(lambda self: self.fallback_on)
+    @rule(lane=st.integers(0, 2), share=st.floats(0.0, 1.0))
+    def brown_out(self, lane: int, share: float) -> None:
+        for view in self.d.engine.views.values():
+            view.serving.shares[lane] = share
 
     @rule(ms=st.sampled_from([1, 5, 100, 1_000, 20_000]))
     def wait(self, ms: int) -> None:
@@ -180,6 +200,16 @@ class EngineMachine(RuleBasedStateMachine):
         for cut in self.unreturned():
             busy += {(cut.agent, cut.lane, *each) for each in self.live_parts(cut)}
         assert len(busy) == len(set(busy))
+
+    @invariant()
+    def while_something_is_missing_one_batch_of_each_function_looks(self) -> None:
+        for name, view in self.d.engine.views.items():
+            for outage in (view.serving.primary, view.serving.fallback):
+                flight = outage.probe
+                if flight is None:
+                    continue
+                assert not outage.over
+                assert flight.cut in self.d.running and flight.cut.agent == name
 
     @invariant()
     def retries_of_an_ordered_lane_begin_with_the_oldest(self) -> None:
@@ -282,10 +312,22 @@ class SeveralAgentsByKeyMachine(ByKeyMachine):
     agents = ("one", "two")
 
 
+class FallbackMachine(EngineMachine):
+    fallback_on = frozenset(OCCASIONS)
+
+
+class FallbackUnorderedMachine(SeveralAgentsMachine):
+    order = "none"
+    fallback_on = frozenset({"brownout", "failure"})
+
+
 TestUnordered = UnorderedMachine.TestCase
 TestByPartition = ByPartitionMachine.TestCase
 TestByKey = ByKeyMachine.TestCase
 TestSeveralAgents = SeveralAgentsMachine.TestCase
 TestSeveralAgentsByKey = SeveralAgentsByKeyMachine.TestCase
+TestFallback = FallbackMachine.TestCase
+TestFallbackUnordered = FallbackUnorderedMachine.TestCase
+TestFallback.settings = TestFallbackUnordered.settings = MANY
 TestByKey.settings = TestSeveralAgents.settings = TestSeveralAgentsByKey.settings = MANY
 TestOrdered.settings = TestUnordered.settings = TestByPartition.settings = MANY

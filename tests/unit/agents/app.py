@@ -89,14 +89,13 @@ class Served:
         values: Sequence[dict[str, Any]] = ({"n": 1},),
         *,
         slices: Sequence[Slice] | None = None,
+        occasion: str = "",
     ) -> Delivered:
-        """Put a batch into the agent's inbox."""
+        """Put a batch into the agent's inbox; with an occasion, into that of its fallback."""
         self._last += 1
-        delivered = Delivered(
-            self._last, batch_of(self.app, self.agent.feed, values, slices),
-            dead_letters=0, outcome=self.outcomes,
-        )  # fmt: skip
-        self.agent.inbox.put_nowait(delivered)
+        batch = batch_of(self.app, self.agent.feed, values, slices, occasion=occasion)
+        delivered = Delivered(self._last, batch, dead_letters=0, outcome=self.outcomes)
+        self.agent.inbox_of(degraded=batch.degraded).put_nowait(delivered)
         return delivered
 
 
@@ -105,6 +104,8 @@ def batch_of(
     feed: Any,
     values: Sequence[dict[str, Any]],
     slices: Sequence[Slice] | None = None,
+    *,
+    occasion: str = "",
 ) -> Batch:
     """Return a batch with these values."""
     if slices is None:
@@ -116,19 +117,26 @@ def batch_of(
         frame=lambda: pl.DataFrame(list(values)),
         attempt=1,
         delivery=FaustDelivery(app),
+        occasion=occasion,
     )
 
 
 @asynccontextmanager
 async def serving(
-    function: Callable[..., Any], *, app: fg.App | None = None, **options: Any
+    function: Callable[..., Any],
+    *,
+    app: fg.App | None = None,
+    fallback: Callable[..., Any] | None = None,
+    **options: Any,
 ) -> AsyncIterator[Served]:
     """Run the instances of an agent, as Faust does after it has started."""
     app = app or make_app()
     feed = app.feed("orders")
     agent = app.agent(feed, name="agent", **options)(function)
+    if fallback is not None:
+        agent.fallback(fallback)
     served = Served(app, agent)
-    tasks = []
+    tasks = agent.start_fallback()
     for _ in range(agent.concurrency):
         aref = agent(stream=agent.stream(), index=None)
         prepared = await agent._prepare_actor(aref, agent.beacon)

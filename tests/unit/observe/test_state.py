@@ -8,9 +8,9 @@ from flowguard.observe.state import state_document
 from flowguard.snapshot import COUNTS
 from tests.unit.observe.observed import observed
 
-DOCUMENT = ["schema", "app", "worker", "pressure", "rung", "rung_name", "memory", "lanes",
-            "agents", "partitions"]  # fmt: skip
-LANE = [*COUNTS, "queued_bytes", "spilled_bytes", "oldest_age", "p99", "state", "why"]
+DOCUMENT = ["schema", "app", "worker", "pressure", "pressure_parts", "rung", "rung_name", "memory",
+            "lanes", "agents", "partitions", "decisions"]  # fmt: skip
+LANE = [*COUNTS, "degraded", "queued_bytes", "spilled_bytes", "oldest_age", "p99", "state", "why"]
 
 
 def test_keys_are_those_of_the_contract() -> None:

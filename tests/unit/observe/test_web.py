@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,28 +10,35 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 import flowguard as fg
+from flowguard.control.decision import Decision, DecisionLog
 from flowguard.observe.health import Health
 from flowguard.observe.prometheus import make_registry
-from flowguard.observe.state import state_document
+from flowguard.observe.state import events_document, state_document
 from flowguard.observe.web import Exposure, WorkerPages, is_loopback, names_this_host
 from flowguard.web import FeedWeb
 from tests.unit.observe.observed import observed
 
-PATHS = ("/", "/api/state", "/metrics", "/healthz", "/readyz")
+PATHS = ("/", "/api/state", "/api/events", "/metrics", "/healthz", "/readyz")
+
+
+def events(after: int) -> dict[str, Any]:
+    decisions = DecisionLog()
+    for number in range(300):
+        decisions.add(
+            Decision(
+                at_ns=number, loop="ladder", subject="", action="up", before=0, after=1, why=""
+            )
+        )
+    return events_document(
+        decisions.after(after), last=decisions.total, now_ns=1_000, app="shop", worker="host:1"
+    )
 
 
 async def statuses(exposure: Exposure, host: str = "127.0.0.1:6066") -> list[int]:
     """Return the status of each page."""
     import asyncio
 
-    pages = WorkerPages(
-        loop=asyncio.get_running_loop,
-        exposure=lambda: exposure,
-        state=lambda: state_document(observed().snapshot, app="<shop>", worker="host:1"),
-        registry=make_registry(observed),
-        liveness=lambda: Health(True),
-        readiness=lambda: Health(False, "the worker is stopping"),
-    )
+    pages = pages_of(asyncio.get_running_loop, exposure)
     application = web.Application()
     pages.mount(application)
     async with TestClient(TestServer(application)) as client:
@@ -42,17 +50,66 @@ async def statuses(exposure: Exposure, host: str = "127.0.0.1:6066") -> list[int
     return found
 
 
+def pages_of(loop: Any, exposure: Exposure) -> WorkerPages:
+    return WorkerPages(
+        loop=loop,
+        exposure=lambda: exposure,
+        state=lambda: state_document(observed().snapshot, app="<shop>", worker="host:1"),
+        events=events,
+        registry=make_registry(observed),
+        liveness=lambda: Health(True),
+        readiness=lambda: Health(False, "the worker is stopping"),
+    )
+
+
 @pytest.mark.parametrize(
     ("exposure", "host", "expected"),
     [
-        (Exposure(local=True, tls=False), "localhost:6066", [200, 200, 200, 200, 503]),
-        (Exposure(local=True, tls=False), "evil.example", [403, 403, 200, 200, 503]),
-        (Exposure(local=False, tls=False), "10.0.0.1:6066", [403, 403, 200, 200, 503]),
-        (Exposure(local=False, tls=True), "worker.example", [200, 200, 200, 200, 503]),
+        (Exposure(local=True, tls=False), "localhost:6066", [200, 200, 200, 200, 200, 503]),
+        (Exposure(local=True, tls=False), "evil.example", [403, 403, 403, 200, 200, 503]),
+        (Exposure(local=False, tls=False), "10.0.0.1:6066", [403, 403, 403, 200, 200, 503]),
+        (Exposure(local=False, tls=True), "worker.example", [200, 200, 200, 200, 200, 503]),
     ],
 )
 async def test_pages(exposure: Exposure, host: str, expected: list[int]) -> None:
     assert await statuses(exposure, host) == expected
+
+
+async def ask_events(query: str) -> tuple[int, str]:
+    import asyncio
+
+    application = web.Application()
+    pages_of(asyncio.get_running_loop, Exposure(local=True, tls=False)).mount(application)
+    headers = {"Host": "localhost"}
+    async with (
+        TestClient(TestServer(application)) as client,
+        client.get(f"/api/events{query}", headers=headers) as response,
+    ):
+        return response.status, await response.text()
+
+
+async def test_events_after_a_number_are_those_that_somebody_has_not_seen() -> None:
+    _, text = await ask_events("?after=298")
+    document = json.loads(text)
+    assert document["schema"] == "flowguard.events/v1"
+    assert document["last"] == 300
+    assert [each["number"] for each in document["events"]] == [299, 300]
+    assert list(document["events"][0])[:4] == ["number", "age", "loop", "subject"]
+
+
+async def test_events_are_bounded_and_a_number_of_an_earlier_life_gets_all_of_them() -> None:
+    for query in ("", "?after=0", "?after=9999"):
+        _, text = await ask_events(query)
+        numbers = [each["number"] for each in json.loads(text)["events"]]
+        assert numbers == list(range(45, 301))
+
+
+@pytest.mark.parametrize(
+    "query", ["?after=x", "?after=-1", "?after=", "?after=١", "?after=" + "9" * 400]
+)
+async def test_an_event_number_that_is_none_is_refused_in_a_line(query: str) -> None:
+    status, text = await ask_events(query)
+    assert status == 400 and text.count("\n") == 1
 
 
 @pytest.mark.parametrize("header", ["localhost", "127.0.0.1:80", "[::1]:6066", "LOCALHOST.:1"])

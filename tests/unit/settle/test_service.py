@@ -75,6 +75,7 @@ class FakeBatch:
 
     oldest_timestamp_ms = 1_700_000_000_000
     lane = SimpleNamespace(name="rt")
+    degraded = False
 
 
 class Sink:

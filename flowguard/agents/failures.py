@@ -1,0 +1,49 @@
+"""What an exception means for its batch: is it to blame, or is something not there?"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aiokafka import errors as kafka_errors
+
+from flowguard.errors import RegistryError, SettleError, Unavailable
+from flowguard.facts import Failed
+
+__all__ = ["failure_of"]
+
+#: What Kafka refuses because of the records, and not because of its own state.
+TO_BLAME: Final = (
+    kafka_errors.MessageSizeTooLargeError,
+    kafka_errors.RecordListTooLargeError,
+    kafka_errors.InvalidTimestampError,
+)
+
+
+def failure_of(error: BaseException, *, batch_id: int, at_ns: int) -> Failed:
+    """Return what the engine must know of an exception."""
+    common = is_missing(error)
+    return Failed(
+        batch_id=batch_id,
+        why=why_of(error),
+        at_ns=at_ns,
+        unavailable=common or isinstance(error, Unavailable),
+        retry_after_ns=error.retry_after_ns if isinstance(error, Unavailable) else None,
+        common=common,
+    )
+
+
+def why_of(error: BaseException) -> str:
+    """Return an exception in a line; of one that says that something is missing, its cause too."""
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    if isinstance(error, Unavailable) and error.__cause__ is not None:
+        return f"{text} ({why_of(error.__cause__)})"
+    return text
+
+
+def is_missing(error: BaseException) -> bool:
+    """Tell whether a topic, a broker or a schema registry is not there, whatever is sent."""
+    if isinstance(error, SettleError):
+        return error.unavailable
+    if isinstance(error, kafka_errors.KafkaError):
+        return not isinstance(error, TO_BLAME)
+    return isinstance(error, RegistryError)
