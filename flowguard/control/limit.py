@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import hypot, isfinite
 from operator import truediv
 from statistics import median
 from typing import Final, Literal, NamedTuple, Protocol
@@ -51,6 +51,9 @@ BLIND_SERVICES: Final = 10
 QUIET_RATIO: Final = 1.25
 LATE_WINDOWS: Final = 32
 RECENT_WINDOWS: Final = 5
+
+#: A window is no longer than if batches took this many times as long as they did lately.
+LONGER_MAX: Final = 2.0
 
 #: So many windows of batches of a new size teach what they cost, and nothing else.
 NEW_SIZE_WINDOWS: Final = 3
@@ -96,6 +99,9 @@ class Window:
         dropped_share: The share of all seats' time that went to them, 0..1.
         service_ns: Mean service time of the successes, in batches of normal cost; 0 without.
         goodput_per_s: Successes a second, in batches of normal cost.
+        service_error: Standard error of `service_ns`, as a share of it, from how much batches
+            differ; what all batches of the window have in common is not in it.
+        goodput_error: The same for `goodput_per_s`, from batches half done at both ends.
         restarted: Nothing could be learnt for so long that the limit was halved, or this is
             the first window: what is known of normal service time is void.
     """
@@ -114,6 +120,8 @@ class Window:
     dropped_share: float
     service_ns: float
     goodput_per_s: float
+    service_error: float = 0.0
+    goodput_error: float = 0.0
     restarted: bool = False
 
     @property
@@ -201,6 +209,7 @@ class Limiter:
         self._invalid = ""
         self._restarted = True
         self._late: deque[float] = deque(maxlen=LATE_WINDOWS)  # service times of windows
+        self._medians: deque[float] = deque(maxlen=RECENT_WINDOWS)
         self._new_size = 0
 
     @property
@@ -256,11 +265,14 @@ class Limiter:
             return False
         good_ns = [each.service_ns for each in samples if each.outcome == "ok"]
         middle_ns = median(good_ns or [each.service_ns for each in samples])
+        if self._medians:  # while batches take much longer than before, there is no time to lose
+            middle_ns = min(middle_ns, LONGER_MAX * median(self._medians))
         self.window_ns = round(max(rule.min_ns, min(rule.services * middle_ns, rule.max_ns)))
         enough = rule.completions_slow if middle_ns > SECOND else rule.completions
         if length_ns < self.window_ns or len(samples) < enough:
             return False
         self._service_ns = middle_ns
+        self._medians.append(middle_ns)
         return True
 
     def _throw_away(self, now_ns: int) -> Change | None:
@@ -329,9 +341,10 @@ class Limiter:
     ) -> Window:
         assert self._opened_ns is not None
         samples = self._samples
-        cost = sum(self.cost.cost(records) for records, _ in good)
+        costs = [self.cost.cost(records) for records, _ in good]
         length_ns = now_ns - self._opened_ns
         dropped_ns = [each.service_ns for each in samples if each.outcome in DROPS]
+        service_ns, service_error = self._normal_service(timely)
         return Window(
             at_ns=now_ns,
             length_ns=length_ns,
@@ -345,20 +358,36 @@ class Limiter:
             successes=len(good),
             drops=len(dropped_ns),
             dropped_share=sum(dropped_ns) / max(1, sum(each.service_ns for each in samples)),
-            service_ns=self._normal_service_ns(timely),
-            goodput_per_s=cost * SECOND / length_ns,
+            service_ns=service_ns,
+            goodput_per_s=sum(costs) * SECOND / length_ns,
+            service_error=service_error,
+            goodput_error=hypot(service_error, self._edge_error(costs)),
             restarted=self._restarted,
         )
 
-    def _normal_service_ns(self, good: Sequence[tuple[int, int]]) -> float:
-        """Return the mean service time by cost, stragglers clipped."""
+    def _normal_service(self, good: Sequence[tuple[int, int]]) -> tuple[float, float]:
+        """Return the mean service time by cost, stragglers clipped, and its relative error."""
         if not good:
-            return 0.0
+            return 0.0, 0.0
         costs = [self.cost.cost(records) for records, _ in good]
         times = [service_ns for _, service_ns in good]
         most = CLIPPED_AT * float(median(map(truediv, times, costs)))
-        taken_ns = sum(min(each, most * own) for each, own in zip(times, costs, strict=True))
-        return taken_ns / sum(costs)
+        clipped = [min(each, most * own) for each, own in zip(times, costs, strict=True)]
+        mean = sum(clipped) / sum(costs)
+        off = sum((each - mean * own) ** 2 for each, own in zip(clipped, costs, strict=True))
+        return mean, (off**0.5 / sum(clipped) if mean else 0.0)
+
+    def _edge_error(self, costs: Sequence[float]) -> float:
+        """Return by how much goodput is off because of batches half done at both ends.
+
+        At each end every seat has a batch of which any part may be done. A costly one is
+        met there more often.
+        """
+        if not costs:
+            return 0.0
+        total = sum(costs)
+        met = sum(cost**3 for cost in costs) / total
+        return float((self.seats * met / 6) ** 0.5 / total)
 
     def _learn_cost(self, good: Sequence[tuple[int, int]], service_ns: float) -> None:
         """Learn what batches cost while they do not wait for one another."""
@@ -370,9 +399,7 @@ class Limiter:
         self._samples.clear()
         if settle:
             self._changed_ns = now_ns
-        # What hung for long says nothing of how long the next batches will take.
-        usual_ns = median(self._late) if self._late else self._service_ns
-        self._opened_ns = now_ns + (round(min(self._service_ns, 2 * usual_ns)) if settle else 0)
+        self._opened_ns = now_ns + (round(self._service_ns) if settle else 0)
 
     def _bounded(self, limit: float) -> float:
         if not isfinite(limit):

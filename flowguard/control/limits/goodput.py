@@ -5,141 +5,82 @@ was measured at the old one, and decides whether the change stays:
 
     payoff = growth of goodput / growth of the limit        1 below the knee, 0 or less above
 
+           ┌── trial up: in vain ──┐        ┌── trial down: would cost ──┐
+    ───────┘                       └────────┘                            └──────── the knee
+
 There is no normal service time that a lucky sample could poison, that drifts up under lasting
 load, or that is wrong once batches are larger: only the recent past is compared, on both
-sides of the present limit. How far a trial goes, and how long it takes, follows from the noise.
+sides of the present limit. How far a trial goes, and how long it takes, follows from how much
+windows differ by chance. The first trials double the limit; a change of service time is
+answered with a trial that would undo it.
+
+Origin: the payoff test and the down-probe of research/overload.md a.2, made the whole
+algorithm; its baseline, bands and cuts are gone. The grid (`flowguard stress grid`) has what
+that is worth.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import exp, hypot, log
+from math import exp, log
 from typing import Final, NamedTuple
 
 from flowguard.control.limit import Step, Window
+from flowguard.control.limits.evidence import Level, Noise, Reading, combine
 
 __all__ = ["Goodput"]
 
-#: The first trials double the limit; no trial does more.
-STEP_MAX: Final = log(2.0)
+#: The first trials double the limit; no trial does more, and none less than 6 %.
+SIZE_MAX: Final = log(2.0)
+SIZE_MIN: Final = 0.06
 
-#: The least a trial does, beside what noise asks for.
-STEP_MIN: Final = 0.06
-
-#: A trial goes so far that its payoff is known to this deviation after two windows or, once
-#: trials of that size have changed nothing, after eight.
+#: A trial goes so far that its payoff can be known to this deviation within eight windows.
 ERROR_WANTED: Final = 0.25
-WINDOWS_QUICK: Final = 2
-WINDOWS_FINE: Final = 8
+PER_WINDOW: Final = (1 / 8 + 1 / 20) ** 0.5  # beside twenty at the limit itself
 
-#: It ends when the payoff is so many deviations away from a half, more for a change than
-#: against it, or well enough known.
-SURE_OF_CHANGE: Final = 2.0
+#: More has to pay so much to be worth it.
+PAYS: Final = 0.55
+
+#: A trial ends when the payoff is so many deviations away from that, more for a change than
+#: against it; when it is known to so little; or when more windows would not tell more.
+SURE_OF_CHANGE: Final = 1.5
 SURE_OF_NONE: Final = 1.0
 ERROR_SMALL: Final = 0.15
+WINDOWS_MIN: Final = 2
 WINDOWS_MAX: Final = 10
 
 #: A payoff outside of this is taken for all or nothing; within, the knee lies between.
 NOTHING: Final = 0.3
 ALL: Final = 0.7
 
-#: What was known of the limit that a trial goes to counts as so many windows.
-STALE_WEIGHT: Final = 1.0
+#: From here on a trial that pays is followed by one that goes further.
+PAYS_FULLY: Final = 0.85
 
-#: Windows from a trial to the next one of its direction. One in vain halves the next; once
-#: noise allows no smaller ones, each in vain doubles the wait.
+#: What was known before of the limit that a trial goes to counts for so much.
+KEEP_STALE: Final = 0.1
+
+#: Windows from a trial to the next one of its direction: soon while trials get narrower, then
+#: each in vain doubles the wait.
 WAIT_SOON: Final = 1
 WAIT_FIRST: Final = 4
 WAIT_UP_MAX: Final = 24
 WAIT_DOWN_MAX: Final = 96
 
-#: What was measured counts this much less with each window, and for so many at most.
-KEEP: Final = 0.985
-WEIGHT_MAX: Final = 20.0
-
-#: Noise of a window: what is assumed at first, the least, and the weight of one window in it.
-NOISE_FIRST: Final = 0.1
-NOISE_MIN: Final = 0.02
-NOISE_SHARE: Final = 0.05
-
 #: A window so many deviations off is a surprise; two in a row are a change.
 SURPRISE: Final = 3.0
 SURPRISE_MIN: Final = 0.15
 
-#: So is a drift of the mean of some windows since the last decision.
+#: So is a drift of the last windows away from the last decision.
 DRIFT: Final = 1.5
 DRIFT_MIN: Final = 0.08
-RECENT_SHARE: Final = 0.25
+DRIFT_SHARE: Final = 0.25
 
 #: Refusals that take less of the time than this say nothing; beyond a half it is an outage.
 REFUSED_MIN: Final = 0.02
 REFUSED_MORE: Final = 1.5
+REFUSED_KEEP: Final = 0.985
 OUTAGE: Final = 0.5
 OUTAGE_CUT: Final = 0.25
-
-
-class Reading(NamedTuple):
-    """The time of a seat that a batch takes, as logarithms, by two witnesses.
-
-    Goodput has the last word; service time is less noisy where batches are few or unequal.
-    """
-
-    by_goodput: float
-    by_service: float
-
-    @classmethod
-    def of(cls, window: Window) -> Reading:
-        busy = window.in_flight_mean * (1.0 - window.dropped_share)
-        return cls(
-            log(window.in_flight_mean / window.goodput_per_s),
-            log(window.service_ns * window.in_flight_mean / max(busy, 1e-9) / 1e9),
-        )
-
-    def minus(self, other: Reading) -> Reading:
-        return Reading(self.by_goodput - other.by_goodput, self.by_service - other.by_service)
-
-    def towards(self, other: Reading, share: float) -> Reading:
-        off = other.minus(self)
-        return Reading(
-            self.by_goodput + share * off.by_goodput, self.by_service + share * off.by_service
-        )
-
-
-@dataclass(slots=True)
-class Level:
-    """What was measured with so many seats."""
-
-    mean: Reading = Reading(0.0, 0.0)
-    weight: float = 0.0
-
-    def add(self, reading: Reading) -> None:
-        self.weight = min(self.weight + 1.0, WEIGHT_MAX)
-        self.mean = self.mean.towards(reading, 1.0 / self.weight)
-
-
-@dataclass(slots=True)
-class Noise:
-    """How much windows differ by chance, for each witness."""
-
-    by_goodput: float = NOISE_FIRST
-    by_service: float = NOISE_FIRST
-
-    def add(self, off: Reading) -> None:
-        for name, each in zip(Reading._fields, off, strict=True):
-            known = getattr(self, name)
-            # The mean deviation of chance is four fifths of its standard deviation.
-            known += NOISE_SHARE * (1.25 * min(abs(each), 3 * known) - known)
-            setattr(self, name, max(NOISE_MIN, known))
-
-    def weigh(self, off: Reading) -> float:
-        """Return what both say together, the quieter one more."""
-        loud, quiet = self.by_goodput**2, self.by_service**2
-        return (off.by_goodput * quiet + off.by_service * loud) / (loud + quiet)
-
-    @property
-    def together(self) -> float:
-        loud, quiet = self.by_goodput**2, self.by_service**2
-        return (self.by_goodput * quiet + self.by_service * loud) / (loud + quiet)
 
 
 @dataclass(slots=True)
@@ -147,25 +88,26 @@ class Direction:
     """When the next trial of a direction is due, and how far it goes."""
 
     wait_max: int
-    wait: int
-    size: float
+    wait: int = WAIT_FIRST
+    size: float = 0.0
     since: int = 0
+    rest: int = 0  # the wait after trials that have become as narrow as they can, 0 before
 
     @property
     def due(self) -> bool:
         return self.since >= self.wait
 
-    def pays(self, size: float) -> None:
-        self.wait, self.since, self.size = WAIT_FIRST, 0, min(2 * size, STEP_MAX)
+    def paid(self, size: float) -> None:
+        self.wait, self.since, self.size, self.rest = WAIT_FIRST, 0, size, 0
 
     def in_vain(self, size: float, least: float) -> None:
-        self.since, self.size = 0, size / 2
-        self.wait = WAIT_SOON if size > 1.5 * least else max(WAIT_FIRST, self.wait)
-        if size <= 1.5 * least:
-            self.wait = min(2 * self.wait, self.wait_max)
-
-    def anew(self, size: float) -> None:
-        self.wait, self.since, self.size = WAIT_FIRST, 0, size
+        """Go half as far next; once that tells nothing, wait, and go wide and narrow in turn."""
+        narrow = size <= 1.5 * least
+        if narrow or self.rest:
+            self.rest = min(max(WAIT_FIRST, 2 * self.rest), self.wait_max)
+        self.wait = self.rest or WAIT_SOON
+        self.size = 2 * least if narrow else size / 2
+        self.since = 0
 
 
 class Trial(NamedTuple):
@@ -176,8 +118,12 @@ class Trial(NamedTuple):
     refused: float = 0.0  # the share of refusals that it is about
 
     @property
+    def sign(self) -> int:
+        return 1 if self.after > self.before else -1
+
+    @property
     def size(self) -> float:
-        return log(self.after / self.before)
+        return abs(log(self.after / self.before))
 
 
 class Goodput:
@@ -191,29 +137,35 @@ class Goodput:
     def _forget(self) -> None:
         self._levels: dict[int, Level] = {}
         self._noise = Noise()
+        self._deviation = 0.0  # of a window
         self._trial: Trial | None = None
         self._windows = 0  # of the trial
-        self._up = Direction(WAIT_UP_MAX, 0, STEP_MAX)
-        self._down = Direction(WAIT_DOWN_MAX, WAIT_FIRST, 0.0)
+        self._anchor: Reading | None = None  # at the last decision
+        self._drift = 0.0
         self._surprised = 0
-        self._anchor: Reading | None = None
-        self._recent: Reading | None = None
-        self._refused_floor = 0.0
+        self._refused = 0.0  # what is refused anyway, however few batches there are
+        self._start()
+
+    def _start(self) -> None:
+        """Double the limit as long as that pays."""
+        self._up = Direction(WAIT_UP_MAX, wait=0, size=SIZE_MAX)
+        self._down = Direction(WAIT_DOWN_MAX)
 
     def update(self, window: Window) -> Step:
         """Return the limit after a window."""
         if window.restarted:
             self._forget()
         for level in self._levels.values():
-            level.weight *= KEEP
-        self._refused_floor *= KEEP
+            level.forget()
+        self._refused *= REFUSED_KEEP
         if window.dropped_share > OUTAGE:
             return self._outage(window)
         if not window.successes:
             return Step(window.limit, "hold", "no batch ended well")
         if not window.saturated:
             return self._unsaturated(window)
-        reading = Reading.of(window)
+        reading = self._noise.read(window)
+        _, self._deviation = combine(reading)
         if self._trial is not None:
             self._level(self._trial.after).add(reading)
             return self._judge(window, self._trial)
@@ -225,7 +177,8 @@ class Goodput:
     def _outage(self, window: Window) -> Step:
         self._trial = None
         self._levels.clear()
-        self._up = Direction(WAIT_UP_MAX, 0, STEP_MAX)
+        self._anchor = None
+        self._start()
         share = window.dropped_share
         why = f"{share:.0%} of the time went to batches that were refused"
         return Step(window.limit * max(OUTAGE_CUT, 1.0 - share), "down", why)
@@ -242,37 +195,47 @@ class Goodput:
     # Between trials.
 
     def _look(self, window: Window, reading: Reading) -> Step:
+        """Compare a window with what is known of its limit."""
         level = self._level(window.seats)
-        if level.weight < 0.5 or self._anchor is None or self._recent is None:
+        if not level.known or self._anchor is None:
             level.add(reading)
-            self._anchor = self._recent = level.mean
+            self._settle(window.seats)
             return self._next(window)
-        off = reading.minus(level.mean)
-        late, noise = self._noise.weigh(off), self._noise.together
-        self._noise.add(off)
-        if abs(late) > max(SURPRISE_MIN, SURPRISE * noise):
-            sign = 1 if late > 0 else -1
-            if self._surprised == sign:
-                self._levels.clear()
-                self._level(window.seats).add(reading)
-                return self._shift(window, reading, late)
-            self._surprised = sign
-            return Step(window.limit, "hold", f"batches took {exp(late):.2f} times as long once")
+        off = reading.minus(level.reading)
+        late, deviation = combine(off)
+        self._noise.learn(off)
+        if abs(late) > max(SURPRISE_MIN, SURPRISE * deviation):
+            return self._wonder(window, reading, late)
         self._surprised = 0
         level.add(reading)
-        self._recent = self._recent.towards(reading, RECENT_SHARE)
-        drift = self._noise.weigh(self._recent.minus(self._anchor))
-        if abs(drift) > max(DRIFT_MIN, DRIFT * noise):
-            self._levels = {window.seats: Level(self._recent, 1 / RECENT_SHARE)}
-            return self._shift(window, self._recent, drift)
+        since, _ = combine(reading.minus(self._anchor))
+        self._drift += DRIFT_SHARE * (since - self._drift)
+        if abs(self._drift) > max(DRIFT_MIN, DRIFT * self._deviation):
+            return self._shift(window, level, self._drift)
         return self._next(window)
 
-    def _shift(self, window: Window, reading: Reading, late: float) -> Step:
+    def _settle(self, seats: int) -> None:
+        """Take what is known of this limit as what the next windows are compared with."""
+        level = self._levels.get(seats)
+        self._anchor = level.reading if level is not None and level.known else None
+        self._drift = 0.0
+
+    def _wonder(self, window: Window, reading: Reading, late: float) -> Step:
+        """Let one surprise pass; two are a change."""
+        sign = 1 if late > 0 else -1
+        if self._surprised != sign:
+            self._surprised = sign
+            return Step(window.limit, "hold", f"batches took {exp(late):.2f} times as long once")
+        level = Level()
+        level.add(reading)
+        return self._shift(window, level, late)
+
+    def _shift(self, window: Window, level: Level, late: float) -> Step:
         """Begin anew where things have changed, with a trial that would undo the change."""
         self._surprised = 0
-        self._anchor = self._recent = reading
-        self._up.anew(0.0)
-        self._down.anew(0.0)
+        self._levels = {window.seats: level}
+        self._settle(window.seats)
+        self._up, self._down = Direction(WAIT_UP_MAX), Direction(WAIT_DOWN_MAX)
         why = f"batches take {exp(late):.2f} times as long"
         return self._try(window, -1 if late > 0 else 1, abs(late), why)
 
@@ -280,7 +243,7 @@ class Goodput:
         self._up.since += 1
         self._down.since += 1
         share = window.dropped_share
-        if window.drops >= 2 and share > max(REFUSED_MIN, REFUSED_MORE * self._refused_floor):
+        if window.drops >= 2 and share > max(REFUSED_MIN, REFUSED_MORE * self._refused):
             why = f"{share:.1%} of the time went to refused batches"
             return self._try(window, -1, -log(1.0 - share), why, refused=share)
         if self._up.due and window.seats < window.limit_max:
@@ -291,56 +254,56 @@ class Goodput:
 
     # Trials.
 
-    def _least(self, seats: int) -> float:
-        """Return how far a trial must go to tell anything, if it takes its time."""
-        weight = max(1.0, self._level(seats).weight)
-        wanted = self._noise.together * hypot(weight**-0.5, WINDOWS_FINE**-0.5) / ERROR_WANTED
-        return max(STEP_MIN, min(wanted, STEP_MAX))
+    def _least(self, seats: int, sign: int) -> float:
+        """Return how far a trial must go to tell anything."""
+        wanted = self._deviation * PER_WINDOW / ERROR_WANTED
+        one_seat = abs(log(max(0.5, seats + sign) / seats))
+        return max(SIZE_MIN, min(wanted, SIZE_MAX), one_seat)
 
     def _try(
         self, window: Window, sign: int, size: float, why: str, *, refused: float = 0.0
     ) -> Step:
         seats = window.seats
-        size = max(self._least(seats), min(size, STEP_MAX))
+        size = max(self._least(seats, sign), min(size, SIZE_MAX))
         after = round(seats * exp(sign * size))
         after = max(after, seats + 1) if sign > 0 else min(after, seats - 1)
         after = max(window.limit_min, min(window.limit_max, after))
         if after == seats:
             return Step(window.limit, "hold", "the limit is at its bound")
-        level = self._level(after)
-        level.weight = min(level.weight, STALE_WEIGHT)
+        self._level(after).forget(KEEP_STALE)
         self._trial, self._windows = Trial(seats, after, refused), 0
         return Step(after, "probe", why)
 
     def _judge(self, window: Window, trial: Trial) -> Step:
         self._windows += 1
-        before, after = self._level(trial.before), self._level(trial.after)
-        slower = self._noise.weigh(after.mean.minus(before.mean))
-        payoff = 1.0 - slower / trial.size
-        error = self._noise.together * hypot(before.weight**-0.5, after.weight**-0.5)
-        error /= abs(trial.size)
-        change = payoff - 0.5 if trial.size > 0 else 0.5 - payoff
-        sure = change > SURE_OF_CHANGE * error or change < -SURE_OF_NONE * error
+        before, after = self._level(trial.before).reading, self._level(trial.after).reading
+        slower, deviation = combine(after.minus(before))
+        payoff, error = 1.0 - trial.sign * slower / trial.size, deviation / trial.size
+        change = trial.sign * (payoff - PAYS) / error
+        told = self._windows >= WINDOWS_MAX or (
+            self._windows >= WINDOWS_MIN and combine(after)[1] < 0.7 * combine(before)[1]
+        )
         why = f"from {trial.before} to {trial.after} pays {payoff:.2f} ± {error:.2f}"
-        if not sure and error > ERROR_SMALL and self._windows < WINDOWS_MAX:
+        if not (told or error < ERROR_SMALL or not -SURE_OF_NONE < change < SURE_OF_CHANGE):
             return Step(window.limit, "probe", why)
         self._trial = None
         share = 0.0 if payoff < NOTHING else 1.0 if payoff > ALL else payoff
-        if error > ERROR_WANTED:
-            share = float(payoff > 0.5)
-        return self._decide(window, trial, share, why)
+        if error > ERROR_SMALL:
+            share = float(payoff > PAYS)
+        return self._decide(window, trial, payoff, share, why)
 
-    def _decide(self, window: Window, trial: Trial, share: float, why: str) -> Step:
+    def _decide(
+        self, window: Window, trial: Trial, payoff: float, share: float, why: str
+    ) -> Step:
+        """Keep the change, undo it, or go to what lies between."""
         low, high = sorted((trial.before, trial.after))
         limit = round(low * (high / low) ** share)
-        level = self._level(limit)
-        self._anchor = self._recent = level.mean if level.weight else None
-        sign = 1 if trial.size > 0 else -1
-        direction = self._up if sign > 0 else self._down
-        size = abs(trial.size)
+        self._settle(limit)
+        direction = self._up if trial.sign > 0 else self._down
         if limit == trial.after:
-            direction.pays(size)
-            return self._try(window, sign, direction.size, why)
-        self._refused_floor = max(self._refused_floor, trial.refused)
-        direction.in_vain(size, self._least(trial.before))
+            fully = payoff > PAYS_FULLY if trial.sign > 0 else payoff < 1.0 - PAYS_FULLY
+            direction.paid(trial.size * (2.0 if fully else 0.5))
+            return self._try(window, trial.sign, direction.size, why)
+        self._refused = max(self._refused, trial.refused)
+        direction.in_vain(trial.size, self._least(trial.before, trial.sign))
         return Step(limit, "restore" if limit == trial.before else "hold", why)

@@ -108,7 +108,7 @@ class Run:
         self._working = 0
         self._in_flight = 0
         self._waiting = 0
-        self._allowed = 1.0
+        self._allowed = 0.0 if provider.rate_max_per_s == inf else provider.rate_max_per_s * TICK_S
         self._allowed_s = 0.0
         self._since_s = 0.0
         self._work = self._taken_s = self._alone_s = 0.0
@@ -272,9 +272,7 @@ class Run:
         total, sums = 0.0, [0.0]
         for slot in range(int(load.duration_s / SLOT_S) + 1):
             at_s = (slot + 0.5) * SLOT_S
-            peak = min(
-                provider.peak_per_s(at_s) / self.weather.noise[slot], provider.rate_max_per_s
-            )
+            peak = provider.peak_per_s(at_s, self.weather.noise[slot])
             if load.arrivals_per_s is not None and at_s < load.backlog_from_s:
                 peak = min(peak, load.arrivals_per_s)
             total += peak * SLOT_S
