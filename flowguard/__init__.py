@@ -15,7 +15,8 @@ from flowguard.batch import Batch
 from flowguard.dispatch.sizing import BatchSize
 from flowguard.errors import ConfigError, FlowguardError, HookError, SettleError, WireError
 from flowguard.lanes.fairness import header, key
-from flowguard.lanes.lane import Block, Lane
+from flowguard.lanes.lane import Lane
+from flowguard.lanes.overflow import Block, Conflate, Divert, Shed
 from flowguard.lanes.rules import by_column, by_header, by_key_prefix, by_topic
 
 __all__ = [
@@ -24,11 +25,14 @@ __all__ = [
     "BatchSize",
     "Block",
     "ConfigError",
+    "Conflate",
+    "Divert",
     "Feed",
     "FlowguardError",
     "HookError",
     "Lane",
     "SettleError",
+    "Shed",
     "WireError",
     "by_column",
     "by_header",

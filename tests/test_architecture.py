@@ -41,6 +41,8 @@ LAYERS = {
     "flowguard.config": 1, "flowguard.snapshot": 1,
     "flowguard.engine": 3, "flowguard.holdings": 3, "flowguard.tally": 3, "flowguard.view": 3,
     "flowguard.situation": 3, "flowguard.overflow": 3, "flowguard.steering": 3,
+    "flowguard.backlog": 3, "flowguard.conflation": 3, "flowguard.diversion": 3,
+    "flowguard.gate": 3, "flowguard.leaving": 3, "flowguard.unprocessed": 3,
     "flowguard.app": 5, "flowguard.worker": 5, "flowguard.runtime": 5, "flowguard.web": 5,
     "flowguard.security": 4, "flowguard.faust_conf": 5,
 }  # fmt: skip
