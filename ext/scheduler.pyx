@@ -67,6 +67,9 @@ sub-queues of its lane.  They are counted, masked and returned as of their own l
 and come back to the end of its round with a first slice that is young enough.
 Time is what `take` was told last; it never goes back.
 
+**Not served.**  `extract` takes records from the head of a sub-queue, `put_back` gives them
+back to it: for what is shed, expires or goes elsewhere.  No share, turn or debt changes.
+
 Bound: 72 bytes a waiting slice; 64 a sub-queue that waits, owes or is closed, 32 to
 64 for finding it by number, 24 in a lane with deadlines, 48 in one that demotes; in
 pools that double and are kept.
@@ -90,7 +93,7 @@ from libc.string cimport memset
 
 from includes.heap cimport Heap, HeapEntry, heap_before, heap_push, heap_remove, heap_reserve
 from includes.int_map cimport (
-    MAP_BITS_MIN, Cell, IntMap, map_allocate, map_get, map_put, map_remove, map_reserve
+    MAP_BITS_MIN, MAP_VACANT, Cell, IntMap, map_allocate, map_get, map_put, map_remove, map_reserve
 )
 
 cdef extern from *:
@@ -968,20 +971,133 @@ cdef class Scheduler:
     cdef inline Slot* append(
         self, SubQueue* queue, int64_t records, int64_t num_bytes
     ) noexcept nogil:
+        cdef int32_t at = self.fill_slot(queue, records, num_bytes)
+        if queue.head == NONE:
+            queue.head = at
+        else:
+            self.slots[queue.tail].next = at
+        queue.tail = at
+        return &self.slots[at]
+
+    cdef inline int32_t fill_slot(
+        self, SubQueue* queue, int64_t records, int64_t num_bytes
+    ) noexcept nogil:
+        """Return a new slice that nothing points to yet; the sub-queue has it already."""
         cdef int32_t at = self.new_slot()
         cdef Slot* slot = &self.slots[at]
         slot.records = <int32_t>records
         slot.num_bytes = <int32_t>num_bytes
         slot.start = slot.bytes_taken = slot.cut = 0
         slot.next = NONE
-        if queue.head == NONE:
-            queue.head = at
-        else:
-            self.slots[queue.tail].next = at
-        queue.tail = at
         queue.records += records
         queue.num_bytes += num_bytes
-        return slot
+        return at
+
+    def put_back(
+        self,
+        int lane,
+        int64_t queue,
+        int64_t handle,
+        int64_t records,
+        int64_t num_bytes,
+        int64_t stamp_ns=0,
+        int64_t owner=NONE,
+        int64_t born_ns=INT64_MAX,
+    ):
+        """Put a slice before all others of a sub-queue: what `extract` took was not wanted.
+
+        It is not new for that: unless it still has its place, the sub-queue goes to the end
+        of the round.  Arguments and errors are those of `admit`.
+        """
+        self.check_place(lane, queue)
+        check_slice(handle, records, num_bytes, owner)
+        cdef Lane* to = &self.lanes[lane]
+        self.reserve_slot()
+        cdef int32_t at = map_get(&to.by_number, queue)
+        if at == NONE:
+            at = self.make_queue(to, queue)
+        cdef SubQueue* its = &self.queues[at]
+        if its.records and not its.closed:
+            self.leave(to, at)
+        cdef int32_t head = self.fill_slot(its, records, num_bytes)
+        cdef Slot* slot = &self.slots[head]
+        slot.handle = handle
+        slot.stamp_ns = stamp_ns
+        slot.born_ns = born_ns
+        slot.owner = queue if owner == NONE else owner
+        slot.next = its.head
+        if its.head == NONE:
+            its.tail = head
+        its.head = head
+        to.queued_records += records
+        to.queued_bytes += num_bytes
+        if not its.closed:
+            self.enter(to, at, is_new=False)
+            self.note_ready(lane)
+
+    def extract(self, int lane, int64_t queue, int64_t records_max, int64_t bytes_max):
+        """Take records from the head of a sub-queue, closed or not, without serving them.
+
+        Nobody is charged for them, and the sub-queue keeps its place and its debt.
+
+        Args:
+            lane: 0 is the highest.
+            queue: Number of the sub-queue; it may be unknown.
+            records_max: Most records, >= 1.
+            bytes_max: Most bytes, >= 0, as in `take`: one record is always taken.
+
+        Returns:
+            [(handle, start, count), ...], first in first out; empty if nothing waits.
+        """
+        self.check_place(lane, queue)
+        if records_max < 1 or bytes_max < 0:
+            raise ValueError(
+                f"{records_max} records and {bytes_max} bytes at most cannot be taken out;"
+                " records_max must be >= 1 and bytes_max >= 0"
+            )
+        cdef Lane* its = &self.lanes[lane]
+        cdef int32_t at = map_get(&its.by_number, queue)
+        cdef list taken = []
+        if at == NONE or self.queues[at].records == 0:
+            return taken
+        cdef bint is_ready = not self.queues[at].closed
+        if is_ready:
+            self.leave(its, at)
+        self.take_out(its, at, records_max, bytes_max, taken)
+        if self.queues[at].records == 0:
+            self.release_if_unused(its, at)
+        elif is_ready:
+            self.enter(its, at, is_new=False)
+        self.note_ready(lane)
+        return taken
+
+    cdef int take_out(
+        self, Lane* lane, int32_t at, int64_t records_max, int64_t bytes_max, list taken
+    ) except -1:
+        """Cut the first records off a sub-queue that is not ready."""
+        cdef SubQueue* queue = &self.queues[at]
+        cdef Slot* slot
+        cdef int64_t count, cut_bytes
+        while queue.records and records_max > 0:
+            slot = &self.slots[queue.head]
+            count = min(records_within_bytes(slot, bytes_max), records_max)
+            if not taken:
+                count = max(count, 1)
+            if count == 0:
+                break
+            taken.append((slot.handle, slot.start, count))
+            cut_bytes = bytes_before(slot, slot.start + count) - slot.bytes_taken
+            records_max -= count
+            bytes_max -= cut_bytes
+            slot.start += <int32_t>count
+            slot.bytes_taken += <int32_t>cut_bytes
+            queue.records -= count
+            queue.num_bytes -= cut_bytes
+            lane.queued_records -= count
+            lane.queued_bytes -= cut_bytes
+            if slot.start == slot.records:
+                self.pop_slot(queue)
+        return 0
 
     @cython.binding(False)
     def take(
@@ -1234,6 +1350,26 @@ cdef class Scheduler:
         """Return the bytes of all records of a lane that wait."""
         self.check_lane(lane)
         return self.lanes[lane].queued_bytes
+
+    def sub_queues(self, int lane):
+        """Return (queue, records, bytes) of each that has records, the costliest first.
+
+        Of those that cost alike the lower number is first.  O(sub-queues of the lane).
+        """
+        self.check_lane(lane)
+        cdef const IntMap* numbers = &self.lanes[lane].by_number
+        cdef const SubQueue* queue
+        cdef list ranked = []
+        cdef int64_t cell
+        for cell in range(<int64_t>1 << numbers.bits):
+            if numbers.cells[cell].key == MAP_VACANT:
+                continue
+            queue = &self.queues[numbers.cells[cell].value]
+            if queue.records:
+                cost = queue.num_bytes + self.record_cost * queue.records
+                ranked.append((-cost, queue.number, queue.records, queue.num_bytes))
+        ranked.sort()
+        return [entry[1:] for entry in ranked]
 
     def head(self, int lane, int64_t queue):
         """Return (handle, start) of the first record that waits, or None."""

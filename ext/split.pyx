@@ -13,46 +13,22 @@ Budget: 15 ns to hash a key of 16 bytes; 60 ns a row of five columns and 200 B, 
 Bound: the batch once more, and 12 bytes a row while it runs.
 Thread-safety: pure; the GIL is released for all passes.
 Source: Knuth, The Art of Computer Programming 3, section 5.2, algorithm D (distribution
-    counting); Stafford, "Better bit mixing" (2011), mix 13 (the finishing steps of the hash).
+    counting).
 """
 cimport cython
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
+from includes.hash cimport hash_bytes
+
 import pyarrow as pa
 
 cdef enum:
-    WORD = 8
     GROUPS_MAX = 1 << 20
-
-cdef uint64_t SEED = 0x9E3779B97F4A7C15
-cdef uint64_t MIX_ONE = 0xBF58476D1CE4E5B9
-cdef uint64_t MIX_TWO = 0x94D049BB133111EB
 
 
 # --- Hash ---------------------------------------------------------------------------------
-
-cdef inline uint64_t mixed(uint64_t word) noexcept nogil:
-    word = (word ^ (word >> 30)) * MIX_ONE
-    word = (word ^ (word >> 27)) * MIX_TWO
-    return word ^ (word >> 31)
-
-
-cdef inline uint64_t hash_bytes(const uint8_t* data, int64_t size) noexcept nogil:
-    """Return a hash unlike the partitioner's: keys of one partition must not share groups."""
-    cdef uint64_t hashed = SEED * (<uint64_t>size + 1)
-    cdef uint64_t word
-    while size >= WORD:
-        memcpy(&word, data, WORD)           # little-endian, as everywhere in ext/
-        hashed = mixed(hashed ^ word)
-        data += WORD
-        size -= WORD
-    word = 0
-    if size:                                # an array of nothing has no data
-        memcpy(&word, data, size)
-    return mixed(hashed ^ word)
-
 
 cdef void hash_all(
     const uint8_t* data, const int32_t* ends, const uint8_t* bits, int64_t first, int64_t rows,
@@ -64,7 +40,7 @@ cdef void hash_all(
         if bits != NULL and not bits[at >> 3] >> (at & 7) & 1:
             out[row] = 0
         else:
-            out[row] = <int32_t>(hash_bytes(data + ends[at], ends[at + 1] - ends[at]) % groups)
+            out[row] = <int32_t>(hash_bytes(data + ends[at], ends[at + 1] - ends[at], 0) % groups)
 
 
 # --- Sort ---------------------------------------------------------------------------------

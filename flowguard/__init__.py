@@ -23,7 +23,8 @@ from flowguard.errors import (
     WireError,
 )
 from flowguard.lanes.fairness import header, key
-from flowguard.lanes.lane import Block, Lane
+from flowguard.lanes.lane import Lane
+from flowguard.lanes.overflow import Block, Conflate, Divert, Shed
 from flowguard.lanes.rules import by_column, by_header, by_key_prefix, by_topic
 
 __all__ = [
@@ -33,11 +34,14 @@ __all__ = [
     "BatchSize",
     "Block",
     "ConfigError",
+    "Conflate",
+    "Divert",
     "Feed",
     "FlowguardError",
     "HookError",
     "Lane",
     "SettleError",
+    "Shed",
     "Unavailable",
     "WireError",
     "by_column",

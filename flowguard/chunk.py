@@ -42,6 +42,8 @@ class Chunk:
         born_ns: The oldest timestamp on the monotonic clock; one of the future counts as now.
         flow: Hash of their key or tenant, by which they queue; `NO_FLOW`: by partition.
         block: Which block of its lane's records of this fetch it is part of.
+        entity: Value of the column by which its lane is conflated, one a row; None: its key.
+        sparse: Other records of its lane, which have left, lay between its own.
         unsettled: Records that an agent has not settled yet, summed up over the agents.
     """
 
@@ -55,6 +57,8 @@ class Chunk:
     born_ns: int = 0
     flow: int = NO_FLOW
     block: int = 0
+    entity: pa.BinaryArray | None = None
+    sparse: bool = False
     unsettled: int = field(init=False)
     _offsets: memoryview = field(init=False, repr=False)
 
@@ -67,6 +71,11 @@ class Chunk:
     def num_records(self) -> int:
         """Return the number of records."""
         return int(self.columns.num_rows)
+
+    @property
+    def entities(self) -> pa.BinaryArray:
+        """Return what each record is the latest state of, null where it is of nothing."""
+        return self.columns.column(2) if self.entity is None else self.entity
 
     def offset_at(self, row: int) -> int:
         """Return the offset of one record."""
@@ -85,6 +94,21 @@ class Slice:
     def columns(self) -> pa.RecordBatch:
         """Return the records as columns; nothing is copied."""
         return self.chunk.columns.slice(self.start, self.count)
+
+    @property
+    def offsets(self) -> pa.Int64Array:
+        """Return the offsets of the records; nothing is copied."""
+        return self.chunk.columns.column(0).slice(self.start, self.count)
+
+    @property
+    def keys(self) -> pa.BinaryArray:
+        """Return the keys of the records; nothing is copied."""
+        return self.chunk.columns.column(2).slice(self.start, self.count)
+
+    @property
+    def entities(self) -> pa.BinaryArray:
+        """Return what each record is the latest state of; nothing is copied."""
+        return self.chunk.entities.slice(self.start, self.count)
 
     @property
     def timestamps(self) -> pa.Int64Array:

@@ -32,12 +32,18 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "drain_timeout": "25s",
     "shadow": (),
 }
+YES_OR_NO: Final = {
+    "true": True, "yes": True, "on": True, "1": True,
+    "false": False, "no": False, "off": False, "0": False,
+}  # fmt: skip
 LANE_OPTIONS: Final[Mapping[str, Callable[[str], Any]]] = {
     "target": str,
     "reserve": float,
     "weight": int,
     "rate": str,
     "demote_after": str,
+    "max_age": str,
+    "degrade": lambda text: YES_OR_NO[text.strip().lower()],
 }
 
 Origin = str
@@ -207,6 +213,8 @@ def change_lanes(
             "weight": lane.weight,
             "rate": lane.rate_per_s,
             "demote_after": lane.demote_after,
+            "max_age": lane.max_age,
+            "degrade": lane.degrade,
         }
         for option in LANE_OPTIONS:
             variable = f"{LANE_PREFIX}{variable_name(lane.name)}__{option.upper()}"
@@ -266,6 +274,10 @@ def parse_text(option: str, text: str) -> Any:
         return LANE_OPTIONS[option](text)
     except ValueError:
         raise ConfigError(f"lane option {option}={text!r} is no number") from None
+    except KeyError:
+        raise ConfigError(
+            f"lane option {option}={text!r} is no choice; use true or false"
+        ) from None
 
 
 def read_config_file(path: str | None) -> tuple[dict[str, Any], str]:

@@ -11,7 +11,7 @@ for a lower one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +20,7 @@ from flowguard.control.dimmer import DEAD_ZONE, LOWER_PER_S, Dimmer, Pace
 from flowguard.control.ladder import BROWNOUT, NORMAL, SHED, STANDARD
 from flowguard.control.pressure import LaneDelay
 from flowguard.lanes.lane import Lane
+from flowguard.lanes.overflow import Conflate, Shed
 from flowguard.units import MILLISECOND, SECOND
 
 if TYPE_CHECKING:
@@ -205,21 +206,14 @@ def sheds(engine: Engine) -> list[Actuator]:
     return sorted(actuators, key=lambda each: each.rung)
 
 
-def policies(lane: Lane) -> Sequence[object]:
-    """Return the overflow policies of a lane, in the order in which they are tried."""
-    overflow: object = lane.overflow
-    return tuple(overflow) if isinstance(overflow, (list, tuple)) else (overflow,)
-
-
 def is_sheddable(lane: Lane) -> bool:
-    """Tell whether the lane's overflow policy permits to leave records out."""
-    return any(type(each).__name__ in ("Shed", "Conflate") for each in policies(lane))
+    """Tell whether the lane's overflow policies permit to leave records out."""
+    return any(isinstance(each, (Shed, Conflate)) for each in lane.policies)
 
 
 def is_pausable(lane: Lane) -> bool:
     """Tell whether the lane may wait in Kafka without missing or losing anything."""
-    waits = all(type(each).__name__ in ("Block", "Spill") for each in policies(lane))
-    return waits and lane.target_ns is None and lane.max_age_ns is None
+    return not lane.policies and lane.target_ns is None and lane.max_age_ns is None
 
 
 def why_of(lane: Lane, delay: LaneDelay) -> str:

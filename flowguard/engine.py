@@ -170,7 +170,8 @@ class Engine:
         self.memory_peak = max(self.memory_peak, self.memory.used_bytes)
         commands = [command for fact in facts for command in self._take_in(fact)]
         stirred, self._stirred = self._stirred, {}
-        return commands + self._start_batches(stirred, facts[-1].at_ns)
+        commands += self._start_batches(stirred, facts[-1].at_ns)
+        return commands + self.overflow.take_commands()
 
     def _take_in(self, fact: Fact) -> list[Command]:
         match fact:
@@ -212,6 +213,7 @@ class Engine:
         for (lane, _), chunks in blocks.items():
             self._admit(partition, lane, chunks, views, fact.at_ns)
         partition.ledger.position = fact.next_offset
+        self.overflow.fetched(views, [lane for lane, _ in blocks], fact.at_ns)
         self._stir(views)
         return commands
 
@@ -244,7 +246,10 @@ class Engine:
         columns = chunk.columns.slice(done)
         first_offset = int(columns.column(0)[0].as_py())
         num_bytes = chunk.num_bytes - chunk.num_bytes * done // rows
-        return replace(chunk, columns=columns, first_offset=first_offset, num_bytes=num_bytes)
+        entity = None if chunk.entity is None else chunk.entity.slice(done)
+        return replace(
+            chunk, columns=columns, first_offset=first_offset, num_bytes=num_bytes, entity=entity
+        )
 
     def _skip(self, partition: Partition, chunk: Chunk, rest: Chunk | None) -> bool:
         """Count what was finished before, and let it go; True if that made room."""
@@ -259,6 +264,9 @@ class Engine:
         return []
 
     def _finished(self, fact: Finished) -> list[Command]:
+        if self.overflow.is_diversion(fact.batch_id):
+            self._stir([self.overflow.diverted(fact)])
+            return []
         view = self._view_with.pop(fact.batch_id)
         flight = view.flights[fact.batch_id]
         view.serving.finished(flight, fact.at_ns)
@@ -269,10 +277,10 @@ class Engine:
         finished = 0
         for part in flight.live:
             part.ledger.finish(part.run)
-            view.advance(part.partition, lane, part.ledger)
+            view.backlog.advance(part.partition, lane, part.ledger)
             self._record_latency(lane, self.tally.settled(part.piece), fact.epoch_ms)
             finished += part.piece.count
-            if part.piece.chunk.unsettled == 0 and self._let_go(part.partition, part.piece.chunk):
+            if part.piece.chunk.unsettled == 0 and self.let_go(part.partition, part.piece.chunk):
                 commands = [Resume()]
         self.tally.dead_letters(lane, min(fact.dead_letters, finished))
         if flight.cut.degraded:
@@ -281,6 +289,9 @@ class Engine:
         return commands
 
     def _failed(self, fact: Failed) -> list[Command]:
+        if self.overflow.is_diversion(fact.batch_id):
+            self._stir([self.overflow.diverted(fact)])
+            return []
         view = self._view_with[fact.batch_id]
         flight = view.flights[fact.batch_id]
         flight.why = fact.why
@@ -367,12 +378,12 @@ class Engine:
             self.partitions[name].revoking = True
             for view in self._views_of[name.topic]:
                 view.revoking(self.partitions[name])
-        return []
+        return self.overflow.flush()
 
     def _revoked(self, fact: Revoked) -> list[Command]:
         for name in fact.partitions & self.partitions.keys():
             self._drop(self.partitions[name])
-        return [self._fetch()]
+        return [self._fetch(), *self.overflow.flush()]
 
     def _committed(self, fact: Committed) -> list[Command]:
         for name, point in fact.points.items():
@@ -396,24 +407,33 @@ class Engine:
         """Fill the free seats: retries that are due first, then what the scheduler says."""
         commands: list[Command] = []
         for view in views:
+            self.overflow.expire(view, now_ns)
             while view.seats_free > 0:
                 flight = view.next_flight(now_ns)
                 if flight is None:
                     break
+                if not self.overflow.may_start(view, flight, now_ns):
+                    self._view_with.pop(flight.cut.batch_id, None)
+                    continue  # all of it has expired
                 self._start(view, flight, now_ns)
                 commands.append(StartBatch(flight.cut))
         return commands
 
     def _start(self, view: View, flight: Flight, now_ns: int) -> None:
         if not flight.failed:
-            self._last_batch += 1
-            flight.cut.batch_id = self._last_batch
+            flight.cut.batch_id = self.next_batch_id()
+        self.overflow.started(view, flight, now_ns)
         self._view_with[flight.cut.batch_id] = view
         view.start(flight, now_ns)
         for part in flight.parts:
             self.tally.started(part.piece)
 
-    def _let_go(self, partition: Partition, chunk: Chunk) -> bool:
+    def next_batch_id(self) -> int:
+        """Return a number that no batch has had."""
+        self._last_batch += 1
+        return self._last_batch
+
+    def let_go(self, partition: Partition, chunk: Chunk) -> bool:
         """Release a chunk that all agents are done with; True if that made room."""
         partition.chunks.discard(chunk)
         return self.memory.release(partition.account, chunk.num_bytes)
@@ -462,12 +482,13 @@ class Engine:
     def records_in_flight(self, partitions: frozenset[TopicPartition] | None = None) -> int:
         """Return how many records agents have now, of these partitions or of all.
 
-        A record that several agents have is counted for each.
+        A record that several agents have is counted for each; so is one that is on its way to
+        another topic.
         """
         return sum(
             part.piece.count
             for view in self.views.values()
-            for flight in view.flights.values()
+            for flight in [*view.flights.values(), *view.diversions]
             if flight.cut not in view.retries
             for part in flight.live
             if partitions is None or part.partition.name in partitions

@@ -40,17 +40,6 @@ class Partition:
         return self.name, self.epoch
 
 
-@dataclass(slots=True, eq=False)
-class Waiting:
-    """What one agent has not been given of a chunk; `run` begins at its first record."""
-
-    partition: Partition
-    chunk: Chunk
-    ledger: LaneLedger
-    run: Run
-    queue: int  # its sub-queue in the scheduler
-
-
 class Part(NamedTuple):
     """A slice in an agent's hands, with what must be settled for it."""
 
@@ -59,6 +48,36 @@ class Part(NamedTuple):
     ledger: LaneLedger
     run: Run
     queue: int
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """What one agent has not been given of a chunk.
+
+    Args:
+        run: Begins at its first record.
+        queue: Its sub-queue in the scheduler.
+        piece: The rows that wait.
+        base: The row of the chunk from which the scheduler counts.
+        conflated: It was among those of which only the newest of each key stayed.
+    """
+
+    partition: Partition
+    ledger: LaneLedger
+    run: Run
+    queue: int
+    piece: Slice
+    base: int = 0
+    conflated: bool = False
+
+    @property
+    def part(self) -> Part:
+        """Return all of it as if it were handed out."""
+        return Part(self.partition, self.piece, self.ledger, self.run, self.queue)
+
+    def go_on_with(self, part: Part) -> None:
+        """Wait with these records only; they may be in another chunk."""
+        self.piece, self.run = part.piece, part.run
 
 
 @dataclass(slots=True, eq=False)

@@ -64,6 +64,7 @@ from flowguard.intake.codec.raw import RawCodec
 from flowguard.intake.fetcher import PartitionPlan
 from flowguard.intake.warm import warm_up
 from flowguard.lanes.lane_set import LaneSet
+from flowguard.lanes.overflow import Divert
 from flowguard.lanes.rules import Route
 from flowguard.lanes.split import Splitter
 from flowguard.observe.journal import Journal
@@ -217,6 +218,17 @@ class FeedRuntime(Service):
             if count > AGENTS_MAX:
                 raise ConfigError(f"{count} agents read feed {name!r}; at most {AGENTS_MAX} can")
         _ = self.partition_plans
+        self._check_diversions()
+
+    def _check_diversions(self) -> None:
+        """Raise ConfigError where a lane would write what this app reads."""
+        for lane in self.lanes:
+            for policy in lane.policies:
+                if isinstance(policy, Divert) and self.is_feed(policy.topic):
+                    raise ConfigError(
+                        f"lane {lane.name!r} diverts to {policy.topic!r}, which is a feed that "
+                        "this app reads: its records would come back; name another topic"
+                    )
 
     @cached_property
     def partition_plans(self) -> dict[str, PartitionPlan]:

@@ -59,7 +59,7 @@ def lane_state(
     return LaneState(
         name=book.lane.name,
         counts=replace(book.counts),
-        queued_bytes=sum(view.queued_bytes(rank) for view in engine.views.values()),
+        queued_bytes=sum(view.backlog.queued_bytes(rank) for view in engine.views.values()),
         oldest_age=None if first_ms is None else max(0.0, (epoch_ms - first_ms) / 1e3),
         p50=seconds(latency.percentile(50)),
         p99=seconds(latency.percentile(99)),
@@ -86,6 +86,8 @@ def lane_condition(engine: Engine, rank: int, now_ns: int) -> tuple[str, str | N
             return "stopped", why
     if (gives_way := why_it_gives_way(engine, rank, now_ns)) is not None:
         return gives_way
+    if (why := engine.overflow.why(rank)) is not None:
+        return "shedding", why
     paused = engine.memory.paused
     for name in engine.steering.held:
         if rank in engine.ranks(name.topic):
@@ -98,7 +100,7 @@ def lane_condition(engine: Engine, rank: int, now_ns: int) -> tuple[str, str | N
         if partition.account in paused and any(each.lane == rank for each in partition.chunks):
             return "paused", f"{written(partition.name)} is not fetched: its memory is full"
     for view in engine.views.values():
-        for partition, lane in view.ahead:
+        for partition, lane in view.backlog.ahead:
             if lane == rank:
                 return "paused", (
                     f"{written(partition.name)} is far ahead of offset "

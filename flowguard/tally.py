@@ -1,8 +1,10 @@
 """Counting what becomes of records, exactly, also where several agents read them.
 
 A record counts once, whatever the number of its agents: as held while no agent has it, as
-in flight while one has, and as settled when all are done with it. With one agent that is
-plain arithmetic; with several each row is marked, and marks are counted a slice at a time.
+in flight while one has, and as done when all are. Done is settled if one agent settled it;
+if none did, it counts as what the last one did with it: shed, expired, conflated, diverted.
+With one agent that is plain arithmetic; with several each row is marked
+(`flowguard._native.marks`), and marks are counted a slice at a time.
 """
 
 from __future__ import annotations
@@ -13,28 +15,17 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from flowguard._native.marks import Marks
 from flowguard.chunk import Chunk, Slice
 from flowguard.snapshot import Counts
 
-__all__ = ["AGENTS_MAX", "Settled", "Tally"]
+__all__ = ["AGENTS_MAX", "OUTCOMES", "GivenUp", "Settled", "Tally"]
 
 #: A mark is a byte.
 AGENTS_MAX: Final = 200
 
-UP: Final = bytes([*range(1, 256), 0])
-DOWN: Final = bytes([255, *range(255)])
-
-
-@dataclass(slots=True, eq=False)
-class Marks:
-    """One byte a row: how many agents have it now, and how many are not done with it."""
-
-    flying: bytearray
-    left: bytearray
-
-    @classmethod
-    def fresh(cls, rows: int, agents: int) -> Marks:
-        return cls(bytearray(rows), bytearray([agents]) * rows)
+#: What a record can count as that no agent has processed.
+OUTCOMES: Final = ("shed", "conflated", "expired", "diverted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +39,19 @@ class Settled:
 
     count: int
     timestamps: pa.Int64Array
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """Records that all agents are done with, and none has processed.
+
+    Args:
+        count: How many.
+        keep: Mask of the other rows of the slice; None if there are none.
+    """
+
+    count: int
+    keep: pa.BooleanArray | None
 
 
 class Tally:
@@ -70,7 +74,7 @@ class Tally:
         counts.held += chunk.num_records
         chunk.unsettled = chunk.num_records * agents
         if agents > 1:
-            self._marks[chunk] = Marks.fresh(chunk.num_records, agents)
+            self._marks[chunk] = Marks(chunk.num_records, agents)
         else:
             self._flying[chunk] = 0
 
@@ -80,46 +84,75 @@ class Tally:
         self._counts[lane].skipped += count
 
     def started(self, piece: Slice) -> None:
-        """Count records that an agent gets."""
+        """Count records that an agent gets, or that are on their way to another topic."""
         moved = piece.count
         if (marks := self._marks.get(piece.chunk)) is None:
             self._flying[piece.chunk] += moved
         else:
-            rows = rows_of(piece)
-            moved = marks.flying[rows].count(0)
-            marks.flying[rows] = marks.flying[rows].translate(UP)
+            moved = marks.start(piece.start, piece.count)
         self._move(piece.chunk.lane, moved)
 
     def failed(self, piece: Slice) -> None:
-        """Count records that an agent will get again."""
+        """Count records that wait again."""
         moved = piece.count
         if (marks := self._marks.get(piece.chunk)) is None:
             self._flying[piece.chunk] -= moved
         else:
-            moved = self._land(marks, rows_of(piece))
+            moved = marks.land(piece.start, piece.count)
         self._move(piece.chunk.lane, -moved)
 
     def settled(self, piece: Slice) -> Settled:
         """Count records that an agent is done with, and return those that all are done with."""
+        self.failed(piece)
         chunk, counts = piece.chunk, self._counts[piece.chunk.lane]
         chunk.unsettled -= piece.count
         timestamps = piece.timestamps
         count = piece.count
-        if (marks := self._marks.get(chunk)) is None:
-            self._flying[chunk] -= count
-        else:
-            rows = rows_of(piece)
-            marks.left[rows] = marks.left[rows].translate(DOWN)
-            count = marks.left[rows].count(0)
-            self._move(chunk.lane, count - self._land(marks, rows))
+        if (marks := self._marks.get(chunk)) is not None:
+            count, _, _ = marks.finish(piece.start, piece.count, processed=True)
             if 0 < count < piece.count:
-                timestamps = timestamps.filter(pc.equal(as_array(marks.left[rows]), 0))
-        counts.in_flight -= count
+                timestamps = timestamps.filter(marks.done(piece.start, piece.count))
+        counts.held -= count
         counts.settled += count
         if chunk.unsettled == 0:
             self._forget(chunk)
         self._bury(chunk.lane)
         return Settled(count, timestamps if count else timestamps.slice(0, 0))
+
+    def gave_up(self, piece: Slice, outcome: str, keep: pa.BooleanArray | None = None) -> GivenUp:
+        """Count waiting records that an agent will not get, and return those none has got.
+
+        Args:
+            outcome: One of `OUTCOMES`.
+            keep: Mask of the rows that it may still get; None if none.
+        """
+        chunk, counts = piece.chunk, self._counts[piece.chunk.lane]
+        done = given_up = piece.count - (0 if keep is None else keep.true_count)
+        chunk.unsettled -= given_up
+        if (marks := self._marks.get(chunk)) is not None:
+            done, processed, unprocessed = marks.finish(
+                piece.start, piece.count, processed=False, keep=keep
+            )
+            given_up = done - processed
+            counts.settled += processed
+            keep = None if unprocessed is None else inverted(unprocessed)
+        counts.held -= done
+        setattr(counts, outcome, getattr(counts, outcome) + given_up)
+        if chunk.unsettled == 0:
+            self._forget(chunk)
+        self._bury(chunk.lane)
+        return GivenUp(given_up, keep)
+
+    def moved(self, piece: Slice, keep: pa.BooleanArray, to: Chunk) -> None:
+        """Note that an agent goes on with these waiting rows in a chunk of their own."""
+        chunk = piece.chunk
+        chunk.unsettled -= to.num_records
+        if (marks := self._marks.get(chunk)) is None:
+            self._flying[to] = 0
+        else:
+            self._marks[to] = marks.moved(piece.start, piece.count, keep)
+        if chunk.unsettled == 0:
+            self._forget(chunk)
 
     def dead_letters(self, lane: int, count: int) -> None:
         """Count settled records as dead letters; those of a batch, once it is settled."""
@@ -132,17 +165,11 @@ class Tally:
         if (marks := self._marks.get(chunk)) is None:
             count, flying = chunk.unsettled, self._flying[chunk]
         else:
-            count = len(marks.left) - marks.left.count(0)
-            flying = len(marks.flying) - marks.flying.count(0)
+            count, flying = marks.let_go()
         counts.in_flight -= flying
         counts.held -= count - flying
         counts.released += count
         self._forget(chunk)
-
-    def _land(self, marks: Marks, rows: slice) -> int:
-        """Mark that one agent no longer has these rows; return how many none has."""
-        marks.flying[rows] = marks.flying[rows].translate(DOWN)
-        return marks.flying[rows].count(0)
 
     def _move(self, lane: int, count: int) -> None:
         """Move records from held to in flight, or back."""
@@ -162,11 +189,6 @@ class Tally:
         self._flying.pop(chunk, None)
 
 
-def rows_of(piece: Slice) -> slice:
-    """Return the rows of a slice in its chunk."""
-    return slice(piece.start, piece.start + piece.count)
-
-
-def as_array(marks: bytearray) -> pa.UInt8Array:
-    """Return marks as an Arrow array."""
-    return pa.UInt8Array.from_buffers(pa.uint8(), len(marks), [None, pa.py_buffer(bytes(marks))])
+def inverted(mask: pa.BooleanArray) -> pa.BooleanArray | None:
+    """Return the mask of the other rows, None if there are none."""
+    return None if mask.true_count == len(mask) else pc.invert(mask)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from flowguard._native.scheduler import Scheduler
-from flowguard.chunk import NO_FLOW, Chunk, Slice
+from flowguard.backlog import FLOW_QUEUES, Backlog
+from flowguard.chunk import NO_FLOW, Chunk
 from flowguard.commands import Cut
 from flowguard.control.decision import Decision, DecisionLog
 from flowguard.control.limit import Outcome
 from flowguard.control.rate import RateLimit
 from flowguard.dispatch.concurrency import Adaptive
 from flowguard.dispatch.sizing import BatchLimit
-from flowguard.holdings import Flight, Part, Partition, Waiting
+from flowguard.holdings import Flight, Part, Partition
 from flowguard.lanes.lane_set import LaneSet
 from flowguard.queue_waits import QueueWaits
 from flowguard.seats import Seats
@@ -50,9 +51,6 @@ RECORD_COST: Final = 256
 #: Weight of the last batch in what a unit of cost takes on average.
 MEAN_SHARE: Final = 1 / 32
 
-#: Sub-queues by flow are numbered from here on, those by partition below.
-FLOW_QUEUES: Final = 1 << 32
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentPlan:
@@ -81,14 +79,6 @@ class AgentPlan:
     by_partition: bool = False
     order: Literal["partition", "key", "none"] = "partition"
     fallback_on: frozenset[str] = frozenset()
-
-
-@dataclass(slots=True, eq=False)
-class Block:
-    """Records of one lane and partition that are too far ahead to be started."""
-
-    end: int  # how many records of the lane come before its end
-    waiting: list[Waiting]
 
 
 class View:
@@ -132,7 +122,14 @@ class View:
         self.limit = BatchLimit(plan.records_max, target_ns=lanes.target_ns_min)
         self.retries = RetryQueue()
         self.flights: dict[int, Flight] = {}
-        self.ahead: dict[tuple[Partition, int], deque[Block]] = defaultdict(deque)
+        self.backlog = Backlog(
+            self.scheduler,
+            lanes,
+            queue_of=self._queue_of,
+            in_order=plan.order == "partition",
+            skew_records=skew_records,
+        )
+        self.diversions: list[Flight] = []  # on their way to another topic
         self.seats_by_lane = [0] * len(lanes)
         self.waiting_since_ns: list[int | None] = [None] * len(lanes)
         self.service_ns = 0.0
@@ -140,14 +137,12 @@ class View:
         self._ordered = plan.order != "none"
         self._rates = rates
         self._bytes_max = bytes_max
-        self._skew_records = skew_records
-        self._waiting: dict[int, Waiting] = {}
-        self._last_handle = 0
         self._unsettled_by_lane = [0] * len(lanes)
-        self._closed: Counter[tuple[int, int]] = Counter()  # by failed batches: lane, sub-queue
+        # By failed batches, and by what is diverted: lane, sub-queue.
+        self._closed: Counter[tuple[int, int]] = Counter()
         self._revoking: set[Partition] = set()
         self._has_target = False  # it has had records of a lane with a target
-        self.waits = QueueWaits(lanes, self._waiting, self._closed)
+        self.waits = QueueWaits(lanes, self.backlog.waiting, self._closed)
         self.serving = Serving(plan.fallback_on, [lane.target_ns for lane in lanes], chance=chance)
         self._flow_lanes = 0  # bits of lanes that queue by flow
         self._passed_over = 0
@@ -167,57 +162,20 @@ class View:
         Args:
             ordinal: How many records of the lane were read before it.
         """
-        waiting = [
-            Waiting(partition, chunk, ledger, ledger.admit(chunk.first_offset, ordinal),
-                    self._queue_of(chunk, partition))
-            for chunk in chunks
-        ]  # fmt: skip
-        lane = waiting[0].chunk.lane
+        chunks = tuple(chunks)
+        lane = chunks[0].lane
         if self.lanes[lane].target_ns is not None and not self._has_target:
             self._has_target = True
             self.limit.bulk_factor = 1.0
         if self.waiting_since_ns[lane] is None:
             self.waiting_since_ns[lane] = now_ns
-        if self.plan.order == "partition":
-            self._enqueue(waiting)
-            return
-        end = ordinal + sum(each.chunk.num_records for each in waiting)
-        self.ahead[partition, lane].append(Block(end, waiting))
-        self.advance(partition, lane, ledger)
-
-    def advance(self, partition: Partition, lane: int, ledger: LaneLedger) -> None:
-        """Queue what is no longer too far ahead of the lane's oldest unfinished record."""
-        blocks = self.ahead.get((partition, lane))
-        while blocks and ledger.oldest is not None:
-            oldest, first = ledger.oldest, blocks[0].waiting[0].run
-            near = blocks[0].end - oldest.ordinal <= self._skew_records
-            if not near and oldest.ordinal != first.ordinal:
-                return
-            self._enqueue(blocks.popleft().waiting)
-        self.ahead.pop((partition, lane), None)
+        self.backlog.admit(partition, ledger, chunks, ordinal)
 
     def _queue_of(self, chunk: Chunk, partition: Partition) -> int:
         if chunk.flow == NO_FLOW or self.plan.by_partition:
             return partition.number
         self._flow_lanes |= 1 << chunk.lane
         return FLOW_QUEUES + chunk.flow
-
-    def _enqueue(self, waiting: Iterable[Waiting]) -> None:
-        for each in waiting:
-            chunk = each.chunk
-            self._last_handle += 1
-            self._waiting[self._last_handle] = each
-            self.waits.arrived(chunk.lane, self._last_handle)
-            self.scheduler.admit(
-                chunk.lane,
-                each.queue,
-                self._last_handle,
-                chunk.num_records,
-                chunk.num_bytes,
-                chunk.born_ns + (self.lanes[chunk.lane].target_ns or 0),
-                each.partition.number,
-                chunk.born_ns,
-            )
 
     # What may be started.
 
@@ -312,18 +270,8 @@ class View:
         lane, cuts = taken
         if not self._ready_lanes() >> lane & 1:
             self.waiting_since_ns[lane] = None  # what is left has lingered already
-        parts = [self._hand_out(handle, start, count) for _, handle, start, count in cuts]
+        parts = [self.backlog.hand_out(lane, *cut) for _, *cut in cuts]
         return Flight(Cut(0, self.plan.name, lane, tuple(part.piece for part in parts)), parts)
-
-    def _hand_out(self, handle: int, start: int, count: int) -> Part:
-        waiting = self._waiting[handle]
-        chunk, end, run = waiting.chunk, start + count, waiting.run
-        if end == chunk.num_records:
-            del self._waiting[handle]
-        else:
-            waiting.run = waiting.ledger.split(run, chunk.offset_at(end))
-        piece = Slice(chunk, start, count)
-        return Part(waiting.partition, piece, waiting.ledger, run, waiting.queue)
 
     def _retry(self, cut: Cut) -> Flight:
         self.retries.remove(cut)
@@ -390,17 +338,6 @@ class View:
         if rate is not None:
             due = [max([rate.due_ns, *due])]
         return due
-
-    def queued_bytes(self, rank: int) -> int:
-        """Return the bytes of a lane's records that no batch has."""
-        ahead = sum(
-            each.chunk.num_bytes
-            for (_, lane), blocks in self.ahead.items()
-            for block in blocks
-            for each in block.waiting
-            if lane == rank
-        )
-        return self.scheduler.queued_bytes(rank) + ahead
 
     # Seats.
 
@@ -518,13 +455,17 @@ class View:
         self._unsettled_by_lane[cut.lane] -= 1
         gone = flight.let_go()
         if self._ordered and not flight.closed:
-            flight.closed = flight.queues
-            for queue in flight.closed:
-                self._closed[cut.lane, queue] += 1
-                self.scheduler.close(cut.lane, queue)
+            self._close_for(flight)
         self._open_without(flight, gone)
         # What met something unavailable waits for the probe, and not for a time of its own.
         self.retries.add(cut, due_ns=now_ns + (0 if flight.held else backoff_ns(cut.attempt)))
+
+    def _close_for(self, flight: Flight) -> None:
+        """Keep the sub-queues of a batch closed until it is settled."""
+        flight.closed = flight.queues
+        for queue in flight.closed:
+            self._closed[flight.cut.lane, queue] += 1
+            self.scheduler.close(flight.cut.lane, queue)
 
     def _free_seat(self, flight: Flight) -> None:
         """Free the seat of a batch, once."""
@@ -565,6 +506,38 @@ class View:
             self._closed[flight.cut.lane, queue] -= 1
         flight.closed = flight.closed - queues
 
+    # What leaves without a seat.
+
+    def may_leave(self, queue: int) -> bool:
+        """Tell whether what waits in a sub-queue may leave: no partition of it may go away."""
+        if queue >= FLOW_QUEUES:
+            return not self._revoking
+        return all(partition.number != queue for partition in self._revoking)
+
+    def give_up(self, flight: Flight, gone: Sequence[Part]) -> None:
+        """Let the sub-queues go on of records that a batch has no longer; it was not started."""
+        if flight.failed:
+            self._open_without(flight, gone)
+            if not flight.parts:
+                del self.flights[flight.cut.batch_id]
+        else:
+            still = flight.queues
+            self._open(flight, [part for part in gone if part.queue not in still])
+
+    def divert(self, flight: Flight) -> None:
+        """Keep the sub-queues closed of records that are on their way to another topic."""
+        self.diversions.append(flight)
+        if self._ordered:
+            self._close_for(flight)
+
+    def end_diversion(self, flight: Flight) -> None:
+        """Let the sub-queues go on, unless the agent has a batch of theirs."""
+        self.diversions.remove(flight)
+        self._unclose(flight, flight.closed)
+        for part in flight.parts:
+            if not self._in_hand(flight, part.queue):
+                self._open(flight, [part])
+
     # Rebalance.
 
     def revoking(self, partition: Partition) -> None:
@@ -592,11 +565,8 @@ class View:
         """Let go of everything of a partition that is gone."""
         self.invalidate("partitions were rebalanced")
         self._revoking.discard(partition)
-        for handle in self.scheduler.drop_owner(partition.number):
-            del self._waiting[handle]
-        for key in [key for key in self.ahead if key[0] is partition]:
-            del self.ahead[key]
-        for flight in list(self.flights.values()):
+        self.backlog.drop(partition)
+        for flight in [*self.flights.values(), *self.diversions]:
             self._unclose(flight, flight.closed & {partition.number})
             if flight.cut in self.retries:
                 self._drop_from(flight)

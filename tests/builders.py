@@ -10,7 +10,16 @@ import pyarrow as pa
 
 from flowguard._native import wire
 from flowguard.chunk import Chunk, Slice, TopicPartition
-from flowguard.commands import Command, Cut, Fetch, Hold, Resume, StartBatch
+from flowguard.commands import (
+    Command,
+    Cut,
+    DivertBatch,
+    Fetch,
+    Hold,
+    Resume,
+    StartBatch,
+    Unprocessed,
+)
 from flowguard.control.memory import MemoryBudget
 from flowguard.dispatch.concurrency import Adaptive
 from flowguard.engine import Engine
@@ -110,7 +119,8 @@ def only_offsets(cut: Cut) -> list[int]:
 class EngineDriver:
     """An engine with a clock that only moves when told; every fact is followed by checks.
 
-    Batches that the engine starts are in `running`, in the order they were started.
+    Batches that the engine starts are in `running`, in the order they were started; what it
+    wants written to another topic is in `diverting`.
     """
 
     lanes: Sequence[Lane] = (REALTIME, BULK)
@@ -130,6 +140,9 @@ class EngineDriver:
     reading: dict[TopicPartition, tuple[int, int]] = field(default_factory=dict)
     resumes: int = 0
     held: frozenset[TopicPartition] = frozenset()
+    diverting: list[Cut] = field(default_factory=list)
+    topics: list[str] = field(default_factory=list)  # where to, one a diversion
+    unprocessed: list[Unprocessed] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         plan = AgentPlan(
@@ -220,6 +233,20 @@ class EngineDriver:
         """Let the agent find that something is unavailable."""
         return self.fail(cut, "Unavailable", unavailable=True, **how)
 
+    def acknowledge(self, cut: Cut) -> list[Cut]:
+        """Let the broker have what was diverted."""
+        self.diverting = [each for each in self.diverting if each is not cut]
+        return self.tell(
+            Finished(
+                batch_id=cut.batch_id, dead_letters=0, at_ns=self.now_ns, epoch_ms=EPOCH_MS + 5
+            )
+        )
+
+    def bounce(self, cut: Cut, why: str = "SettleError: no") -> list[Cut]:
+        """Let the broker not take what was diverted."""
+        self.diverting = [each for each in self.diverting if each is not cut]
+        return self.tell(Failed(batch_id=cut.batch_id, why=why, at_ns=self.now_ns))
+
     def revoking(self, *partitions: TopicPartition) -> list[Cut]:
         """Announce that partitions may go away."""
         return self.tell(Revoking(partitions=frozenset(partitions), at_ns=self.now_ns))
@@ -264,6 +291,11 @@ class EngineDriver:
                     self.held = partitions
                 case Resume():
                     self.resumes += 1
+                case DivertBatch(cut, topic):
+                    self.diverting.append(cut)
+                    self.topics.append(topic)
+                case Unprocessed():
+                    self.unprocessed.append(command)
         self.running += started
         return started
 
@@ -284,6 +316,35 @@ class EngineDriver:
         """Tell whether a tick that is due now starts a batch; if not, the worker would spin."""
         started = self._carry_out(self.engine.observe(Ticked(at_ns=self.now_ns)))
         return bool(started)
+
+    def fresh(
+        self,
+        partition: TopicPartition,
+        offsets: Iterable[int],
+        lane: int = 1,
+        *,
+        age_ms: float = 0,
+        **columns: Any,
+    ) -> list[Cut]:
+        """Take in records of one lane that are read now and were made so long ago.
+
+        Args:
+            age_ms: Of the oldest; timestamps are those of `chunk_of`.
+        """
+        chunk = chunk_of(list(offsets), partition=partition, lane=lane, **columns)
+        chunk.fetched_ns = self.now_ns
+        chunk.born_ns = self.now_ns - round(age_ms * MILLISECOND)
+        return self.fetch(partition, chunk)
+
+    def left(self, outcome: str, lane: int = 1) -> list[int]:
+        """Return the offsets that were logged as shed, expired, conflated or diverted."""
+        return [
+            offset
+            for each in self.unprocessed
+            if (each.outcome, each.lane) == (outcome, lane)
+            for start, end in each.ranges
+            for offset in range(start, end)
+        ]
 
     def counts(self, lane: int) -> dict[str, int]:
         """Return the counts of a lane that are not zero."""

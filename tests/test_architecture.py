@@ -43,6 +43,8 @@ LAYERS = {
     "flowguard.situation": 3, "flowguard.overflow": 3, "flowguard.steering": 3,
     "flowguard.seats": 3,
     "flowguard.dimming": 3, "flowguard.serving": 3, "flowguard.queue_waits": 3,
+    "flowguard.backlog": 3, "flowguard.conflation": 3, "flowguard.diversion": 3,
+    "flowguard.gate": 3, "flowguard.leaving": 3, "flowguard.unprocessed": 3,
     "flowguard.app": 5, "flowguard.worker": 5, "flowguard.runtime": 5, "flowguard.web": 5,
     "flowguard.security": 4, "flowguard.faust_conf": 5,
 }  # fmt: skip

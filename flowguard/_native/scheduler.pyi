@@ -25,6 +25,21 @@ class Scheduler:
         owner: int = -1,
         born_ns: int = ...,
     ) -> None: ...
+    def put_back(
+        self,
+        lane: int,
+        queue: int,
+        handle: int,
+        records: int,
+        num_bytes: int,
+        stamp_ns: int = 0,
+        owner: int = -1,
+        born_ns: int = ...,
+    ) -> None: ...
+    def extract(
+        self, lane: int, queue: int, records_max: int, bytes_max: int
+    ) -> list[tuple[int, int, int]]: ...
+    def sub_queues(self, lane: int) -> list[tuple[int, int, int]]: ...
     def take(
         self,
         lane_mask: int,

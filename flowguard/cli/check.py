@@ -18,8 +18,9 @@ from flowguard.cli.output import app_option, config_option, report, report_optio
 from flowguard.cli.worker import configure
 from flowguard.errors import FlowguardError
 from flowguard.lanes.fairness import FairBy, Key
-from flowguard.lanes.lane import Block, Lane
+from flowguard.lanes.lane import Lane
 from flowguard.lanes.lane_set import LaneSet
+from flowguard.lanes.overflow import Conflate, described
 from flowguard.lanes.rules import Route
 from flowguard.security import MASK
 from flowguard.units import MIB, format_duration, format_size
@@ -36,7 +37,8 @@ SECRETS: Final = ("password", "passwd", "secret", "token", "credential", "privat
 
 #: What is shown of a lane.
 LANE_HEAD: Final = (
-    "lane", "target", "reserve", "weight", "rate", "fair by", "demote after", "overflow",
+    "lane", "target", "reserve", "weight", "rate", "fair by", "demote after", "max age",
+    "overflow", "degrade",
 )  # fmt: skip
 
 Severity = Literal["error", "warning", "info"]
@@ -144,7 +146,9 @@ def lane_document(rank: int, lane: Lane) -> dict[str, Any]:
         "rate": lane.rate_per_s,
         "fair_by": None if lane.fair_by is None else fair_text(lane.fair_by),
         "demote_after": lane.demote_after,
-        "overflow": type(lane.overflow).__name__.lower(),
+        "max_age": lane.max_age,
+        "overflow": described(lane.overflow),
+        "degrade": lane.degrade,
     }
 
 
@@ -247,6 +251,7 @@ def find(app: App) -> Iterable[Finding]:
         yield Finding("info", "no agent reads a feed", f"app {app.conf.id}",
                       "it runs as a plain Faust app; declare app.feed(…) and an agent")  # fmt: skip
     yield from blocked_lanes(app)
+    yield from keyless_conflation(app)
     yield from unread_feeds(app)
     yield from sinks_without_key(app)
     yield from little_memory(app)
@@ -265,9 +270,7 @@ def blocked_lanes(app: App) -> Iterable[Finding]:
             if not urgent:
                 continue
             blocking = sorted(
-                rank
-                for rank in route.ranks
-                if rank > min(urgent) and isinstance(lanes[rank].overflow, Block)
+                rank for rank in route.ranks if rank > min(urgent) and not lanes[rank].policies
             )
             for rank in blocking:
                 yield blocked(lanes[min(urgent)], lanes[rank], topic)
@@ -281,8 +284,33 @@ def blocked(high: Lane, low: Lane, topic: str) -> Finding:
         f"lane {low.name} blocks when it is full, and shares partitions with lane {high.name}, "
         f"whose target of {target} cannot hold then",
         f"feed {topic}",
-        f"give the lanes topics of their own (fg.by_topic), or lane {high.name} no target",
+        f"give the lanes topics of their own (fg.by_topic), lane {low.name} another overflow "
+        f"(fg.Shed(), fg.Conflate(), fg.Divert(…)), or lane {high.name} no target",
     )
+
+
+def keyless_conflation(app: App) -> Iterable[Finding]:
+    """Find lanes that are conflated by the key of records that this app sends without one."""
+    lanes = app.feed_settings.lanes
+    keyless = {
+        topic
+        for agent in app.agents.values()
+        for sink in sinks_of(agent)
+        if isinstance(sink, Feed) and sink.options.key_by is None
+        for topic in sink.topics
+    }
+    for feed in read_feeds(app):
+        for topic, route in feed.routes(lanes).items():
+            for rank in sorted(route.ranks) if topic in keyless else ():
+                if Conflate() in lanes[rank].overflow:
+                    yield Finding(
+                        "warning",
+                        f"lane {lanes[rank].name} keeps the newest record of each key, and the "
+                        "app sends to this feed without keys, of which nothing is left out",
+                        f"feed {topic}",
+                        "declare the feed with key_by, or conflate by a column: "
+                        'fg.Conflate(by="…")',
+                    )
 
 
 def read_feeds(app: App) -> list[Feed]:
@@ -340,7 +368,8 @@ def as_text(document: Mapping[str, Any]) -> str:
         section("Lanes, highest first", LANE_HEAD, (
             (lane["name"], duration_text(lane["target"]), text(lane["reserve"]),
              text(lane["weight"]), "–" if lane["rate"] is None else f"{lane['rate']:g}/s",
-             text(lane["fair_by"]), duration_text(lane["demote_after"]), lane["overflow"])
+             text(lane["fair_by"]), duration_text(lane["demote_after"]),
+             duration_text(lane["max_age"]), lane["overflow"], "yes" if lane["degrade"] else "no")
             for lane in document["lanes"]
         )),
         section("Feeds", ("topics", "codec", "columns", "lanes", "order", "agents"), (

@@ -197,6 +197,29 @@ class MemoryBudget:
             enough = self._enough
             return any(self._room(each) >= max(need, enough) for each, need in self._paused.items())
 
+    def hold(self, partition: Hashable, num_bytes: int) -> None:
+        """Count columns that were made of others, which are let go one by one."""
+        with self._lock:
+            self._add(partition, num_bytes)
+
+    def missing(self, partition: Hashable) -> int:
+        """Return how many bytes a paused partition must let go until it goes on; 0 if none.
+
+        What it has taken from the pool goes back there first, and the pool may have lent more
+        than it has.
+        """
+        with self._lock:
+            if (need := self._paused.get(partition)) is None:
+                return 0
+            need = max(need, self._enough)
+            lent_bytes = max(0, self._held.get(partition, 0) - self._own_share)
+            free_bytes = self._pool_free()
+            if lent_bytes == 0:
+                return max(0, need - self._room(partition))
+            if need - free_bytes <= lent_bytes:
+                return max(0, need - free_bytes)
+            return lent_bytes + need - max(0, free_bytes + lent_bytes)
+
     def room(self, partition: Hashable) -> int:
         """Return how many bytes of columns the partition may still get."""
         with self._lock:
@@ -209,7 +232,7 @@ class MemoryBudget:
         """
         with self._lock:
             held = max((self._held.get(each, 0) for each in partitions), default=0)
-            room = max(0, self._own_share - held) + self._pool_free(0)
+            room = max(0, self._own_share - held) + max(0, self._pool_free())
             return held / (held + room) if held else 0.0
 
     def held_by(self, partition: Hashable) -> int:
@@ -237,12 +260,13 @@ class MemoryBudget:
     def _room(self, partition: Hashable, *, reserved_bytes: int = 0) -> int:
         """Return the room of a partition; what is reserved for it is no one else's."""
         own_free = max(0, self._own_share - self._held.get(partition, 0))
-        return own_free + self._pool_free(reserved_bytes)
+        return own_free + max(0, self._pool_free(reserved_bytes))
 
-    def _pool_free(self, reserved_bytes: int) -> int:
+    def _pool_free(self, reserved_bytes: int = 0) -> int:
+        """Return what the pool has left; less than nothing if it has lent more than it has."""
         others_bytes = self.requested_bytes - reserved_bytes
         others_bytes += max(0, self.receive_bytes - self.receive_bytes_max)
-        return max(0, self.columns_bytes_max // 2 - self._pool_used - others_bytes)
+        return self.columns_bytes_max // 2 - self._pool_used - others_bytes
 
     def _add(self, partition: Hashable, num_bytes: int) -> None:
         if partition not in self._held:  # revoked meanwhile: no longer counted

@@ -108,11 +108,13 @@ def parts_of(
             partition=partition,
             lane=part.lane,
             columns=part.columns,
-            num_bytes=lane.num_bytes * part.columns.num_rows // lane.columns.num_rows,
+            num_bytes=lane.num_bytes * part.columns.num_rows // lane.columns.num_rows
+            + (0 if part.entity is None else part.entity.nbytes),
             first_offset=int(part.columns.column(0)[0].as_py()),
             first_timestamp_ms=first_timestamp_ms,
             fetched_ns=arrival.at_ns,
             born_ns=arrival.born_ns(first_timestamp_ms),
             flow=part.flow,
             block=block,
+            entity=part.entity,
         )

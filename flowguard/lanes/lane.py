@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from flowguard.errors import ConfigError
 from flowguard.lanes.fairness import FairBy, parse_fair_by
+from flowguard.lanes.overflow import Block, Policy, parse_overflow
 from flowguard.suggest import reject_unknown
 from flowguard.units import Duration, duration_ns, rate_per_s
 
-__all__ = ["Block", "Lane"]
+__all__ = ["Lane"]
 
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
@@ -19,15 +21,6 @@ KNOWN: Final = (
     "target", "reserve", "weight", "max_age", "rate", "fair_by", "demote_after", "overflow",
     "degrade",
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Stop fetching the lane's partitions until the lane has room again.
-
-    Nothing is lost or reordered. Lanes that share a partition with a blocked lane
-    wait with it, because a partition can only be read in order.
-    """
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -48,7 +41,9 @@ class Lane:
             gets a fair share of the lane. Needs feeds with `order` key or none.
         demote_after: Records older than this wait behind the lowest lane; they are still
             accounted here.
-        overflow: What happens when the lane's share of memory is full.
+        overflow: What happens when the lane exceeds its share of the memory, or waits longer
+            than its target allows: `Block()`, `Shed()`, `Conflate()`, `Divert(topic)`, or a
+            list that is tried in order. The last resort is always `Block()`.
         degrade: Whether an agent's fallback may serve it in a brownout.
 
     Raises:
@@ -63,7 +58,7 @@ class Lane:
     rate_per_s: float | None = None
     fair_by: FairBy | None = None
     demote_after_ns: int | None = None
-    overflow: Block = field(default_factory=Block)
+    overflow: tuple[Policy, ...] = (Block(),)
     degrade: bool = True
 
     def __init__(
@@ -77,7 +72,7 @@ class Lane:
         rate: str | float | None = None,
         fair_by: FairBy | str | None = None,
         demote_after: Duration | None = None,
-        overflow: Block | None = None,
+        overflow: Policy | Sequence[Policy] | None = None,
         degrade: bool = True,
         **unknown: Any,
     ) -> None:
@@ -91,10 +86,8 @@ class Lane:
             raise ConfigError(f"{owner}.reserve={reserve!r} is not a share; use 0 to 1")
         if isinstance(weight, bool) or not isinstance(weight, int) or not 1 <= weight <= 1000:
             raise ConfigError(f"{owner}.weight={weight!r} is no weight; use 1 to 1000")
-        if overflow is not None and not isinstance(overflow, Block):
-            raise ConfigError(
-                f"{owner}.overflow={overflow!r} is not available in this version; use Block()"
-            )
+        if not isinstance(degrade, bool):
+            raise ConfigError(f"{owner}.degrade={degrade!r} is no choice; use true or false")
         target_ns = _time_ns(target, f"{owner}.target")
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "target_ns", target_ns)
@@ -104,8 +97,8 @@ class Lane:
         object.__setattr__(self, "demote_after_ns", _time_ns(demote_after, f"{owner}.demote_after"))
         object.__setattr__(self, "reserve", float(reserve))
         object.__setattr__(self, "weight", weight)
-        object.__setattr__(self, "overflow", overflow or Block())
-        object.__setattr__(self, "degrade", bool(degrade))
+        object.__setattr__(self, "overflow", parse_overflow(overflow, owner=owner))
+        object.__setattr__(self, "degrade", degrade)
 
     @property
     def target(self) -> float | None:
@@ -116,6 +109,11 @@ class Lane:
     def max_age(self) -> float | None:
         """Return the age in seconds from which records are not started, or None."""
         return None if self.max_age_ns is None else self.max_age_ns / 1e9
+
+    @property
+    def policies(self) -> tuple[Policy, ...]:
+        """Return what is tried before the lane blocks."""
+        return self.overflow[:-1]
 
     @property
     def demote_after(self) -> float | None:

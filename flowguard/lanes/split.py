@@ -6,12 +6,15 @@
 The parser tells lanes apart by topic, header and key. Rules by columns need decoded
 columns; only those are decoded. A *flow* is a sub-queue of a lane: records of one key are
 always in one flow, and so are those of one tenant.
+
+A lane that is conflated by a column also keeps that column's values: here is where columns
+are decoded anyway, on the thread that fetches, and whoever conflates has them at hand.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import polars as pl
 import pyarrow as pa
@@ -24,12 +27,16 @@ from flowguard.errors import ConfigError
 from flowguard.lanes.columns import ColumnStep, declared_columns
 from flowguard.lanes.fairness import FLOWS, Column, FairBy, Header, Key
 from flowguard.lanes.lane_set import LaneSet
+from flowguard.lanes.overflow import Conflate
 from flowguard.lanes.rules import Route
 
 if TYPE_CHECKING:
     from typing import Self
 
 __all__ = ["Part", "Splitter"]
+
+#: offset, timestamp, key, value, headers.
+RECORD_COLUMNS: Final = 5
 
 
 class Decoded(Protocol):
@@ -65,11 +72,13 @@ class Part(NamedTuple):
         lane: Rank of the lane.
         flow: Sub-queue inside the lane, 0 .. FLOWS - 1; `NO_FLOW` if it queues by partition.
         columns: As in `Chunk`.
+        entity: Value of the column that its lane is conflated by; None: its key.
     """
 
     lane: int
     flow: int
     columns: pa.RecordBatch
+    entity: pa.BinaryArray | None = None
 
 
 class Splitter:
@@ -104,14 +113,17 @@ class Splitter:
         self._default = route.default
         ranks = sorted(route.ranks)
         self._fair = {rank: _fair_by(lanes, rank, columns, order, used_by) for rank in ranks}
-        names = _names(self._step, self._fair.values())
+        self._entity = {rank: _conflated_by(lanes, rank, columns, used_by) for rank in ranks}
+        names = _names(self._step, self._fair.values(), self._entity.values())
         self._codec = codec.project(names) if names else None
         self._groups = (max(ranks) + 1) * FLOWS
 
     @property
     def needed(self) -> bool:
         """Tell whether anything is to be split; if not, every chunk is one part."""
-        return self._step is not None or any(each is not None for each in self._fair.values())
+        return self._step is not None or any(
+            each is not None for each in (*self._fair.values(), *self._entity.values())
+        )
 
     @property
     def decodes(self) -> bool:
@@ -139,13 +151,30 @@ class Splitter:
         lanes = self._lanes(columns, lane, cells)
         groups = lanes * FLOWS + self._flows(columns, lanes, cells)
         numbers = _int32(groups)
+        columns = self._with_entities(columns, cells)
         return [
-            Part(group // FLOWS, self._flow_of(group), part)
+            self._part(group // FLOWS, group % FLOWS, part)
             for group, part in split_rows(columns, numbers, self._groups, FLOWS)
         ]
 
-    def _flow_of(self, group: int) -> int:
-        return NO_FLOW if self._fair[group // FLOWS] is None else group % FLOWS
+    def _with_entities(self, columns: pa.RecordBatch, cells: _Cells | None) -> pa.RecordBatch:
+        """Append the columns that lanes are conflated by, so that they are split as well."""
+        for name in self._entity_names:
+            assert cells is not None
+            values = _as_bytes(cells.spread(cells.frame.get_column(name)))
+            columns = columns.append_column(_entity_column(name), values)
+        return columns
+
+    @property
+    def _entity_names(self) -> list[str]:
+        return [name for name in dict.fromkeys(self._entity.values()) if name is not None]
+
+    def _part(self, lane: int, flow: int, columns: pa.RecordBatch) -> Part:
+        name, flow = self._entity[lane], NO_FLOW if self._fair[lane] is None else flow
+        if not self._entity_names:
+            return Part(lane, flow, columns)
+        entity = None if name is None else columns.column(_entity_column(name))
+        return Part(lane, flow, columns.select(range(RECORD_COLUMNS)), entity)
 
     def _cells(self, columns: pa.RecordBatch) -> _Cells | None:
         if self._codec is None:
@@ -208,11 +237,24 @@ def _fair_by(
     return by
 
 
-def _names(step: ColumnStep | None, fair: Any) -> tuple[str, ...]:
+def _conflated_by(lanes: LaneSet, rank: int, columns: pa.Schema | None, used_by: str) -> str | None:
+    """Return the column that a lane is conflated by; None if it is the key, or not at all."""
+    by = next((each.by for each in lanes[rank].overflow if isinstance(each, Conflate)), None)
+    if by is not None:
+        declared_columns([by], columns, used_by=f"{used_by}: Conflate(by={by!r})")
+    return by
+
+
+def _names(step: ColumnStep | None, fair: Any, entities: Any) -> tuple[str, ...]:
     """Return the columns to decode, each once."""
     wanted = [] if step is None else list(step.names)
     wanted += [by.name for by in fair if isinstance(by, Column)]
+    wanted += [name for name in entities if name is not None]
     return tuple(dict.fromkeys(wanted))
+
+
+def _entity_column(name: str) -> str:
+    return f"entity {name}"
 
 
 def _values(by: FairBy | None, columns: pa.RecordBatch, cells: _Cells | None) -> pa.Array:

@@ -194,6 +194,53 @@ class ModelScheduler:
         if len(to.slices) == 1 and not to.closed:
             self._enter(its, to, is_new=True)
 
+    def put_back(
+        self,
+        lane: int,
+        queue: int,
+        handle: int,
+        records: int,
+        num_bytes: int,
+        stamp_ns: int = 0,
+        owner: int = -1,
+        born_ns: int = NEVER,
+    ) -> None:
+        its = self.lanes[lane]
+        to = its.queues.setdefault(queue, SubQueue(queue))
+        owner = queue if owner == -1 else owner
+        to.slices.insert(0, Slice(handle, records, num_bytes, stamp_ns, owner, born_ns))
+        if not to.closed:
+            self._enter(its, to)
+        self._tidy()
+
+    def extract(
+        self, lane: int, queue: int, records_max: int, bytes_max: int
+    ) -> list[tuple[int, int, int]]:
+        its = self.lanes[lane]
+        taken: dict[int, list[int]] = {}  # by handle
+        source = its.queues.get(queue, SubQueue(queue))
+        records, num_bytes = 0, 0
+        while source.slices and records < records_max:
+            first = source.slices[0]
+            record_bytes = first.bytes_between(first.start, first.start + 1)
+            if records and num_bytes + record_bytes > bytes_max:
+                break
+            taken.setdefault(first.handle, [first.handle, first.start, 0])[2] += 1
+            records, num_bytes = records + 1, num_bytes + record_bytes
+            first.start += 1
+            if first.start == first.records:
+                source.slices.pop(0)
+        if taken and source.ready:
+            self._enter(its, source)
+        self._tidy()
+        return [(cut[0], cut[1], cut[2]) for cut in taken.values()]
+
+    def sub_queues(self, lane: int) -> list[tuple[int, int, int]]:
+        filled = [queue for queue in self.lanes[lane].queues.values() if queue.slices]
+        filled.sort(key=lambda each: (-each.num_bytes - self.record_cost * each.records,
+                                      each.number))  # fmt: skip
+        return [(each.number, each.records, each.num_bytes) for each in filled]
+
     def take(
         self,
         lane_mask: int,

@@ -636,6 +636,89 @@ def test_time_does_not_go_back() -> None:
     assert entries(scheduler, now_ns=0) == [101]
 
 
+# -- Taken out and put back --------------------------------------------------
+
+
+def test_records_are_taken_out_from_the_head_across_slices_up_to_either_limit() -> None:
+    scheduler = Scheduler(1)
+    for handle in (100, 101, 102):
+        scheduler.admit(0, 7, handle, records=10, num_bytes=1000)
+
+    assert scheduler.extract(0, 7, 13, NO_LIMIT) == [(100, 0, 10), (101, 0, 3)]
+    assert scheduler.extract(0, 7, NO_LIMIT, 899) == [(101, 3, 7), (102, 0, 1)]
+    assert scheduler.extract(0, 7, 1, 0) == [(102, 1, 1)]
+    assert (scheduler.queued_records(0), scheduler.queued_bytes(0)) == (8, 800)
+    assert scheduler.extract(0, 7, NO_LIMIT, NO_LIMIT) == [(102, 2, 8)]
+    assert scheduler.extract(0, 7, NO_LIMIT, NO_LIMIT) == []
+    assert scheduler.ready_lanes() == 0
+
+
+def test_records_are_taken_out_of_a_closed_sub_queue_which_stays_closed() -> None:
+    scheduler = Scheduler(1)
+    scheduler.admit(0, 7, 100, 10, 1000)
+    scheduler.close(0, 7)
+
+    assert scheduler.extract(0, 7, 4, NO_LIMIT) == [(100, 0, 4)]
+    assert scheduler.take(1, 10, NO_LIMIT) is None
+    scheduler.open(0, 7)
+    assert scheduler.take(1, 10, NO_LIMIT) == (0, [(7, 100, 4, 6)])
+
+
+def test_what_is_put_back_goes_first() -> None:
+    scheduler = Scheduler(1)
+    scheduler.admit(0, 7, 100, 10, 1000)
+    scheduler.extract(0, 7, 4, NO_LIMIT)
+
+    scheduler.put_back(0, 7, 101, 4, 400)
+
+    assert scheduler.head(0, 7) == (101, 0)
+    assert scheduler.take(1, 20, NO_LIMIT) == (0, [(7, 101, 0, 4), (7, 100, 4, 6)])
+    scheduler.put_back(0, 7, 102, 1, 10)
+    assert scheduler.take(1, 20, NO_LIMIT) is None
+    scheduler.open(0, 7)
+    assert scheduler.take(1, 20, NO_LIMIT) == (0, [(7, 102, 0, 1)])
+
+
+def test_taking_out_charges_nobody_and_hides_no_debt() -> None:
+    scheduler = Scheduler(1, record_cost=1)
+    for queue in (0, 1):
+        scheduler.admit(0, queue, queue, 100, 100 * QUANTUM_COST)
+    scheduler.correct(0, 0, QUANTUM_COST * 5)
+    scheduler.extract(0, 0, NO_LIMIT, NO_LIMIT)
+    scheduler.admit(0, 0, 2, 100, 100 * QUANTUM_COST)
+
+    queues = [
+        taken[1][0][0]
+        for _ in range(4)
+        if (taken := scheduler.take(1, 1, NO_LIMIT, exclusive=False)) is not None
+    ]
+
+    assert queues.count(1) > queues.count(0)
+
+
+def test_the_next_deadline_counts_when_the_first_slices_are_taken_out() -> None:
+    scheduler = Scheduler(1, deadlines=[True])
+    scheduler.admit(0, 1, 100, 1, 10, stamp_ns=1)
+    scheduler.admit(0, 1, 101, 1, 10, stamp_ns=9)
+    scheduler.admit(0, 2, 102, 1, 10, stamp_ns=5)
+
+    scheduler.extract(0, 1, 1, NO_LIMIT)
+
+    assert scheduler.take(1, 1, NO_LIMIT, exclusive=False) == (0, [(2, 102, 0, 1)])
+
+
+def test_sub_queues_are_told_the_costliest_first() -> None:
+    scheduler = Scheduler(2, record_cost=256)
+    scheduler.admit(0, 1, 100, 1, 1000)
+    scheduler.admit(0, 2, 101, 100, 10)
+    scheduler.admit(0, 3, 102, 1, 1000)
+    scheduler.admit(1, 4, 103, 1, 9999)
+    scheduler.close(0, 3)
+    scheduler.close(0, 5)
+
+    assert scheduler.sub_queues(0) == [(2, 100, 10), (1, 1, 1000), (3, 1, 1000)]
+
+
 # -- Owners, limits of lanes, memory -----------------------------------------
 
 
@@ -773,7 +856,7 @@ def test_a_batch_without_a_seat_is_refused() -> None:
         Scheduler(1).take(1, 1, 1, seats=0)
 
 
-@pytest.mark.parametrize("name", ["ready_records", "queued_records", "queued_bytes"])
+@pytest.mark.parametrize("name", ["ready_records", "queued_records", "queued_bytes", "sub_queues"])
 def test_an_unknown_lane_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="lane 1 does not exist"):
         getattr(Scheduler(1), name)(1)
@@ -793,6 +876,12 @@ def test_other_impossible_numbers_are_refused() -> None:
         scheduler.drop_owner(-1)
     with pytest.raises(ValueError, match="queue is -1"):
         scheduler.correct(0, -1, 0)
+    with pytest.raises(ValueError, match="0 records and 1 bytes at most"):
+        scheduler.extract(0, 0, 0, 1)
+    with pytest.raises(ValueError, match="queue is -1"):
+        scheduler.extract(0, -1, 1, 1)
+    with pytest.raises(ValueError, match="a slice of 0 records"):
+        scheduler.put_back(0, 0, 1, 0, 0)
 
 
 def test_the_largest_ages_and_stamps_do_not_overflow() -> None:

@@ -64,7 +64,7 @@ def calls(chance: random.Random, lanes: int) -> Iterator[Call]:
 
     for number in range(chance.randint(10, 30)):
         now_ns += chance.randrange(8)
-        match chance.choices(range(8), (40, 34, 10, 3, 6, 3, 3, 1))[0]:
+        match chance.choices(range(10), (40, 34, 10, 3, 6, 3, 3, 1, 6, 4))[0]:
             case 0:
                 yield "admit", slice_of(number), {}
             case 1:
@@ -90,6 +90,12 @@ def calls(chance: random.Random, lanes: int) -> Iterator[Call]:
                 yield "drop_queue", (chance.randrange(queues),), {}
             case 7:
                 yield "set_batch_records", (chance.randrange(lanes), chance.choice((1, 4, 90))), {}
+            case 8:
+                place = chance.randrange(lanes), chance.randrange(queues)
+                room = NO_LIMIT if chance.random() < 0.5 else chance.randint(0, 2 * bytes_max)
+                yield "extract", (*place, chance.choice((1, 5, 30, NO_LIMIT)), room), {}
+            case 9:
+                yield "put_back", slice_of(number), {}
 
 
 def state(scheduler: Any, lanes: int) -> list[Any]:
@@ -101,6 +107,7 @@ def state(scheduler: Any, lanes: int) -> list[Any]:
             scheduler.demoted_records(lane),
             scheduler.queued_records(lane),
             scheduler.queued_bytes(lane),
+            scheduler.sub_queues(lane),
             *(scheduler.head(lane, queue) for queue in range(6)),
         ]
     return answers

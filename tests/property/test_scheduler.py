@@ -50,7 +50,7 @@ def calls(queue_count: int) -> st.SearchStrategy[list[Call]]:
     place = st.tuples(lane, queue)
     flag = st.booleans()
     admit: st.SearchStrategy[Call] = st.tuples(
-        st.just("admit"),
+        st.sampled_from(["admit"] * 5 + ["put_back"]),
         st.tuples(lane, queue, st.integers(1, 200), st.integers(0, 60_000)),
         st.fixed_dictionaries(
             {
@@ -84,6 +84,16 @@ def calls(queue_count: int) -> st.SearchStrategy[list[Call]]:
         st.tuples(
             st.just("correct"), st.tuples(lane, queue, st.integers(-100_000, 100_000)), st.just({})
         ),
+        st.tuples(
+            st.just("extract"),
+            st.tuples(
+                lane,
+                queue,
+                st.one_of(st.just(NO_LIMIT), st.integers(1, 300)),
+                st.one_of(st.just(NO_LIMIT), st.integers(0, 100_000)),
+            ),
+            st.just({}),
+        ),
         st.tuples(st.just("set_batch_records"), st.tuples(lane, st.integers(1, 50)), st.just({})),
     )
     return st.lists(st.one_of(admit, admit, take, take, others), max_size=80)
@@ -93,7 +103,7 @@ def play(scheduler: Any, calls: list[Call]) -> Iterator[tuple[Call, Any]]:
     """Carry out calls one by one; a handle is the number of its call."""
     for number, call in enumerate(calls):
         name, arguments, flags = call
-        if name == "admit":
+        if name in ("admit", "put_back"):
             lane, queue, records, num_bytes = arguments
             arguments = (lane, queue, number, records, num_bytes)
         yield (name, arguments, flags), getattr(scheduler, name)(*arguments, **flags)
@@ -107,6 +117,7 @@ def state(scheduler: Any, queue_count: int) -> list[Any]:
             scheduler.demoted_records(i),
             scheduler.queued_records(i),
             scheduler.queued_bytes(i),
+            scheduler.sub_queues(i),
         )
         for i in range(LANES)
     ]
@@ -137,7 +148,7 @@ def test_short_schedules_give_what_the_model_gives() -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(st.data(), all_options(), queue_counts)
-def test_each_record_is_taken_once_in_order_or_dropped(
+def test_each_record_is_taken_once_in_order_or_taken_out_or_dropped(
     data: st.DataObject, options: dict[str, Any], queue_count: int
 ) -> None:
     scheduler = Scheduler(**options)
@@ -145,9 +156,14 @@ def test_each_record_is_taken_once_in_order_or_dropped(
     script = data.draw(calls(queue_count))
 
     for (name, arguments, _), result in play(scheduler, script):
-        if name == "admit":
+        if name in ("admit", "put_back"):
             lane, queue, handle, records, _bytes = arguments
-            waiting[lane, queue] += [(handle, index) for index in range(records)]
+            admitted = [(handle, index) for index in range(records)]
+            before = waiting[lane, queue]
+            waiting[lane, queue] = before + admitted if name == "admit" else admitted + before
+        elif name == "extract":
+            lane, queue = arguments[:2]
+            remove_taken(waiting, lane, [(queue, *entry) for entry in result])
         elif name == "take" and result is not None:
             remove_taken(waiting, *result)
         elif name == "drop_queue":

@@ -12,6 +12,7 @@ import pytest
 from flowguard.chunk import TopicPartition
 from flowguard.facts import Ticked
 from flowguard.lanes.lane import Lane
+from flowguard.lanes.overflow import Block, Shed
 from flowguard.overflow import Overflow
 from flowguard.situation import snapshot_of
 from flowguard.steering import Steering
@@ -25,13 +26,9 @@ RULES = {"fast": frozenset({0}), "slow": frozenset({1}), "mixed": frozenset({0, 
 NAMES = [TopicPartition(topic, number) for topic in RULES for number in range(2)]
 
 
-class Shed:
-    """Stands for the policy."""
-
-
 def sheddable(lane: Lane) -> Lane:
     """Return a lane whose records may be left out."""
-    object.__setattr__(lane, "overflow", Shed())
+    object.__setattr__(lane, "overflow", (Shed(), Block()))
     return lane
 
 
@@ -326,7 +323,9 @@ def test_a_lane_never_gives_way_for_a_lower_one() -> None:
 
 @pytest.fixture
 def shed_ratios(monkeypatch: Any) -> dict[int, float]:
+    """Keep what the ladder asks to be shed; nothing is, and policies do not act on their own."""
     ratios: dict[int, float] = {}
+    monkeypatch.setattr(Overflow, "tick", lambda self, now_ns: [])
     monkeypatch.setattr(
         Overflow, "set_shed_ratio", lambda self, rank, ratio, why: ratios.update({rank: ratio})
     )

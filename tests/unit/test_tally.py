@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from itertools import compress
+
+import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from flowguard.chunk import Slice
 from flowguard.snapshot import Counts
-from flowguard.tally import Tally
+from flowguard.tally import OUTCOMES, Tally
 from tests.builders import EPOCH_MS, chunk_of
 
 ROWS = 12
+AGENT = st.integers(0, 2)
+START = st.integers(0, ROWS - 1)
+COUNT = st.integers(1, ROWS)
+STAYS = st.lists(st.booleans(), min_size=ROWS, max_size=ROWS)
 
 
 class TallyMachine(RuleBasedStateMachine):
-    """Agents take, fail and settle slices of one chunk, each in its own order."""
+    """Agents take, fail, settle and give up slices of one chunk, each in its own order.
+
+    An agent may go on with some of its rows in a chunk of their own; rows keep their numbers.
+    """
 
     agents = 3
 
@@ -27,18 +37,27 @@ class TallyMachine(RuleBasedStateMachine):
         self.chunk = chunk_of(range(ROWS), timestamps=timestamps)
         self.tally.fetched(self.chunk, agents=self.agents)
         self.free = [set(range(ROWS)) for _ in range(self.agents)]
+        self.chunks = [[self.chunk] for _ in range(self.agents)]
         self.flying: list[tuple[int, Slice]] = []
-        self.done = [set() for _ in range(self.agents)]
+        self.left = [set(range(ROWS)) for _ in range(self.agents)]
+        self.processed: set[int] = set()
+        self.outcomes: dict[int, str] = {}
         self.gone = False
 
-    @rule(agent=st.integers(0, 2), start=st.integers(0, ROWS - 1), count=st.integers(1, ROWS))
+    def waiting(self, agent: int, start: int, count: int) -> Slice | None:
+        """Return rows that wait for an agent, in whichever of its chunks they are now."""
+        for chunk in [] if self.gone else self.chunks[agent % self.agents]:
+            first = min(start, chunk.num_records)
+            piece = Slice(chunk, first, min(count, chunk.num_records - first))
+            if piece.count and rows_of(piece) <= self.free[agent % self.agents]:
+                return piece
+        return None
+
+    @rule(agent=AGENT, start=START, count=COUNT)
     def start(self, agent: int, start: int, count: int) -> None:
-        agent %= self.agents
-        rows = set(range(start, min(ROWS, start + count)))
-        if rows <= self.free[agent] and not self.gone:
-            piece = Slice(self.chunk, start, len(rows))
-            self.free[agent] -= rows
-            self.flying.append((agent, piece))
+        if (piece := self.waiting(agent, start, count)) is not None:
+            self.free[agent % self.agents] -= rows_of(piece)
+            self.flying.append((agent % self.agents, piece))
             self.tally.started(piece)
 
     @precondition(lambda self: self.flying and not self.gone)
@@ -52,25 +71,62 @@ class TallyMachine(RuleBasedStateMachine):
     @rule(pick=st.integers(0, 100))
     def settle(self, pick: int) -> None:
         agent, piece = self.flying.pop(pick % len(self.flying))
-        before = self.settled_rows
-        self.done[agent] |= rows_of(piece)
+        before = self.done_rows
+        self.left[agent] -= rows_of(piece)
+        self.processed |= rows_of(piece)
         settled = self.tally.settled(piece)
-        rows = sorted(self.settled_rows - before)
+        rows = sorted(self.done_rows - before)
         assert settled.count == len(rows)
         assert settled.timestamps.to_pylist() == [EPOCH_MS + row for row in rows]
 
-    @precondition(lambda self: self.chunk.unsettled and not self.gone)
+    @rule(agent=AGENT, start=START, count=COUNT, stays=STAYS, outcome=st.sampled_from(OUTCOMES),
+          moves=st.booleans())  # fmt: skip
+    def give_up(
+        self, agent: int, start: int, count: int, stays: list[bool], outcome: str, moves: bool
+    ) -> None:
+        agent %= self.agents
+        if (piece := self.waiting(agent, start, count)) is None:
+            return
+        keep = pa.array(stays[: piece.count])
+        self.give_up_rows(agent, piece, outcome, keep if keep.true_count else None)
+        if moves and keep.true_count:
+            columns = piece.columns.filter(keep)
+            kept = chunk_of(columns.column(0).to_pylist(), timestamps=columns.column(1).to_pylist())
+            self.tally.moved(piece, keep, kept)
+            self.chunks[agent].insert(0, kept)
+
+    def give_up_rows(
+        self, agent: int, piece: Slice, outcome: str, keep: pa.BooleanArray | None
+    ) -> None:
+        stay = set() if keep is None else set(compress(rows_list(piece), keep.to_pylist()))
+        before = self.done_rows
+        self.left[agent] -= rows_of(piece) - stay
+        self.free[agent] -= rows_of(piece) - stay
+        rows = self.done_rows - before - self.processed
+        self.outcomes |= dict.fromkeys(rows, outcome)
+
+        given_up = self.tally.gave_up(piece, outcome, keep)
+
+        counted = [True] * piece.count if given_up.keep is None else [
+            not each for each in given_up.keep.to_pylist()
+        ]  # fmt: skip
+        assert given_up.count == len(rows)
+        assert not rows or set(compress(rows_list(piece), counted)) == rows
+
+    @precondition(lambda self: self.done_rows != set(range(ROWS)) and not self.gone)
     @rule()
     def release(self) -> None:
-        before = self.counts.settled
-        self.tally.released(self.chunk)
+        unfinished = ROWS - len(self.done_rows)
+        for chunk in dict.fromkeys(each for chunks in self.chunks for each in chunks):
+            if chunk.unsettled:
+                self.tally.released(chunk)
         self.gone = True
         assert (self.counts.held, self.counts.in_flight) == (0, 0)
-        assert self.counts.released == ROWS - before
+        assert self.counts.released == unfinished
 
     @property
-    def settled_rows(self) -> set[int]:
-        return set.intersection(*self.done)
+    def done_rows(self) -> set[int]:
+        return set(range(ROWS)).difference(*self.left)
 
     @invariant()
     def a_record_is_in_exactly_one_count(self) -> None:
@@ -78,13 +134,25 @@ class TallyMachine(RuleBasedStateMachine):
         if self.gone:
             return
         flying = {row for _, piece in self.flying for row in rows_of(piece)}
-        assert self.counts.settled == len(self.settled_rows)
+        assert self.counts.settled == len(self.done_rows & self.processed)
         assert self.counts.in_flight == len(flying)
-        assert self.counts.held == ROWS - len(self.settled_rows | flying)
+        assert self.counts.held == ROWS - len(self.done_rows | flying)
+        for outcome in OUTCOMES:
+            rows = [row for row, each in self.outcomes.items() if each == outcome]
+            assert getattr(self.counts, outcome) == len(rows)
+
+    @invariant()
+    def memory_goes_when_all_agents_are_done_with_a_chunk(self) -> None:
+        unsettled = {each: each.unsettled for chunks in self.chunks for each in chunks}
+        assert sum(unsettled.values()) == sum(len(left) for left in self.left)
+
+
+def rows_list(piece: Slice) -> list[int]:
+    return list(piece.columns.column(0).to_pylist())
 
 
 def rows_of(piece: Slice) -> set[int]:
-    return set(range(piece.start, piece.start + piece.count))
+    return set(rows_list(piece))
 
 
 class OneAgent(TallyMachine):

@@ -292,9 +292,7 @@ class Goodput:
             share = float(payoff > PAYS)
         return self._decide(window, trial, payoff, share, why)
 
-    def _decide(
-        self, window: Window, trial: Trial, payoff: float, share: float, why: str
-    ) -> Step:
+    def _decide(self, window: Window, trial: Trial, payoff: float, share: float, why: str) -> Step:
         """Keep the change, undo it, or go to what lies between."""
         low, high = sorted((trial.before, trial.after))
         limit = round(low * (high / low) ** share)

@@ -9,7 +9,7 @@ Fixed before anything was tuned:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -87,8 +87,8 @@ def is_steady(stretch: Stretch, scenario: Scenario) -> bool:
     )
 
 
-def first_index(found: object) -> int | None:
-    return next((index for index, each in enumerate(found) if each), None)  # type: ignore[call-overload]
+def first_index(found: Iterable[bool]) -> int | None:
+    return next((index for index, each in enumerate(found) if each), None)
 
 
 def recovered_in(stretches: Sequence[Stretch], lost_at_s: float) -> int:

@@ -307,3 +307,40 @@ def test_columns_never_exceed_their_part_and_all_is_given_back(steps, memory_kib
 
     assert memory.used_bytes == 0
     assert memory._pool_used == 0
+
+
+# What is missing.
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    held=st.lists(st.integers(0, 60 * MIB), min_size=2, max_size=5),
+    need=st.integers(0, 4 * MIB),
+)
+def test_a_paused_partition_goes_on_when_it_has_let_go_what_is_missing_and_not_before(
+    held: list[int], need: int
+):
+    memory = MemoryBudget(64 * MIB)
+    memory.assign(range(len(held)))
+    for partition, num_bytes in enumerate(held):
+        memory.hold(partition, num_bytes)
+    memory.reserve({0: need})
+    paused = 0 in memory.paused
+    missing = memory.missing(0)
+    assert paused or missing == 0
+    if missing == 0 or missing > held[0]:
+        return  # nothing to do, or others must let go as well
+
+    assert not memory.release(0, missing - 1)
+    assert memory.release(0, 1)
+
+
+def test_what_was_made_of_other_columns_is_held_until_it_is_released():
+    memory = budget("ab")
+
+    memory.hold("a", 1000)
+    assert memory.held_by("a") == memory.held_bytes == 1000
+    memory.release("a", 1000)
+    memory.hold("gone", 1000)
+
+    assert memory.held_bytes == 0

@@ -8,14 +8,15 @@ import pytest
 
 from flowguard.errors import ConfigError
 from flowguard.lanes.fairness import Column, Header, Key, header, key
-from flowguard.lanes.lane import Block, Lane
+from flowguard.lanes.lane import Lane
+from flowguard.lanes.overflow import Block
 
 
 def test_a_lane_has_the_options_it_was_given():
     lane = Lane("realtime", target="50ms", reserve=0.5, weight=3)
 
     assert (lane.name, lane.target, lane.target_ns) == ("realtime", 0.05, 50_000_000)
-    assert (lane.reserve, lane.weight, lane.overflow) == (0.5, 3, Block())
+    assert (lane.reserve, lane.weight, lane.overflow) == (0.5, 3, (Block(),))
 
 
 def test_a_lane_without_options_has_no_target_and_reserves_nothing():

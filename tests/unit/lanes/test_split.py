@@ -125,7 +125,7 @@ def test_a_rule_that_the_parser_carries_out_needs_no_splitting():
     [part] = whole.split(columns, 1)
 
     assert not whole.needed and not whole.decodes
-    assert part == (1, NO_FLOW, columns) and part.columns is columns
+    assert part == (1, NO_FLOW, columns, None) and part.columns is columns
 
 
 def test_a_chunk_of_one_lane_is_not_copied():
