@@ -29,6 +29,7 @@ from faust.types import TP
 from flowguard.chunk import TopicPartition
 from flowguard.facts import Stored
 from flowguard.intake.fetcher import Fetcher
+from flowguard.settle.metadata_room import MetadataRoom
 
 if TYPE_CHECKING:
     from flowguard.runtime import FeedRuntime
@@ -68,6 +69,10 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
     """The consumer's thread, which also runs the feed fetcher."""
 
     fetcher: Fetcher | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._metadata_room = MetadataRoom()
+        super().__init__(*args, **kwargs)
 
     @property
     def runtime(self) -> FeedRuntime:
@@ -204,9 +209,7 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
         consumer = self._ensure_consumer()
         ours = consumer.assignment()
         wanted = {
-            name: OffsetAndMetadata(*each)
-            for tp, each in stored.items()
-            if (name := KafkaTopicPartition(*tp)) in ours
+            name: each for tp, each in stored.items() if (name := KafkaTopicPartition(*tp)) in ours
         }
         if not wanted:
             return False
@@ -218,18 +221,21 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
         return True
 
     async def _commit_offsets(
-        self, consumer: Any, wanted: Mapping[KafkaTopicPartition, OffsetAndMetadata]
+        self, consumer: Any, wanted: Mapping[KafkaTopicPartition, Stored]
     ) -> None:
-        try:
-            await consumer.commit(wanted)
-        except OffsetMetadataTooLargeError:
-            self.log.warning(
-                "the broker refuses the lane watermarks as too large; without them a crash repeats "
-                "more. Raise its offset.metadata.max.bytes to 4096"
-            )
-            await consumer.commit(
-                {name: OffsetAndMetadata(each.offset, "") for name, each in wanted.items()}
-            )
+        """Commit offsets, with as much of their metadata as the broker takes."""
+        while True:
+            fitting = self._metadata_room.fit(wanted)
+            try:
+                await consumer.commit(
+                    {name: OffsetAndMetadata(*each) for name, each in fitting.items()}
+                )
+                break
+            except OffsetMetadataTooLargeError:
+                if not self._metadata_room.refuse(fitting):
+                    raise
+        if line := self._metadata_room.report(wanted):
+            self.log.warning("%s", line)
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Leave feeds to flowguard's own state; Faust would report them as stuck."""
