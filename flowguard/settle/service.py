@@ -16,6 +16,7 @@ from flowguard.agents.delivered import Delivered, current, current_delivered
 from flowguard.control.memory import MemoryBudget
 from flowguard.intake.codec import Codec
 from flowguard.settle.egress import Frame, Header, Outgoing, make_outgoing, split_frame
+from flowguard.trace_context import TRACEPARENT_HEADER
 
 if TYPE_CHECKING:
     from flowguard.app import App
@@ -277,7 +278,12 @@ def timestamp_of(source: Delivered | None) -> int:
 
 def headers_of(source: Delivered | None) -> list[Header]:
     """Return the headers that every record of an output gets."""
-    return [] if source is None else [(LANE_HEADER, source.batch.lane.name.encode())]
+    if source is None:
+        return []
+    headers: list[Header] = [(LANE_HEADER, source.batch.lane.name.encode())]
+    if source.batch.traceparent is not None:
+        headers.append((TRACEPARENT_HEADER, source.batch.traceparent))
+    return headers
 
 
 class LetterService:
