@@ -99,8 +99,9 @@ class FeedProducer(Producer):
     def send_soon(self, fut: Any) -> None:
         """Send one message later; the current batch waits for its acknowledgement."""
         super().send_soon(fut)
-        self._unsent.add(fut)
-        fut.add_done_callback(self._unsent.discard)
+        if self.threaded_producer is None:  # Faust's other way, on a thread, may answer nobody
+            self._unsent.add(fut)
+            fut.add_done_callback(self._unsent.discard)
         hold(fut)
 
     def partition_count_now(self, topic: str) -> int | None:
