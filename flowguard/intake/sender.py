@@ -126,10 +126,9 @@ class BatchSender:
             lineup, send = self._lineup(topic, partition), self._new_send(parts=0)
             full = not lineup.waiting or lineup.waiting[-1].batch.closed
             while start < stop:
-                if full:
-                    self._append(lineup, RecordBatch(self._open_bytes))
-                parcel = lineup.waiting[-1]
-                taken = rows.append_to(parcel.batch, start, stop)
+                batch = RecordBatch(self._open_bytes) if full else lineup.waiting[-1].batch
+                taken = rows.append_to(batch, start, stop)
+                parcel = self._append(lineup, batch) if full else lineup.waiting[-1]
                 if taken > start:
                     parcel.add(taken - start, send)
                     send.parts += 1

@@ -282,6 +282,22 @@ async def test_few_rows_join_the_batch_that_waits() -> None:
         assert len(broker.batches) <= 3
 
 
+async def test_rows_that_cannot_be_written_leave_nothing_behind() -> None:
+    class Unwritable:
+        def spans(self) -> list[tuple[int, int, int]]:
+            return [(0, 0, 1)]
+
+        def append_to(self, *_: Any) -> int:
+            raise MemoryError
+
+    async with ProduceBroker().running() as broker, sender_of(broker) as (sender, _):
+        with pytest.raises(MemoryError):
+            sender.send_rows("out", Unwritable())  # type: ignore[arg-type]
+        await asyncio.gather(*sender.send_rows("out", rows_of(b"1")))
+
+        assert broker.log[P0] == [b"1"]
+
+
 async def test_a_finished_batch_is_not_joined_and_comes_in_its_turn() -> None:
     async with ProduceBroker().running() as broker, sender_of(broker) as (sender, _):
         sent = sender.send_rows("out", rows_of(b"1"))
