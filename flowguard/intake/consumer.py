@@ -65,6 +65,21 @@ class FeedSubscription(SubscriptionState):  # type: ignore[misc]  # aiokafka is 
                 self.pause(partition)
 
 
+class Flowing:
+    """The partitions that flow at each moment, for aiokafka to ask.
+
+    It takes an empty set for all partitions, and Faust empties the one it gave while aiokafka
+    waits: what it returned of a partition that does not flow yet would be lost. This is never
+    empty.
+    """
+
+    def __init__(self, active: set[TP]) -> None:
+        self._active = active
+
+    def __contains__(self, partition: object) -> bool:
+        return partition in self._active
+
+
 class FeedConsumerThread(AIOKafkaConsumerThread):
     """The consumer's thread, which also runs the feed fetcher."""
 
@@ -122,18 +137,12 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
 
     async def getmany(
         self,
-        active_partitions: set[TP] | None,
+        active_partitions: Any,
         timeout: float,  # noqa: ASYNC109  Faust names it
     ) -> Any:
-        """Return what aiokafka has read of these plain partitions.
-
-        A copy of them, because Faust changes the set meanwhile, and to aiokafka an empty one means
-        all: what it returned of a partition that does not flow yet would be lost.
-        """
+        """Return what aiokafka has read of the plain partitions that flow."""
         if active_partitions is not None:
-            if not active_partitions:
-                return {}
-            active_partitions = set(active_partitions)
+            active_partitions = Flowing(active_partitions)
         return await super().getmany(active_partitions, timeout)
 
     async def fetch(self, offsets: Mapping[TopicPartition, tuple[int, int]]) -> None:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka.consumer.fetcher import Fetcher as AIOKafkaFetcher
 from faust.tables.recovery import Recovery
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Producer
 from faust.types import TP, FutureMessage
@@ -145,15 +147,16 @@ async def test_an_agent_that_has_room_again_does_not_resume_a_stream_that_is_bei
     assert PLAIN not in consumer._buffered_partitions
 
 
-async def test_what_is_fetched_is_what_flowed_when_it_was_asked_for(
+async def test_only_what_flows_is_taken_from_aiokafka_at_every_moment(
     consumer: FeedConsumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """aiokafka takes an empty set for all partitions, and Faust empties the one it gave."""
-    asked: list[set[TP]] = []
+    taken: list[set[TP]] = []
 
-    async def fetched_records(partitions: set[TP], **_: Any) -> dict[TP, list[Any]]:
-        consumer._active_partitions.clear()
-        asked.append(partitions)
+    async def fetched_records(partitions: Any, **_: Any) -> dict[TP, list[Any]]:
+        for now_active in ({CHANGELOG}, set(), {PLAIN}):
+            consumer._set_active_tps(now_active)
+            taken.append({tp for tp in ASSIGNED if not partitions or tp in partitions})
         return {}
 
     subscriptions = SimpleNamespace(fetch_context=contextlib.nullcontext)
@@ -161,12 +164,16 @@ async def test_what_is_fetched_is_what_flowed_when_it_was_asked_for(
         fetched_records=fetched_records, _closed=False, _subscriptions=subscriptions
     )
     use(consumer, Cluster(), monkeypatch, _fetcher=fetcher, _closed=False, _max_poll_records=None)
-    consumer._set_active_tps({CHANGELOG})
 
     await consumer._thread.getmany(consumer._active_partitions, timeout=1.0)
-    await consumer._thread.getmany(consumer._active_partitions, timeout=1.0)
 
-    assert asked == [{CHANGELOG}]
+    assert taken == [{CHANGELOG}, set(), {PLAIN}]
+
+
+def test_aiokafka_asks_for_partitions_as_we_answer() -> None:
+    source = inspect.getsource(AIOKafkaFetcher.fetched_records)
+
+    assert "if partitions and tp not in partitions:" in source
 
 
 class Cluster:
