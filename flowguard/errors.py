@@ -73,9 +73,14 @@ class SettleError(FlowguardError):
         message: What was not settled, and why.
         topic: Where it was sent to, if it was a send.
         partition: Partition number, -1 if unknown.
+        unavailable: The topic or its broker is not there, whatever is sent; the records
+            themselves are not to blame.
     """
 
-    def __init__(self, message: str, *, topic: str = "", partition: int = -1) -> None:
+    def __init__(
+        self, message: str, *, topic: str = "", partition: int = -1, unavailable: bool = False
+    ) -> None:
         self.topic = topic
         self.partition = partition
+        self.unavailable = unavailable
         super().__init__(message)

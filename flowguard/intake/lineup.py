@@ -23,7 +23,15 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from flowguard.chunk import TopicPartition
-from flowguard.intake.parcel import SEQUENCE_MASK, TOO_LARGE, Compression, Parcel, Session, name_of
+from flowguard.intake.parcel import (
+    SEQUENCE_MASK,
+    TO_BLAME,
+    TOO_LARGE,
+    Compression,
+    Parcel,
+    Session,
+    name_of,
+)
 
 __all__ = ["DUPLICATE_SEQUENCE", "PASSING", "SESSION_LOST", "STALE_METADATA", "Lineup"]
 
@@ -145,7 +153,8 @@ class Lineup:
             over = refused in SESSION_LOST
         else:
             self.under_way.popleft()
-            first.fail(self.name, first.why_refused(refused))
+            why = first.why_refused(refused)
+            first.fail(self.name, why, unavailable=refused not in TO_BLAME)
             over = True
         self.waiting.extendleft(reversed(self.under_way))
         self.under_way.clear()
@@ -153,10 +162,10 @@ class Lineup:
             self._drop_abandoned()
         return over
 
-    def fail_all(self, why: str) -> None:
+    def fail_all(self, why: str, *, unavailable: bool = False) -> None:
         """Give up everything."""
         for parcel in (*self.under_way, *self.waiting):
-            parcel.fail(self.name, why)
+            parcel.fail(self.name, why, unavailable=unavailable)
         self.waiting.clear()
 
     def _drop_abandoned(self) -> None:
@@ -179,6 +188,7 @@ class Lineup:
                 self.name,
                 f"no acknowledgement within {within_s:.0f} s{last}; is the broker up, are its "
                 f"replicas in sync?",
+                unavailable=True,
             )
         if doubtful:
             self._drop_abandoned()

@@ -13,13 +13,17 @@ from flowguard.chunk import TopicPartition
 from flowguard.errors import SettleError
 from flowguard.intake.halving import halve
 
-__all__ = ["SEQUENCE_MASK", "TOO_LARGE", "Compression", "Parcel", "Send", "Session", "advice_for",
-           "name_of"]  # fmt: skip
+__all__ = ["SEQUENCE_MASK", "TOO_LARGE", "TO_BLAME", "Compression", "Parcel", "Send", "Session",
+           "advice_for", "name_of"]  # fmt: skip
 
 SEQUENCE_MASK: Final = 0x7FFFFFFF
 
 #: More than max.message.bytes of the topic, or than a segment of it.
 TOO_LARGE: Final = frozenset({10, 18})
+
+#: Answers about the records themselves: corrupt, too large, a timestamp or a record that the
+#: topic does not take, a format that the broker does not know.
+TO_BLAME: Final = TOO_LARGE | {2, 32, 43, 76, 87}
 
 #: By the broker's code, what whoever runs the worker can do.
 ADVICE: Final = {
@@ -139,14 +143,18 @@ class Parcel:
         for _, send in self.sends:
             send.acknowledge()
 
-    def fail(self, name: TopicPartition, why: str) -> None:
-        """Tell whoever waits that it is not going to be written."""
+    def fail(self, name: TopicPartition, why: str, *, unavailable: bool = False) -> None:
+        """Tell whoever waits that it is not going to be written.
+
+        Args:
+            unavailable: Nothing is, whatever is sent; its records are not to blame.
+        """
         for count, send in self.sends:
             send.fail(
                 SettleError(
                     f"topic {name.topic!r} did not take {count} records for partition "
                     f"{name.partition}: {why}",
-                    topic=name.topic, partition=name.partition,
+                    topic=name.topic, partition=name.partition, unavailable=unavailable,
                 )
             )  # fmt: skip
 

@@ -394,7 +394,7 @@ class BatchSender:
     def _fail_without_session(self, why: str) -> None:
         for lineup in self._busy:
             if lineup.session is None:
-                lineup.fail_all(why)
+                lineup.fail_all(why, unavailable=True)
 
     # Connections.
 

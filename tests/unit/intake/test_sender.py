@@ -442,6 +442,7 @@ async def test_a_record_that_is_too_large_fails_the_send_it_is_of_and_no_other()
         (error,) = [each for each in done if each is not None]
         assert isinstance(error, SettleError) and done[2] is error
         assert "'out'" in str(error) and "max.message.bytes" in str(error)
+        assert not error.unavailable, "another record would be taken"
         assert re.search(r"a record of 4\d\d bytes", str(error))
         others = [value for value in broker.log[P0] if value not in (b"4", b"5")]
         assert others == [b"1", b"2", b"3", b"6", b"7", b"8"]
@@ -468,6 +469,7 @@ async def test_without_the_right_to_a_producer_id_a_send_fails_and_names_it() ->
             await sent
 
         assert (caught.value.topic, caught.value.partition) == ("out", 0)
+        assert caught.value.unavailable
         await asyncio.gather(*sender.send_batches("out", batch_of(b"2")))  # it was granted
         assert broker.log[P0] == [b"2"]
 
@@ -492,8 +494,9 @@ async def test_a_missing_right_to_write_to_the_topic_is_named() -> None:
         broker.errors[P0].append(NO_TOPIC_RIGHT)
         (sent,) = sender.send_batches("out", batch_of(b"1", b"2"))
 
-        with pytest.raises(SettleError, match="ACL WRITE on the topic"):
+        with pytest.raises(SettleError, match="ACL WRITE on the topic") as caught:
             await sent
+        assert caught.value.unavailable, "no other record would be taken"
 
 
 async def test_what_waited_for_a_producer_id_in_vain_says_so() -> None:
@@ -567,8 +570,9 @@ async def test_what_is_not_acknowledged_in_time_fails() -> None:
     async with sender_of(broker, timeout_s=0.05) as (sender, _):
         (sent,) = sender.send_batches("out", batch_of(b"1"))
 
-        with pytest.raises(SettleError, match="no acknowledgement within"):
+        with pytest.raises(SettleError, match="no acknowledgement within") as caught:
             await sent
+        assert caught.value.unavailable
 
 
 async def test_a_sender_that_went_away_does_not_stop_its_batch() -> None:
