@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from flowguard._native import wire
 from flowguard.chunk import Slice, TopicPartition
 from flowguard.lanes.lane import Lane
+from flowguard.trace_context import shared_traceparent
 
 if TYPE_CHECKING:
     from faust.types import EventT
@@ -112,6 +113,13 @@ class Batch:
     def oldest_timestamp_ms(self) -> int:
         """Return the oldest record timestamp, in milliseconds since 1970."""
         return min(piece.oldest_timestamp_ms for piece in self._slices)
+
+    @cached_property
+    def traceparent(self) -> bytes | None:
+        """Return the W3C `traceparent` that all its records share; None if there is none."""
+        if self._rejected:
+            return shared_traceparent([self._columns.column("headers")])
+        return shared_traceparent(piece.columns.column("headers") for piece in self._slices)
 
     @cached_property
     def _frame(self) -> pl.DataFrame:

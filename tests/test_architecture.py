@@ -29,6 +29,9 @@ LAYER_4 = {
     "flowguard.intake.fetcher",
     "flowguard.intake.connection",
     "flowguard.intake.consumer",
+    "flowguard.intake.lineup",
+    "flowguard.intake.parcel",
+    "flowguard.intake.produce_broker",
     "flowguard.intake.produce_connection",
     "flowguard.intake.producer",
     "flowguard.intake.schema_registry",
@@ -38,7 +41,7 @@ LAYER_4 = {
 LAYERS = {
     "flowguard.units": 0, "flowguard.clock": 0, "flowguard.errors": 0, "flowguard.suggest": 0,
     "flowguard.chunk": 1, "flowguard.facts": 1, "flowguard.commands": 1, "flowguard.batch": 1,
-    "flowguard.config": 1, "flowguard.snapshot": 1,
+    "flowguard.config": 1, "flowguard.snapshot": 1, "flowguard.trace_context": 1,
     "flowguard.engine": 3, "flowguard.holdings": 3, "flowguard.tally": 3, "flowguard.view": 3,
     "flowguard.situation": 3, "flowguard.overflow": 3, "flowguard.steering": 3,
     "flowguard.seats": 3,

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import aiokafka
 from aiokafka import TopicPartition as KafkaTopicPartition
@@ -29,6 +29,7 @@ from faust.types import TP
 from flowguard.chunk import TopicPartition
 from flowguard.facts import Stored
 from flowguard.intake.fetcher import Fetcher
+from flowguard.settle.metadata_room import MetadataRoom
 
 if TYPE_CHECKING:
     from flowguard.runtime import FeedRuntime
@@ -39,6 +40,10 @@ Positions = dict[TopicPartition, Stored]
 
 #: Finished work that is not committed yet is repeated after a crash.
 COMMIT_INTERVAL_S = 1.0
+
+#: A broker knows a topic some milliseconds after it was created, seconds in a cluster in trouble.
+KNOWN_WITHIN_S: Final = 30.0
+ASK_EVERY_S: Final = 0.05
 
 
 class FeedSubscription(SubscriptionState):  # type: ignore[misc]  # aiokafka is untyped
@@ -60,10 +65,29 @@ class FeedSubscription(SubscriptionState):  # type: ignore[misc]  # aiokafka is 
                 self.pause(partition)
 
 
+class Flowing:
+    """The partitions that flow at each moment, for aiokafka to ask.
+
+    It takes an empty set for all partitions, and Faust empties the one it gave while aiokafka
+    waits: what it returned of a partition that does not flow yet would be lost. This is never
+    empty.
+    """
+
+    def __init__(self, active: set[TP]) -> None:
+        self._active = active
+
+    def __contains__(self, partition: object) -> bool:
+        return partition in self._active
+
+
 class FeedConsumerThread(AIOKafkaConsumerThread):
     """The consumer's thread, which also runs the feed fetcher."""
 
     fetcher: Fetcher | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._metadata_room = MetadataRoom()
+        super().__init__(*args, **kwargs)
 
     @property
     def runtime(self) -> FeedRuntime:
@@ -81,7 +105,45 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
             await self.fetcher.stop()
         await super().on_thread_stop()
 
+    async def subscribe(self, topics: Iterable[str]) -> None:
+        """Subscribe once the changelogs of tables, which may just have been created, are known."""
+        wanted = set(topics)
+        if changelogs := wanted & set(self.app.tables.changelog_topics):
+            await self.call_thread(self._until_known, wanted, changelogs)
+        await super().subscribe(wanted)
+
+    async def _until_known(self, topics: set[str], awaited: set[str]) -> None:
+        """Look up topics until those awaited are among them.
+
+        A broker hears of a new topic a moment after it was created. aiokafka asks once and then
+        not for five minutes; until then agents would run without their tables' partitions.
+        """
+        client = self._ensure_consumer()._client
+        partitions_of = client.cluster.partitions_for_topic
+        give_up_s = self.thread_loop.time() + KNOWN_WITHIN_S
+        await client.set_topics(topics)
+        while missing := [name for name in awaited if not partitions_of(name)]:
+            if self.thread_loop.time() > give_up_s:
+                self.log.warning(
+                    "the broker has not heard of the changelogs %s for %.0f s; going on, but "
+                    "agents fail until it has. May this worker describe these topics?",
+                    ", ".join(sorted(missing)), KNOWN_WITHIN_S,
+                )  # fmt: skip
+                return
+            await asyncio.sleep(ASK_EVERY_S)
+            await client.force_metadata_update()
+
     # Fetching.
+
+    async def getmany(
+        self,
+        active_partitions: Any,
+        timeout: float,  # noqa: ASYNC109  Faust names it
+    ) -> Any:
+        """Return what aiokafka has read of the plain partitions that flow."""
+        if active_partitions is not None:
+            active_partitions = Flowing(active_partitions)
+        return await super().getmany(active_partitions, timeout)
 
     async def fetch(self, offsets: Mapping[TopicPartition, tuple[int, int]]) -> None:
         """Let the fetcher read these partitions, and no others."""
@@ -156,9 +218,7 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
         consumer = self._ensure_consumer()
         ours = consumer.assignment()
         wanted = {
-            name: OffsetAndMetadata(*each)
-            for tp, each in stored.items()
-            if (name := KafkaTopicPartition(*tp)) in ours
+            name: each for tp, each in stored.items() if (name := KafkaTopicPartition(*tp)) in ours
         }
         if not wanted:
             return False
@@ -170,18 +230,21 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
         return True
 
     async def _commit_offsets(
-        self, consumer: Any, wanted: Mapping[KafkaTopicPartition, OffsetAndMetadata]
+        self, consumer: Any, wanted: Mapping[KafkaTopicPartition, Stored]
     ) -> None:
-        try:
-            await consumer.commit(wanted)
-        except OffsetMetadataTooLargeError:
-            self.log.warning(
-                "the broker refuses the lane watermarks as too large; without them a crash repeats "
-                "more. Raise its offset.metadata.max.bytes to 4096"
-            )
-            await consumer.commit(
-                {name: OffsetAndMetadata(each.offset, "") for name, each in wanted.items()}
-            )
+        """Commit offsets, with as much of their metadata as the broker takes."""
+        while True:
+            fitting = self._metadata_room.fit(wanted)
+            try:
+                await consumer.commit(
+                    {name: OffsetAndMetadata(*each) for name, each in fitting.items()}
+                )
+                break
+            except OffsetMetadataTooLargeError:
+                if not self._metadata_room.refuse(fitting):
+                    raise
+        if line := self._metadata_room.report(wanted):
+            self.log.warning("%s", line)
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Leave feeds to flowguard's own state; Faust would report them as stuck."""
@@ -196,6 +259,8 @@ class FeedConsumer(Consumer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._feeds_resumed: set[TP] = set()
+        self._streams_due = False  # assigned, but their flow has not begun
+        self._streams_resumed: set[TP] = set()  # of those, what will flow
         self._feed_positions: Positions | None = None
         super().__init__(*args, **kwargs)
         if not self.runtime.commit_interval_is_set:
@@ -218,6 +283,9 @@ class FeedConsumer(Consumer):
         return plain, feeds
 
     # Flow: Faust decides when feeds flow, and never fetches them itself.
+    #
+    # Faust resumes plain streams, then seeks their positions, then empties the queues of agents.
+    # What they brought in between would come twice or be lost, so they wait for the end of it.
 
     def _set_active_tps(self, tps: set[TP]) -> set[TP]:
         return super()._set_active_tps(self._split(tps)[0])
@@ -226,24 +294,34 @@ class FeedConsumer(Consumer):
         """Pause fetching."""
         plain, feeds = self._split(tps)
         super().pause_partitions(plain)
+        self._streams_resumed -= plain
         self._feeds_resumed -= feeds
 
     def resume_partitions(self, tps: Iterable[TP]) -> None:
         """Resume fetching."""
         plain, feeds = self._split(tps)
+        if self._streams_due:
+            streams = {tp for tp in plain if not self._is_changelog_tp(tp)}
+            self._streams_resumed |= streams
+            plain -= streams
         super().resume_partitions(plain)
         self._feeds_resumed |= feeds
 
+    def on_buffer_drop(self, tp: TP) -> None:
+        """Let a partition flow again whose agent has room, unless it is paused for a rebalance."""
+        if tp in self._paused_partitions:
+            self._buffered_partitions.discard(tp)
+        else:
+            super().on_buffer_drop(tp)
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        """Let Faust prepare the new partitions."""
+        self._streams_due = True
+        await super().on_partitions_assigned(assigned, generation_id)
+
     async def perform_seek(self) -> None:
         """Seek all partitions to their committed offset."""
-        # Faust lets plain partitions flow just before. What they brought before their seek would
-        # come a second time after it, so they wait.
-        waiting = set(self._active_partitions)
-        self._active_partitions.clear()
-        try:
-            await super().perform_seek()
-        finally:
-            self._active_partitions.update(waiting & self.assignment())
+        await super().perform_seek()
         _, feeds = self._split(self.assignment())
         if feeds and not self.runtime.cluster:
             self.runtime.cluster = await self._thread.cluster_id()
@@ -255,6 +333,10 @@ class FeedConsumer(Consumer):
         Faust also calls this while tables recover, before it has sought any position.
         """
         super().resume_flow()
+        if self._streams_resumed:
+            streams, self._streams_resumed = self._streams_resumed, set()
+            self._streams_due = False
+            super().resume_partitions(streams & self.assignment())
         positions = {} if not self.assignment() else self._feed_positions
         self._feed_positions = None
         if positions is not None:

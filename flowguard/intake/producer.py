@@ -17,6 +17,7 @@ from typing import Any, Final, TypeAlias
 from aiokafka.codec import gzip_encode, lz4_encode, snappy_encode, zstd_encode
 from aiokafka.errors import KafkaError
 from faust.transport.drivers.aiokafka import Producer
+from faust.types import FutureMessage
 
 from flowguard._native.record_batches import RecordBatch, Rows
 from flowguard.agents.delivered import current_delivered
@@ -31,6 +32,9 @@ BATCH_BYTES_MAX: Final = 1000 * 1024
 
 #: So few records share batches with others that wait.
 FEW_ROWS: Final = 32
+
+#: While output is waited for, it is looked so often at whether the producer still runs.
+LOOK_AGAIN_S: Final = 0.5
 
 #: Room around a batch within `producer_max_request_size`.
 REQUEST_OVERHEAD_BYTES: Final = 4096
@@ -52,6 +56,10 @@ class FeedProducer(Producer):
 
     _sender: BatchSender | None = None
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._unsent: set[FutureMessage] = set()  # by `send_soon`, without an answer yet
+        super().__init__(*args, **kwargs)
+
     async def on_start(self) -> None:
         """Start Faust's producer, and the sender of batches beside it."""
         await super().on_start()
@@ -71,6 +79,11 @@ class FeedProducer(Producer):
 
     async def flush(self) -> None:
         """Wait until all that was sent is acknowledged or has failed."""
+        # Faust's buffer stops waiting when nothing of it went out for 0.1 s, and does not count
+        # the message in its hand. What it forgets is a change of a table whose offset is committed.
+        unsent = set(self._unsent)
+        while unsent and not self.buffer.should_stop:
+            _, unsent = await asyncio.wait(unsent, timeout=LOOK_AGAIN_S)
         await super().flush()
         if self._sender is not None:
             await self._sender.flush()
@@ -86,6 +99,9 @@ class FeedProducer(Producer):
     def send_soon(self, fut: Any) -> None:
         """Send one message later; the current batch waits for its acknowledgement."""
         super().send_soon(fut)
+        if self.threaded_producer is None:  # Faust's other way, on a thread, may answer nobody
+            self._unsent.add(fut)
+            fut.add_done_callback(self._unsent.discard)
         hold(fut)
 
     def partition_count_now(self, topic: str) -> int | None:

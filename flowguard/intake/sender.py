@@ -9,11 +9,8 @@ that waits while those five are out.
                       ▲                           │
                       └── refused, lost ──────────┘  same sequence, once all of them are back
 
-- One order a partition: a batch is sent only after all before it were sent.
-- What fails for now goes back to the head of its partition, and none after it is sent until
-  every answer for that partition is in. The broker knows batches it already has by sequence.
-- What fails for good is reported to whoever sent it; the rest of its partition goes on with
-  a new producer id, because the sequence has a gap now.
+What may be sent of one partition, and what happens to a batch that is refused: `lineup.py`.
+What fails for good is reported to whoever sent it.
 
 Thread-safety: everything runs on one event loop.
 Source: KIP-98 (idempotent producer), KIP-185 (five requests under way).
@@ -23,36 +20,37 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import struct
-from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from aiokafka import errors as kafka_errors
-from aiokafka.errors import KafkaError
 from aiokafka.protocol.transaction import InitProducerIdRequest
 from mode import get_logger
 
 from flowguard._native.record_batches import RecordBatch, Rows
 from flowguard.chunk import TopicPartition
-from flowguard.errors import SettleError
 from flowguard.intake.connection import credentials_of
-from flowguard.intake.produce_connection import ProduceConnection, read_answer
+from flowguard.intake.lineup import PASSING, SESSION_LOST, STALE_METADATA, Lineup
+from flowguard.intake.parcel import (
+    TOO_LARGE,
+    Compression,
+    Parcel,
+    Send,
+    Session,
+    advice_for,
+    name_of,
+)
+from flowguard.intake.produce_broker import BACKOFF_S, EXPECTED, Broker, Request
+from flowguard.intake.produce_connection import ProduceConnection
 
 __all__ = ["BatchSender", "Compression"]
 
 logger = get_logger(__name__)
 
-#: The broker remembers the sequences of so many batches of a producer and partition.
-IN_FLIGHT_MAX: Final = 5
-
 #: Batches of several partitions share a request up to this; a larger batch goes alone. The
 #: broker works on one request of a connection at a time, so larger ones would not be faster.
 REQUEST_BYTES_MAX: Final = 1024 * 1024
 
-BACKOFF_S: Final = 0.1
-BACKOFF_S_MAX: Final = 2.0
 TICK_S: Final = 1.0
 
 #: A broker that does not answer for so long is taken for gone.
@@ -62,158 +60,10 @@ CONNECT_WITHIN_S: Final = 20.0
 #: What is not acknowledged so long after a stop is given up; nothing of it was committed.
 CLOSE_WITHIN_S: Final = 10.0
 
-SEQUENCE_MASK: Final = 0x7FFFFFFF
 NO_TIMEOUT_MS: Final = 0x7FFFFFFF
 
-DUPLICATE_SEQUENCE: Final = 46
-MESSAGE_TOO_LARGE: Final = frozenset({10, 18})
-#: Answers about the records themselves: corrupt, too large, a timestamp or a record that the
-#: topic does not take, a format that the broker does not know.
-TO_BLAME: Final = MESSAGE_TOO_LARGE | {2, 32, 43, 76, 87}
-
-#: Answers after which the metadata is looked up again.
-STALE_METADATA: Final = frozenset({3, 5, 6, 13, 56})
-#: Those, and a broker or its replicas that take no part for now or had no time.
-PASSING: Final = STALE_METADATA | {7, 19, 20, 89}
-#: The broker no longer knows the producer, or another sequence of it.
-SESSION_LOST: Final = frozenset({45, 47, 49, 59})
-
-EXPECTED: Final = (KafkaError, OSError, TimeoutError, struct.error, ValueError)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Session:
-    """A producer id of the cluster; each partition counts its own sequence in it."""
-
-    producer_id: int
-    epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class Compression:
-    """How batches are packed.
-
-    Args:
-        codec: Number of the codec in Kafka's attributes.
-        compressor: Bytes → packed bytes.
-    """
-
-    codec: int
-    compressor: Any
-
-    def pack(self, batch: RecordBatch) -> None:
-        """Pack a batch, and close it."""
-        batch.compress(self.codec, self.compressor)
-
-
-@dataclass(slots=True, eq=False)
-class Parcel:
-    """A batch on its way to one partition."""
-
-    batch: RecordBatch
-    done: asyncio.Future[None]
-    deadline_s: float
-    session: Session | None = None
-    sequence: int = 0
-    refused: int | BaseException | None = None  # the broker's code, or how the connection ended
-
-
-@dataclass(slots=True, eq=False)
-class Lineup:
-    """The batches of one partition, in order: those under way, then those that wait."""
-
-    name: TopicPartition
-    waiting: deque[Parcel] = field(default_factory=deque)
-    under_way: deque[Parcel] = field(default_factory=deque)
-    unanswered: int = 0
-    node: int = -1
-    session: Session | None = None
-    next_sequence: int = 0
-    not_before_s: float = 0.0
-
-    @property
-    def broken(self) -> bool:
-        """Tell whether something under way was refused, so that nothing more may be sent."""
-        return len(self.under_way) > self.unanswered
-
-
-@dataclass(slots=True, eq=False)
-class Request:
-    """A request whose answer is on its way."""
-
-    correlation_id: int
-    sent_s: float
-    parcels: list[tuple[Lineup, Parcel]]
-
-
-class Broker:
-    """One broker, and what is under way to it."""
-
-    def __init__(self, sender: BatchSender, node: int) -> None:
-        self.node = node
-        self.connection: ProduceConnection | None = None
-        self.connecting: asyncio.Task[None] | None = None
-        self.requests: deque[Request] = deque()
-        self.backoff_s = BACKOFF_S
-        self.not_before_s = 0.0
-        self._sender = sender
-
-    @property
-    def has_room(self) -> bool:
-        """Tell whether another request can be sent now."""
-        return (
-            self.connection is not None
-            and self.connection.alive
-            and not self.connection.full
-            and len(self.requests) < IN_FLIGHT_MAX
-        )
-
-    def answered(self, frame: memoryview) -> None:
-        """Take in an answer; they come in the order of the requests."""
-        try:
-            correlation_id, errors = read_answer(frame)
-            if not self.requests or self.requests[0].correlation_id != correlation_id:
-                raise ValueError("it answers another request than the oldest")
-        except (struct.error, ValueError) as error:
-            logger.warning("broker %s: an answer cannot be read: %s", self.node, error)
-            self.drop()
-            return
-        self.backoff_s = BACKOFF_S
-        for lineup, parcel in self.requests.popleft().parcels:
-            self._sender.answered(lineup, parcel, errors.get(lineup.name, -1))
-
-    def lost(self, error: BaseException) -> None:
-        """Note that the connection is gone; what was under way goes back."""
-        if self.connection is not None:
-            self.connection.abandon()
-        self.connection = None
-        requests, self.requests = self.requests, deque()
-        if requests:
-            self.wait(error)
-        for request in requests:
-            for lineup, parcel in request.parcels:
-                self._sender.answered(lineup, parcel, error)
-        self._sender.wake()
-
-    def resumed(self) -> None:
-        """Note that the socket takes more."""
-        self._sender.wake()
-
-    def wait(self, error: BaseException) -> None:
-        """Leave the broker alone for a while, each time for longer."""
-        logger.warning(
-            "broker %s: %s: %s; trying again in %.1f s",
-            self.node, type(error).__name__, error or "no answer", self.backoff_s,
-            exc_info=None if isinstance(error, EXPECTED) else error,
-        )  # fmt: skip
-        self.not_before_s = asyncio.get_running_loop().time() + self.backoff_s
-        self.backoff_s = min(BACKOFF_S_MAX, self.backoff_s * 2)
-        self._sender.client.force_metadata_update()
-
-    def drop(self) -> None:
-        """Close the connection; what was under way goes back."""
-        if self.connection is not None:
-            self.lost(kafka_errors.KafkaConnectionError("the connection was closed"))
+#: The user of this worker may not have a producer id: of the cluster, of the transactional id.
+ID_DENIED: Final = frozenset({31, 53})
 
 
 class BatchSender:
@@ -245,6 +95,7 @@ class BatchSender:
         self._brokers: dict[int, Broker] = {}
         self._session: Session | None = None
         self._opening: asyncio.Task[None] | None = None
+        self._why_no_id = ""
         self._spent: set[tuple[TopicPartition, Session]] = set()
         self._soon: asyncio.Handle | None = None
         self._later: asyncio.TimerHandle | None = None
@@ -262,32 +113,37 @@ class BatchSender:
         sent = []
         for partition, batch in batches:
             batch.close()
-            sent.append(self._append(self._lineup(topic, partition), batch).done)
+            lineup, send = self._lineup(topic, partition), self._new_send()
+            self._append(lineup, batch).add(batch.count, send)
+            self._refuse_if_closed(lineup)
+            sent.append(send.done)
         return sent
 
     def send_rows(self, topic: str, rows: Rows) -> list[asyncio.Future[None]]:
-        """Send few rows, which share batches with others that wait."""
+        """Send few rows, which share batches with others that wait; a future a partition."""
         sent = []
         for partition, start, stop in rows.spans():
-            lineup = self._lineup(topic, partition)
-            if lineup.waiting and not lineup.waiting[-1].batch.closed:
-                parcel = lineup.waiting[-1]
-                taken = rows.append_to(parcel.batch, start, stop)
-                if taken > start:
-                    sent.append(parcel.done)
-                start = taken
+            lineup, send = self._lineup(topic, partition), self._new_send(parts=0)
+            full = not lineup.waiting or lineup.waiting[-1].batch.closed
             while start < stop:
-                batch = RecordBatch(self._open_bytes)
-                start = rows.append_to(batch, start, stop)
-                sent.append(self._append(lineup, batch).done)
+                batch = RecordBatch(self._open_bytes) if full else lineup.waiting[-1].batch
+                taken = rows.append_to(batch, start, stop)
+                parcel = self._append(lineup, batch) if full else lineup.waiting[-1]
+                if taken > start:
+                    parcel.add(taken - start, send)
+                    send.parts += 1
+                full, start = taken < stop, taken
+            self._refuse_if_closed(lineup)
+            sent.append(send.done)
         return sent
 
     def unacknowledged(self, topic: str) -> list[asyncio.Future[None]]:
         """Return what of a topic is not acknowledged yet."""
         return [
-            parcel.done
+            send.done
             for lineup in self._by_topic.get(topic, ())
             for parcel in (*lineup.under_way, *lineup.waiting)
+            for _, send in parcel.sends
         ]
 
     async def flush(self) -> None:
@@ -317,8 +173,7 @@ class BatchSender:
     def _fail_all(self, why: str) -> None:
         self._closed = True
         for lineup in self._lineups.values():
-            for parcel in (*lineup.under_way, *lineup.waiting):
-                fail(lineup.name, parcel, why)
+            lineup.fail_all(why)
 
     def _lineup(self, topic: str, partition: int) -> Lineup:
         name = TopicPartition(topic, partition)
@@ -328,17 +183,21 @@ class BatchSender:
             self._by_topic.setdefault(topic, []).append(lineup)
         return lineup
 
-    def _append(self, lineup: Lineup, batch: RecordBatch) -> Parcel:
+    def _new_send(self, parts: int = 1) -> Send:
         done: asyncio.Future[None] = self._loop.create_future()
         done.add_done_callback(look_at)
-        parcel = Parcel(batch, done, self._loop.time() + self._timeout_s)
-        if self._closed:
-            fail(lineup.name, parcel, "the producer has stopped")
-            return parcel
+        return Send(done, parts)
+
+    def _append(self, lineup: Lineup, batch: RecordBatch) -> Parcel:
+        parcel = Parcel(batch, self._loop.time() + self._timeout_s)
         lineup.waiting.append(parcel)
         self._busy.setdefault(lineup)
         self.wake()
         return parcel
+
+    def _refuse_if_closed(self, lineup: Lineup) -> None:
+        if self._closed:
+            lineup.fail_all("the producer has stopped")
 
     # Looking.
 
@@ -407,15 +266,8 @@ class BatchSender:
                 broker.drop()
 
     def _give_up_late(self, lineup: Lineup, now_s: float) -> None:
-        while lineup.waiting and not lineup.under_way and lineup.waiting[0].deadline_s < now_s:
-            parcel = lineup.waiting.popleft()
-            if parcel.session is not None:
-                self._end_session(lineup)  # it may be in the log or not
-            why = f"no acknowledgement within {self._timeout_s:.0f} s"
-            if parcel.refused is not None:
-                why += f", last: {name_of(parcel.refused)}"
-            why = f"{why}; is the broker up, are its replicas in sync?"
-            fail(lineup.name, parcel, why, unavailable=True)
+        if lineup.fail_late(now_s, self._timeout_s, self._why_no_id):
+            self._end_session(lineup)  # it may be in the log or not
 
     def _serve(self, node: int, lineups: list[Lineup], now_s: float) -> float:
         """Send to one broker what it has room for; return when to look again."""
@@ -428,14 +280,14 @@ class BatchSender:
                     return broker.not_before_s - now_s
                 broker.connecting = self._loop.create_task(self._connect(broker))
             return TICK_S
-        while broker.has_room and (taken := self._take(node, lineups)):
+        while broker.has_room and (taken := self._take(node, lineups, now_s)):
             batches = {lineup.name: parcel.batch for lineup, parcel in taken}
             assert broker.connection is not None
             correlation_id = broker.connection.send_batches(batches)
             broker.requests.append(Request(correlation_id, now_s, taken))
         return TICK_S
 
-    def _take(self, node: int, lineups: list[Lineup]) -> list[tuple[Lineup, Parcel]]:
+    def _take(self, node: int, lineups: list[Lineup], now_s: float) -> list[tuple[Lineup, Parcel]]:
         """Take the next batch of as many partitions as fit into a request, in turn."""
         taken: list[tuple[Lineup, Parcel]] = []
         size = 0
@@ -443,15 +295,15 @@ class BatchSender:
             if not lineup.waiting:
                 lineups.remove(lineup)
                 continue
-            parcel = lineup.waiting[0]
-            if taken and size + len(parcel.batch) > REQUEST_BYTES_MAX:
+            if not lineup.has_room(now_s):
+                lineups.remove(lineup)
                 continue
-            if not self._seal(lineup, parcel):
+            if taken and size + len(lineup.waiting[0].batch) > REQUEST_BYTES_MAX:
                 continue
-            lineup.waiting.popleft()
-            lineup.under_way.append(parcel)
-            lineup.unanswered += 1
-            lineup.node = node
+            if not self._has_session(lineup):
+                continue
+            lineup.seal_first(self._compression, now_s)
+            parcel = lineup.send_first(node)
             taken.append((lineup, parcel))
             size += len(parcel.batch)
             lineups.remove(lineup)  # behind the others, for the next request
@@ -460,57 +312,36 @@ class BatchSender:
             self._busy[lineup] = None
         return taken
 
-    def _seal(self, lineup: Lineup, parcel: Parcel) -> bool:
-        """Give a batch its sequence; False while there is no producer id to count in."""
-        if lineup.session is None:
-            if self._session is None or (lineup.name, self._session) in self._spent:
-                self._open_session()
-                return False
-            lineup.session, lineup.next_sequence = self._session, 0
-        if parcel.session is not lineup.session:
-            if self._compression is not None and not parcel.batch.closed:
-                self._compression.pack(parcel.batch)
-            parcel.session, parcel.sequence = lineup.session, lineup.next_sequence
-            parcel.batch.seal(lineup.session.producer_id, lineup.session.epoch, parcel.sequence)
-            lineup.next_sequence = (parcel.sequence + parcel.batch.count) & SEQUENCE_MASK
-        return True
-
     # Answers.
 
     def answered(self, lineup: Lineup, parcel: Parcel, refused: int | BaseException) -> None:
         """Take in what became of a batch: 0, the broker's error code, or a lost connection."""
-        lineup.unanswered -= 1
-        if refused in (0, DUPLICATE_SEQUENCE):
-            lineup.under_way.remove(parcel)
-            if not parcel.done.done():
-                parcel.done.set_result(None)
-        else:
-            parcel.refused = refused
-        if lineup.broken and not lineup.unanswered:
-            self._recover(lineup)
+        if lineup.answered(parcel, refused, self._loop.time()):
+            self._put_back(lineup)
         self.wake()
 
-    def _recover(self, lineup: Lineup) -> None:
-        """Put what was refused back to where it was, or give up its first."""
+    def _put_back(self, lineup: Lineup) -> None:
+        """Let what was refused be sent again, and say so."""
         first = lineup.under_way[0]
         refused = first.refused
-        assert refused is not None
-        if not isinstance(refused, BaseException) and refused not in PASSING | SESSION_LOST:
-            lineup.under_way.popleft()
-            why = why_refused(first, refused)
-            fail(lineup.name, first, why, unavailable=refused not in TO_BLAME)
+        if refused in TOO_LARGE and first.batch.count > 1:
+            if lineup.too_large_bytes is None:
+                logger.warning(
+                    "%s[%s]: %s; a batch of %d bytes is cut in two until it fits; set "
+                    "producer_max_request_size to the topic's max.message.bytes to save that",
+                    *lineup.name, name_of(refused), len(first.batch),
+                )  # fmt: skip
+        elif isinstance(refused, int) and refused in PASSING | SESSION_LOST:
+            logger.warning("%s[%s]: %s; trying again", *lineup.name, name_of(refused))
+        if refused in STALE_METADATA:
+            self.refresh()
+        if lineup.put_back(self._loop.time(), BACKOFF_S):
             self._end_session(lineup)
-        else:
-            lineup.not_before_s = self._loop.time() + BACKOFF_S
-            if refused in SESSION_LOST:
-                self._end_session(lineup)
-            if refused in STALE_METADATA:
-                self.client.force_metadata_update()
-            if not isinstance(refused, BaseException):
-                logger.warning("%s[%s]: %s; trying again", *lineup.name, name_of(refused))
-        lineup.waiting.extendleft(reversed(lineup.under_way))
-        lineup.under_way.clear()
         self._busy.setdefault(lineup)
+
+    def refresh(self) -> None:
+        """Look up the metadata again."""
+        self.client.force_metadata_update()
 
     # Producer ids.
 
@@ -519,6 +350,15 @@ class BatchSender:
         if lineup.session is not None:
             self._spent.add((lineup.name, lineup.session))
             lineup.session = None
+
+    def _has_session(self, lineup: Lineup) -> bool:
+        """Give a partition a producer id to count in; False while there is none."""
+        if lineup.session is None:
+            if self._session is None or (lineup.name, self._session) in self._spent:
+                self._open_session()
+                return False
+            lineup.begin(self._session)
+        return True
 
     def _open_session(self) -> None:
         if self._opening is None or self._opening.done():
@@ -530,16 +370,31 @@ class BatchSender:
                 self.client.get_random_node(), InitProducerIdRequest(None, NO_TIMEOUT_MS)
             )
         except EXPECTED as error:
+            self._why_no_id = f", there is no producer id: {error!r}"
             logger.warning("cannot get a producer id, trying again: %r", error)
             await asyncio.sleep(BACKOFF_S)
         else:
-            if answer.error_code:
-                logger.warning("no producer id, trying again: %s", name_of(answer.error_code))
-                await asyncio.sleep(BACKOFF_S)
-            else:
-                self._session = Session(answer.producer_id, answer.producer_epoch)
-                self._spent.clear()  # nobody is asked to take an older one again
+            await self._take_id(answer)
         self.wake()
+
+    async def _take_id(self, answer: Any) -> None:
+        code = answer.error_code
+        if not code:
+            self._session = Session(answer.producer_id, answer.producer_epoch)
+            self._spent.clear()  # nobody is asked to take an older one again
+            return
+        self._why_no_id = f", there is no producer id: {name_of(code)}"
+        if code in ID_DENIED:
+            # Nothing that the sender does changes that. Whoever sent it holds it and tries again.
+            self._fail_without_session(f"{name_of(code)}{advice_for(code)}")
+        else:
+            logger.warning("no producer id, trying again: %s", name_of(code))
+        await asyncio.sleep(BACKOFF_S)  # so that a send that is tried at once does not ask at once
+
+    def _fail_without_session(self, why: str) -> None:
+        for lineup in self._busy:
+            if lineup.session is None:
+                lineup.fail_all(why, unavailable=True)
 
     # Connections.
 
@@ -564,37 +419,6 @@ class BatchSender:
             connection.abandon()  # it may be half open
             raise
         return connection
-
-
-def fail(name: TopicPartition, parcel: Parcel, why: str, *, unavailable: bool = False) -> None:
-    """Report to whoever sent a batch that it failed."""
-    if not parcel.done.done():
-        message = f"topic {name.topic!r} did not take {parcel.batch.count} records for partition "
-        parcel.done.set_exception(
-            SettleError(f"{message}{name.partition}: {why}", topic=name.topic,
-                        partition=name.partition, unavailable=unavailable)
-        )  # fmt: skip
-
-
-def why_refused(parcel: Parcel, code: int) -> str:
-    """Return why the broker refused a batch, and what to do."""
-    why = name_of(code)
-    if code not in MESSAGE_TOO_LARGE:
-        return why
-    size = len(parcel.batch)
-    if parcel.batch.count == 1:
-        return f"{why}; a record of {size} bytes is more than max.message.bytes of the topic"
-    return (
-        f"{why}; a batch of {size} bytes is more than max.message.bytes of the topic; set "
-        f"producer_max_request_size to that"
-    )
-
-
-def name_of(refused: int | BaseException) -> str:
-    """Return an error's name."""
-    if isinstance(refused, BaseException):
-        return repr(refused)
-    return f"{kafka_errors.for_code(refused).__name__} ({refused})"
 
 
 def look_at(done: asyncio.Future[None]) -> None:

@@ -16,6 +16,7 @@ from flowguard.agents.delivered import Delivered, current, current_delivered
 from flowguard.control.memory import MemoryBudget
 from flowguard.intake.codec import Codec
 from flowguard.settle.egress import Frame, Header, Outgoing, make_outgoing, split_frame
+from flowguard.trace_context import TRACEPARENT_HEADER
 
 if TYPE_CHECKING:
     from flowguard.app import App
@@ -284,6 +285,8 @@ def headers_of(source: Delivered | None) -> list[Header]:
     headers: list[Header] = [(LANE_HEADER, source.batch.lane.name.encode())]
     if source.batch.degraded:
         headers.append((DEGRADED_HEADER, source.batch.occasion.encode()))
+    if source.batch.traceparent is not None:
+        headers.append((TRACEPARENT_HEADER, source.batch.traceparent))
     return headers
 
 

@@ -11,7 +11,7 @@ a crash or a rebalance a record of that lane below its watermark is skipped as f
 - Ignored unless the checksum holds, the version is known, `c` is the committed offset, and
   cluster and rules are the present ones. Tools that move offsets keep old metadata; that
   makes it duplicates then, never loss.
-- A few bytes a lane, and never more than the broker takes by default.
+- A few bytes a lane. What is more than the broker takes is left out: `metadata_room.py`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from flowguard.facts import CommitPoint
 
-__all__ = ["METADATA_BYTES_MAX", "CommitContext", "Restored", "decode", "encode"]
+__all__ = ["METADATA_BYTES_MAX", "CommitContext", "Restored", "decode", "encode", "repeated"]
 
 VERSION: Final = 1
 
@@ -62,7 +62,7 @@ class Restored:
 
 
 def encode(point: CommitPoint, context: CommitContext) -> str:
-    """Return the metadata of a commit; empty if no lane is ahead, or it would be too large."""
+    """Return the metadata of a commit; empty if no lane is ahead."""
     ahead = {
         name: watermark - point.offset
         for name, watermark in zip(context.lanes, point.watermarks, strict=True)
@@ -71,8 +71,7 @@ def encode(point: CommitPoint, context: CommitContext) -> str:
     if not ahead:
         return ""
     fields = {"v": VERSION, "c": point.offset, "k": context.cluster, "r": context.rules, "w": ahead}
-    text = written({**fields, "x": checksum(fields)})
-    return text if len(text) <= METADATA_BYTES_MAX else ""
+    return written({**fields, "x": checksum(fields)})
 
 
 def decode(metadata: str, offset: int, context: CommitContext) -> Restored:
@@ -95,6 +94,12 @@ def decode(metadata: str, offset: int, context: CommitContext) -> Restored:
     if fields["r"] != context.rules:
         return Restored(None, "the rule that decides the lane of a record has changed", repeated)
     return Restored(tuple(offset + ahead.get(name, 0) for name in context.lanes))
+
+
+def repeated(metadata: str) -> int:
+    """Return how many offsets a crash repeats if this metadata is not stored."""
+    fields = parse(metadata)
+    return 0 if fields is None else max(fields["w"].values(), default=0)
 
 
 def parse(metadata: str) -> dict[str, Any] | None:

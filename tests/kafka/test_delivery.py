@@ -37,6 +37,11 @@ LANE_HEADERS: list[tuple[list[tuple[str, bytes | None]], bytes]] = [
 ]
 
 
+def trace_of(number: int, lane: bytes) -> bytes:
+    """Return the trace of a record: that of all in the real-time lane, one of its own in bulk."""
+    return b"00-%032x-%016x-01" % ((1, 1) if lane == b"realtime" else (number + 2, 7))
+
+
 def test_every_record_goes_through_its_lane_to_the_partition_of_its_key_exactly_once(
     outside: Outside, workers: Workers, topic: Callable[..., str]
 ):
@@ -45,8 +50,11 @@ def test_every_record_goes_through_its_lane_to_the_partition_of_its_key_exactly_
     outside.produce(
         orders,
         (
-            Record({"id": number, "account": f"account-{number % 997}"}, headers=headers)
-            for number, (headers, _) in enumerate(cases)
+            Record(
+                {"id": number, "account": f"account-{number % 997}"},
+                headers=[*headers, ("traceparent", trace_of(number, lane))],
+            )
+            for number, (headers, lane) in enumerate(cases)
         ),
     )
 
@@ -62,6 +70,10 @@ def test_every_record_goes_through_its_lane_to_the_partition_of_its_key_exactly_
     assert [headers_of(message)["fg-lane"] for message in found] == [
         cases[row["id"]][1] for row in rows
     ]
+    for message, row in zip(found, rows, strict=True):
+        lane, own = cases[row["id"]][1], trace_of(row["id"], cases[row["id"]][1])
+        named = headers_of(message).get("traceparent")
+        assert named == own or (named is None and lane == b"bulk"), "a trace of another record"
     java = {
         message.key(): message.partition()
         for message in outside.produce(twin, [Record({}, key) for key in keys(found)])

@@ -51,6 +51,20 @@ def test_a_record_of_5_MB_goes_through_a_feed_of_32_MiB_and_one_that_is_refused_
     assert outside.committed(worker.group, events)[0] <= 1
 
 
+def test_a_frame_is_cut_for_a_topic_that_takes_only_small_batches(
+    outside: Outside, workers: Workers, topic: Callable[..., str]
+):
+    events, narrow = topic("events"), topic("narrow", max_message_bytes="20000")
+    text = "x" * 100
+    outside.produce(events, [Record({"id": number, "text": text}) for number in range(5000)])
+
+    worker = workers.start(COPYING, EVENTS=events, COPIES=narrow)
+    worker.until(lambda: outside.is_done(worker.group, events), what="it does not go through")
+
+    assert [row["id"] for row in outside.values(narrow)] == list(range(5000))
+    assert "cut in two until it fits" in worker.said
+
+
 WATCHED = """
 app = fg.App(APP, broker=BROKER, memory="64MiB")
 events = app.feed(EVENTS, codec="raw")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from flowguard._native import wire
 from flowguard._native.record_batches import RecordBatch, Rows
 from flowguard.intake.compression import decompress
+from flowguard.intake.halving import halve
 from tests.native.batches import section_of
 
 CODECS: dict[int, Callable[[Any], Any]] = {
@@ -282,3 +283,34 @@ def test_arrays_that_do_not_fit_are_refused(wrong: dict[str, Any], what: str) ->
 def test_no_rows_are_no_batches() -> None:
     assert rows_of([]).encode(LIMIT) == []
     assert Rows(**{**GOOD, "keys": pa.nulls(1, pa.binary())}).encode(LIMIT)[0][1].count == 1
+
+
+@settings(max_examples=200, deadline=None)
+@given(records=st.lists(record, min_size=2, max_size=40), codec=st.sampled_from([0, 0, *CODECS]))
+def test_the_halves_of_a_batch_have_its_records_in_their_order(
+    records: list[Sent], codec: int
+) -> None:
+    ours = [replace(each, partition=0) for each in records]
+    (batch,) = sealed(rows_of(ours, 1), codec=codec)[0]
+
+    halves = halve(batch)
+
+    for each in halves:
+        each.seal(1, 0, 0)
+    assert all(each.count for each in halves)
+    assert [row for each in halves for row in read_by_aiokafka(each, 0)] == ours
+    assert read_by_flowguard(list(halves), 0) == ours
+
+
+def test_the_halves_of_a_batch_are_about_equal_in_bytes() -> None:
+    large = Sent(value=b"x" * 10_000)
+    small = Sent(value=b"x")
+
+    def counts(*records: Sent) -> list[int]:
+        (batch,) = sealed(rows_of(list(records), 1))[0]
+        return [each.count for each in halve(batch)]
+
+    assert counts(*[small] * 8) == [4, 4]
+    assert counts(large, *[small] * 7) == [1, 7]
+    assert counts(*[small] * 7, large) == [7, 1]
+    assert counts(small, large, small) == [2, 1]

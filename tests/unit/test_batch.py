@@ -120,6 +120,21 @@ def test_a_header_is_the_last_of_its_name_and_null_where_there_is_none():
     assert batch_of(three_slices()).header("other").to_pylist() == [None] * 6
 
 
+def test_the_trace_of_a_batch_is_that_of_the_records_an_agent_sees():
+    one, other = (b"00-%032x-%016x-01" % (number, number) for number in (1, 2))
+    pieces = [
+        slice_of(chunk_of([1, 2], partition=A0, headers=[[(b"traceparent", one)]] * 2,
+                          values=[b'{"at": "x"}'] * 2)),
+        slice_of(chunk_of([7], partition=A1, headers=[[(b"traceparent", other)]],
+                          values=[b'{"at": "x"}'])),
+    ]  # fmt: skip
+
+    assert batch_of(pieces).traceparent is None
+    assert batch_of(pieces[:1]).traceparent == one
+    assert batch_of(pieces, [2]).traceparent == one
+    assert batch_of(three_slices()).traceparent is None
+
+
 def test_records_are_as_kafka_has_them():
     records = batch_of(three_slices()).records
 

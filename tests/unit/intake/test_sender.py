@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
+import re
 import struct
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Sequence
@@ -14,14 +16,16 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from aiokafka.codec import gzip_encode
 from aiokafka.protocol.produce import ProduceRequest_v7
 from aiokafka.record.default_records import DefaultRecordBatch
 
 from flowguard._native.record_batches import RecordBatch, Rows
 from flowguard.chunk import TopicPartition
 from flowguard.errors import SettleError
+from flowguard.intake import lineup, produce_broker
 from flowguard.intake import sender as sending
-from flowguard.intake.sender import BatchSender
+from flowguard.intake.sender import BatchSender, Compression
 
 LENGTH = struct.Struct(">i")
 HEADER = struct.Struct(">hhih")
@@ -29,6 +33,7 @@ PRODUCE, API_VERSIONS = 0, 18
 REMEMBERED = 5
 
 NOT_LEADER, TOO_LARGE, OUT_OF_ORDER = 6, 10, 45
+NO_TOPIC_RIGHT, NO_CLUSTER_RIGHT = 29, 31
 
 P0, P1 = TopicPartition("out", 0), TopicPartition("out", 1)
 
@@ -37,7 +42,10 @@ P0, P1 = TopicPartition("out", 0), TopicPartition("out", 1)
 class ProduceBroker:
     """A broker that checks sequences as Kafka does, and fails where a test says.
 
+    As Kafka's, it takes any sequence of a producer that it does not know.
+
     Attributes:
+        bytes_max: A larger batch is refused.
         errors: Partition → codes to answer for its next batches; 0 takes one.
         lose: So many requests are written to the log, but the connection ends unanswered.
         log: Partition → values.
@@ -47,6 +55,7 @@ class ProduceBroker:
     produce_versions: tuple[int, int] = (3, 13)
     errors: dict[TopicPartition, deque[int]] = field(default_factory=lambda: defaultdict(deque))
     lose: int = 0
+    bytes_max: int = 1 << 20
     log: dict[TopicPartition, list[bytes]] = field(default_factory=lambda: defaultdict(list))
     batches: list[tuple[TopicPartition, int, int, int]] = field(default_factory=list)
     unanswered_most: int = 0
@@ -125,10 +134,12 @@ class ProduceBroker:
         self.batches.append((name, batch.producer_id, first, len(values)))
         if self.errors[name] and (code := self.errors[name].popleft()):
             return code
+        if len(data) > self.bytes_max:
+            return TOO_LARGE
         known = self._known[name, batch.producer_id]
         if (first, len(values)) in known[-REMEMBERED:]:
             return 0
-        if first != (sum(known[-1]) if known else 0):
+        if known and first != sum(known[-1]):
             return OUT_OF_ORDER
         known.append((first, len(values)))
         self.log[name] += values
@@ -173,6 +184,7 @@ class FakeClient:
         self.updated = asyncio.Event()
         self.ids = 100
         self.refuse_ids = 0
+        self.refuse_with = 15
 
     def leader_for_partition(self, name: TopicPartition) -> int | None:
         return self.leader.get(name, 0)
@@ -190,7 +202,7 @@ class FakeClient:
     async def send(self, node: int, request: Any) -> Any:
         if self.refuse_ids:
             self.refuse_ids -= 1
-            return SimpleNamespace(error_code=15)
+            return SimpleNamespace(error_code=self.refuse_with)
         self.ids += 1
         return SimpleNamespace(error_code=0, producer_id=self.ids, producer_epoch=0)
 
@@ -198,17 +210,18 @@ class FakeClient:
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nothing wait for longer than it must."""
-    monkeypatch.setattr(sending, "BACKOFF_S", 0.001)
-    monkeypatch.setattr(sending, "BACKOFF_S_MAX", 0.002)
+    for module in (sending, produce_broker):
+        monkeypatch.setattr(module, "BACKOFF_S", 0.001)
+    monkeypatch.setattr(produce_broker, "BACKOFF_S_MAX", 0.002)
     monkeypatch.setattr(sending, "CLOSE_WITHIN_S", 0.01)
 
 
 @asynccontextmanager
 async def sender_of(
-    *brokers: ProduceBroker, timeout_s: float = 5.0
+    *brokers: ProduceBroker, timeout_s: float = 5.0, compression: Compression | None = None
 ) -> AsyncIterator[tuple[BatchSender, FakeClient]]:
     client = FakeClient(*brokers)
-    sender = BatchSender(client, timeout_s=timeout_s, open_bytes=16_384)
+    sender = BatchSender(client, timeout_s=timeout_s, open_bytes=16_384, compression=compression)
     try:
         async with asyncio.timeout(10):
             yield sender, client
@@ -233,14 +246,16 @@ def batch_of(*values: bytes, partition: int = 0) -> list[tuple[int, RecordBatch]
 
 async def test_batches_are_written_in_their_order_five_requests_at_a_time() -> None:
     async with ProduceBroker().running() as broker, sender_of(broker) as (sender, _):
+        sent = sender.send_batches("out", batch_of(b"0"))
+        await asyncio.gather(*sent)
         broker.gate.clear()
-        sent = [f for n in range(12) for f in sender.send_batches("out", batch_of(b"%d" % n))]
-        await broker.until_received(5)
+        sent += [f for n in range(1, 12) for f in sender.send_batches("out", batch_of(b"%d" % n))]
+        await broker.until_received(6)
         broker.gate.set()
         await asyncio.gather(*sent)
 
         assert broker.log[P0] == [b"%d" % n for n in range(12)]
-        assert broker.unanswered_most <= 5
+        assert broker.unanswered_most == 5
         assert [first for _, _, first, _ in broker.batches] == list(range(12))
         assert {producer_id for _, producer_id, _, _ in broker.batches} == {101}
 
@@ -265,6 +280,22 @@ async def test_few_rows_join_the_batch_that_waits() -> None:
 
         assert broker.log[P0] == [b"%d" % n for n in range(60)]
         assert len(broker.batches) <= 3
+
+
+async def test_rows_that_cannot_be_written_leave_nothing_behind() -> None:
+    class Unwritable:
+        def spans(self) -> list[tuple[int, int, int]]:
+            return [(0, 0, 1)]
+
+        def append_to(self, *_: Any) -> int:
+            raise MemoryError
+
+    async with ProduceBroker().running() as broker, sender_of(broker) as (sender, _):
+        with pytest.raises(MemoryError):
+            sender.send_rows("out", Unwritable())  # type: ignore[arg-type]
+        await asyncio.gather(*sender.send_rows("out", rows_of(b"1")))
+
+        assert broker.log[P0] == [b"1"]
 
 
 async def test_a_finished_batch_is_not_joined_and_comes_in_its_turn() -> None:
@@ -312,6 +343,172 @@ async def test_what_is_refused_for_good_fails_alone_and_the_rest_goes_on() -> No
         assert broker.batches[-1][1] == 102  # the sequence had a gap, so there is a new producer
 
 
+@pytest.mark.parametrize("refused", [NOT_LEADER, TOO_LARGE])
+async def test_nothing_is_written_before_the_first_batch_of_a_producer_that_the_broker_meets(
+    refused: int,
+) -> None:
+    """It takes any sequence of a producer that it does not know."""
+    async with ProduceBroker().running() as broker, sender_of(broker) as (sender, _):
+        broker.errors[P0].append(refused)
+        sent = [f for n in range(9) for f in sender.send_batches("out", batch_of(b"%d" % n, b"+"))]
+        await asyncio.gather(*sent)
+
+        assert broker.log[P0] == [value for n in range(9) for value in (b"%d" % n, b"+")]
+
+
+async def test_nothing_is_written_before_the_first_batch_of_the_next_producer_id() -> None:
+    async with ProduceBroker().running() as broker, sender_of(broker) as (sender, _):
+        five_under_way = [NO_TOPIC_RIGHT, 0, 0, 0, 0]  # the broker refuses the four by itself
+        broker.errors[P0] += [0, *five_under_way, NOT_LEADER]
+        sent = [f for n in range(9) for f in sender.send_batches("out", batch_of(b"%d" % n))]
+        await asyncio.gather(*sent, return_exceptions=True)
+
+        assert broker.log[P0] == [b"%d" % n for n in range(9) if n != 1]
+
+
+async def test_nothing_is_written_before_the_first_batch_after_a_long_silence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A broker forgets producers that were silent for long."""
+    monkeypatch.setattr(lineup, "KNOWN_FOR_S", 0.0)
+    async with ProduceBroker().running() as broker, sender_of(broker) as (sender, _):
+        await asyncio.gather(*sender.send_batches("out", batch_of(b"0")))
+        broker._known.clear()
+        broker.errors[P0].append(NOT_LEADER)
+        sent = [f for n in range(1, 9) for f in sender.send_batches("out", batch_of(b"%d" % n))]
+        await asyncio.gather(*sent)
+
+        assert broker.log[P0] == [b"%d" % n for n in range(9)]
+
+
+async def test_a_batch_that_is_too_large_is_cut_until_it_fits() -> None:
+    broker = ProduceBroker(bytes_max=300)
+    async with broker.running(), sender_of(broker) as (sender, client):
+        values = [b"%02d" % n + b"x" * 60 for n in range(20)]
+        sent = sender.send_batches("out", batch_of(*values))
+        sent += sender.send_batches("out", batch_of(b"last"))
+        await asyncio.gather(*sent)
+
+        assert broker.log[P0] == [*values, b"last"]
+        assert client.ids == 101, "the sequence has no gap"
+
+
+async def test_what_is_known_to_be_too_large_is_cut_before_it_is_sent() -> None:
+    broker = ProduceBroker(bytes_max=300)
+    async with broker.running(), sender_of(broker) as (sender, _):
+        values = [b"%02d" % n + b"x" * 60 for n in range(20)]
+        await asyncio.gather(*sender.send_batches("out", batch_of(*values)))
+        before = len(broker.batches)
+        await asyncio.gather(*sender.send_batches("out", batch_of(*values)))
+
+        assert broker.log[P0] == values * 2
+        assert sum(count for _, _, _, count in broker.batches[before:]) == len(values)
+
+
+async def test_a_limit_that_was_raised_is_used_after_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    broker = ProduceBroker(bytes_max=300)
+    async with broker.running(), sender_of(broker) as (sender, _):
+        values = [b"%02d" % n + b"x" * 60 for n in range(20)]
+        await asyncio.gather(*sender.send_batches("out", batch_of(*values)))
+        broker.bytes_max = 1 << 20
+        sender._lineups[P0].too_large_until_s = 0.0
+        await asyncio.gather(*sender.send_batches("out", batch_of(*values)))
+
+        assert broker.batches[-1][3] == 20
+
+
+async def test_a_batch_is_packed_again_after_it_was_cut() -> None:
+    broker = ProduceBroker(bytes_max=300)
+    packing = Compression(1, gzip_encode)
+    async with broker.running(), sender_of(broker, compression=packing) as (sender, _):
+        values = [os.urandom(60) + b"x" * 500 for _ in range(8)]
+        (sent,) = sender.send_rows("out", rows_of(*values))
+        await sent
+
+        assert broker.log[P0] == values
+
+
+async def test_a_record_that_is_too_large_fails_the_send_it_is_of_and_no_other() -> None:
+    """Small sends share a batch."""
+    broker = ProduceBroker(bytes_max=300)
+    async with broker.running(), sender_of(broker) as (sender, _):
+        large = b"x" * 400
+        rows = [(b"1",), (b"2", b"3"), (b"4", large, b"5"), (b"6",), (b"7", b"8")]
+        sent = [f for each in rows for f in sender.send_rows("out", rows_of(*each))]
+        done = await asyncio.gather(*sent, return_exceptions=True)
+
+        (error,) = [each for each in done if each is not None]
+        assert isinstance(error, SettleError) and done[2] is error
+        assert "'out'" in str(error) and "max.message.bytes" in str(error)
+        assert not error.unavailable, "another record would be taken"
+        assert re.search(r"a record of 4\d\d bytes", str(error))
+        others = [value for value in broker.log[P0] if value not in (b"4", b"5")]
+        assert others == [b"1", b"2", b"3", b"6", b"7", b"8"]
+
+
+async def test_of_a_send_that_has_failed_nothing_more_is_written() -> None:
+    """Whoever sent it sends it again, as a whole."""
+    broker = ProduceBroker(bytes_max=300)
+    async with broker.running(), sender_of(broker) as (sender, client):
+        sent = sender.send_batches("out", batch_of(*[b"x" * 400] * 64))
+        sent += sender.send_batches("out", batch_of(b"last"))
+        done = await asyncio.gather(*sent, return_exceptions=True)
+
+        assert isinstance(done[0], SettleError) and done[1] is None
+        assert broker.log[P0] == [b"last"]
+        assert client.ids == 102, "one producer id is enough to go on"
+
+
+async def test_without_the_right_to_a_producer_id_a_send_fails_and_names_it() -> None:
+    async with ProduceBroker().running() as broker, sender_of(broker) as (sender, client):
+        client.refuse_ids, client.refuse_with = 1, NO_CLUSTER_RIGHT
+        (sent,) = sender.send_batches("out", batch_of(b"1"))
+        with pytest.raises(SettleError, match="IDEMPOTENT_WRITE on the cluster") as caught:
+            await sent
+
+        assert (caught.value.topic, caught.value.partition) == ("out", 0)
+        assert caught.value.unavailable
+        await asyncio.gather(*sender.send_batches("out", batch_of(b"2")))  # it was granted
+        assert broker.log[P0] == [b"2"]
+
+
+async def test_a_right_that_is_missing_does_not_stop_those_who_have_a_producer_id() -> None:
+    async with ProduceBroker().running() as broker, sender_of(broker) as (sender, client):
+        await asyncio.gather(*sender.send_batches("out", batch_of(b"1")))
+        await asyncio.gather(*sender.send_batches("out", batch_of(b"1", partition=1)))
+        client.refuse_ids, client.refuse_with = 1, NO_CLUSTER_RIGHT
+        broker.errors[P1].append(OUT_OF_ORDER)
+        (stuck,) = sender.send_batches("out", batch_of(b"2", partition=1))
+        (fine,) = sender.send_batches("out", batch_of(b"2"))
+        await fine
+
+        with pytest.raises(SettleError, match="IDEMPOTENT_WRITE"):
+            await stuck
+        assert (broker.log[P0], broker.log[P1]) == ([b"1", b"2"], [b"1"])
+
+
+async def test_a_missing_right_to_write_to_the_topic_is_named() -> None:
+    async with ProduceBroker().running() as broker, sender_of(broker) as (sender, _):
+        broker.errors[P0].append(NO_TOPIC_RIGHT)
+        (sent,) = sender.send_batches("out", batch_of(b"1", b"2"))
+
+        with pytest.raises(SettleError, match="ACL WRITE on the topic") as caught:
+            await sent
+        assert caught.value.unavailable, "no other record would be taken"
+
+
+async def test_what_waited_for_a_producer_id_in_vain_says_so() -> None:
+    async with ProduceBroker().running() as broker, sender_of(broker, timeout_s=0.05) as made:
+        sender, client = made
+        client.refuse_ids = 1_000_000
+        (sent,) = sender.send_batches("out", batch_of(b"1"))
+
+        with pytest.raises(SettleError, match="there is no producer id: GroupCoordinatorNot"):
+            await sent
+
+
 async def test_another_partition_goes_on_while_one_is_refused() -> None:
     async with ProduceBroker().running() as broker, sender_of(broker) as (sender, _):
         broker.errors[P0] += [NOT_LEADER] * 20
@@ -327,7 +524,7 @@ async def test_another_partition_goes_on_while_one_is_refused() -> None:
 async def test_a_broker_that_forgot_the_producer_gets_a_new_one() -> None:
     async with ProduceBroker().running() as broker, sender_of(broker) as (sender, _):
         await asyncio.gather(*sender.send_batches("out", batch_of(b"1")))
-        broker._known.clear()  # so that the next sequence is out of order
+        broker.errors[P0].append(OUT_OF_ORDER)
         await asyncio.gather(*sender.send_batches("out", batch_of(b"2")))
 
         assert broker.log[P0] == [b"1", b"2"]
@@ -373,8 +570,9 @@ async def test_what_is_not_acknowledged_in_time_fails() -> None:
     async with sender_of(broker, timeout_s=0.05) as (sender, _):
         (sent,) = sender.send_batches("out", batch_of(b"1"))
 
-        with pytest.raises(SettleError, match="no acknowledgement within"):
+        with pytest.raises(SettleError, match="no acknowledgement within") as caught:
             await sent
+        assert caught.value.unavailable
 
 
 async def test_a_sender_that_went_away_does_not_stop_its_batch() -> None:

@@ -16,7 +16,7 @@ from flowguard.control.memory import MemoryBudget
 from flowguard.errors import ConfigError, SettleError
 from flowguard.intake.codec.raw import RawCodec
 from flowguard.settle.egress import Outgoing
-from flowguard.settle.service import EgressService, LetterService, OutputRoom
+from flowguard.settle.service import EgressService, LetterService, OutputRoom, headers_of
 
 KIB = 1024
 MEMORY = 1024 * KIB  # so 128 KiB are for output
@@ -76,6 +76,7 @@ class FakeBatch:
     oldest_timestamp_ms = 1_700_000_000_000
     lane = SimpleNamespace(name="rt")
     degraded = False
+    traceparent: bytes | None = None
 
 
 class Sink:
@@ -93,6 +94,16 @@ async def settle() -> None:
 
 def frame(*values: bytes) -> pl.DataFrame:
     return pl.DataFrame({"value": list(values)}, schema={"value": pl.Binary})
+
+
+def test_an_output_names_the_lane_and_the_trace_of_its_batch():
+    batch = FakeBatch()
+    source: Any = SimpleNamespace(batch=batch)
+
+    assert headers_of(None) == []
+    assert headers_of(source) == [("fg-lane", b"rt")]
+    batch.traceparent = b"00-1-1-01"
+    assert headers_of(source) == [("fg-lane", b"rt"), ("traceparent", b"00-1-1-01")]
 
 
 async def test_frames_and_tables_become_the_same_records() -> None:
