@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 import click
 
 from flowguard.cli.exit_codes import CommandError
+from flowguard.stress.charts import require_pygal
 
-__all__ = ["app_option", "config_option", "report", "report_options"]
+__all__ = ["app_option", "config_option", "html_option", "report", "report_options"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -27,6 +28,23 @@ def report_options(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")(
         command
     )
+
+
+def html_option(command: Command) -> Command:
+    """Add `--html FILE`, as `html`; what draws must be installed before anything starts."""
+
+    def check(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+        if value is not None and not ctx.resilient_parsing:
+            require_pygal()
+        return value
+
+    return click.option(
+        "--html",
+        metavar="FILE",
+        type=click.Path(dir_okay=False, path_type=Path),
+        callback=check,
+        help="Write the report as one page with charts to FILE.",
+    )(command)
 
 
 def app_option(command: Command) -> Command:
