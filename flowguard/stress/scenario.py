@@ -284,8 +284,8 @@ class Heading:
             raise ConfigError("duration must be longer than nothing")
         if self.warmup_ns >= self.duration_ns:
             raise ConfigError("warmup must be shorter than duration")
-        if self.speed <= 0:
-            raise ConfigError(f"speed={self.speed} must be more than 0")
+        if self.speed < 0:
+            raise ConfigError(f"speed={self.speed} must be 0 or more")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -299,7 +299,7 @@ class Scenario:
         duration_ns: How long records are offered.
         warmup_ns: From the beginning, what is not judged.
         drain_ns: How long the worker has for what is left when nothing is offered any more.
-        speed: How much faster than real traces are replayed.
+        speed: How much faster than in reality traces are replayed; 0: so that all of one fits.
         directory: Where its traces are looked for.
     """
 
@@ -337,10 +337,10 @@ class Scenario:
         """Return the same scenario with its traces faster or slower.
 
         Raises:
-            ConfigError: Not more than 0.
+            ConfigError: It is less than 0.
         """
-        if speed <= 0:
-            raise ConfigError(f"speed={speed} must be more than 0")
+        if speed < 0:
+            raise ConfigError(f"speed={speed} must be 0 or more")
         return replace(self, speed=speed)
 
     def with_trace(self, file: Path) -> Scenario:
