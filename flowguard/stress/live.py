@@ -29,12 +29,15 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError
 
 from flowguard.errors import FlowguardError
+from flowguard.stress.brief import BEGIN_FILE, RUN_VARIABLE
 from flowguard.stress.embedded import EmbeddedBroker
 from flowguard.stress.load import Task
 from flowguard.stress.moments import LEFT_OUT, LaneMoment, Moment, Show
 from flowguard.stress.processes import Child, CpuMeter, Worker
 
-__all__ = ["LaneSetup", "LiveRun", "Outcome", "Phase", "SenderSetup", "Setup", "Trouble"]
+__all__ = [
+    "ARRIVALS_FILE", "LaneSetup", "LiveRun", "Outcome", "Phase", "SenderSetup", "Setup", "Trouble",
+]  # fmt: skip
 
 #: Between the moment when all are ready and the first record.
 LEAD_S: Final = 0.5
@@ -45,9 +48,8 @@ SETTLE_POLL_S: Final = 0.05
 #: A broker that is not there is known not to be after this.
 REACH_WITHIN_MS: Final = 5000
 
-#: Files that processes of one run exchange; they are in its directory.
+#: Where the reader leaves what arrived, in the directory of the run.
 ARRIVALS_FILE: Final = "arrivals.arrow"
-BEGIN_FILE: Final = "begin"
 
 #: What a record has come to when nobody needs to wait for it any more.
 DONE: Final = ("settled", "dead_letters", "diverted", "shed", "conflated", "expired", "skipped")
@@ -236,7 +238,7 @@ class LiveRun:
         worker = Worker(
             self.setup.command,
             bootstrap=self.bootstrap,
-            environment={**self.setup.environment, "FLOWGUARD_STRESS_RUN": str(self.directory)},
+            environment={**self.setup.environment, RUN_VARIABLE: str(self.directory)},
             directory=directory,
             partitions=sum(self.setup.topics[topic] for topic in read),
         )
