@@ -117,12 +117,12 @@ class Expect:
     most: float | None
 
     def __str__(self) -> str:
-        of = f"{self.lane} " if self.lane else ""
-        how = "" if self.aggregate == METRICS[self.metric].aggregate else f"{self.aggregate} "
-        during = ""
+        parts = [self.lane]
         if self.begin_ns is not None and self.end_ns is not None:
-            during = f" {self.begin_ns / SECOND:g}–{self.end_ns / SECOND:g} s"
-        return f"{of}{how}{self.metric}{during}"
+            parts.append(f"{self.begin_ns / SECOND:g}–{self.end_ns / SECOND:g} s")
+        if self.aggregate != METRICS[self.metric].aggregate:
+            parts.append(self.aggregate)
+        return " ".join([*filter(None, parts), self.metric])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

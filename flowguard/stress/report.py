@@ -6,7 +6,7 @@ seconds, size in bytes, rate per second, ratio 0..1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -214,10 +214,19 @@ def number(name: str, value: float | None) -> str:
     """Return an objective's number for people; its name ends in its kind."""
     if value is None:
         return "unknown"
-    if name.endswith("p99"):
-        return format_duration(value)
-    if name.endswith("memory"):
-        return format_size(value)
-    if name.endswith("factor"):
-        return f"{value:.1f}×"
-    return f"{value:,.0f}"
+    return WRITTEN.get(name.split()[-1], plain)(value)
+
+
+def plain(value: float) -> str:
+    """Return a number without a unit for people."""
+    return f"{value:,.0f}" if value == int(value) or abs(value) >= 100 else f"{value:,.2f}"
+
+
+#: The last word of an objective's name → how its value is written.
+WRITTEN: Final[Mapping[str, Callable[[float], str]]] = {
+    **dict.fromkeys(("p50", "p99", "p999", "service", "recovery"), format_duration),
+    "memory": format_size,
+    "factor": lambda value: f"{value:.1f}×",
+    **dict.fromkeys(("on_time", "pressure"), lambda value: f"{value:.2%}"),
+    **dict.fromkeys(("offered", "goodput"), lambda value: f"{value:,.0f}/s"),
+}
