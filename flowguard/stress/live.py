@@ -25,11 +25,9 @@ from pathlib import Path
 from typing import Any, Final, Protocol, Self
 
 import polars as pl
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaError
 
-from flowguard.errors import FlowguardError
 from flowguard.stress.brief import BEGIN_FILE, RUN_VARIABLE
+from flowguard.stress.cluster import committed_offsets, delete_topics, make_topics
 from flowguard.stress.embedded import EmbeddedBroker
 from flowguard.stress.load import Task
 from flowguard.stress.moments import LEFT_OUT, LaneMoment, Moment, Show
@@ -44,9 +42,6 @@ LEAD_S: Final = 0.5
 
 #: How often it is looked whether the worker has done everything.
 SETTLE_POLL_S: Final = 0.05
-
-#: A broker that is not there is known not to be after this.
-REACH_WITHIN_MS: Final = 5000
 
 #: Where the reader leaves what arrived, in the directory of the run.
 ARRIVALS_FILE: Final = "arrivals.arrow"
@@ -242,9 +237,14 @@ class LiveRun:
             directory=directory,
             partitions=sum(self.setup.topics[topic] for topic in read),
         )
+        if not self.workers:
+            worker.watch = self.saw
         self.workers.append(worker)
         self._stack.push_async_callback(worker.end)
         return worker
+
+    def saw(self, state: Mapping[str, Any]) -> None:
+        """Take in what the worker says of itself, several times a second."""
 
     def counts(self, lane: str) -> dict[str, int]:
         """Return a lane's counts, over all workers and their lives."""
@@ -277,7 +277,7 @@ class LiveRun:
         """Send, watch, drain, and return what came of it."""
         self.began_s = time.time() + LEAD_S
         begin_ms = int(self.began_s * 1e3)
-        (self.directory / BEGIN_FILE).write_text(str(begin_ms))
+        announce(self.directory, begin_ms)
         for child in self._children:
             child.order(f"begin {begin_ms}")
         self.show.say(self.setup.phases[0].text)
@@ -413,59 +413,13 @@ class SetupMaker(Protocol):
         ...
 
 
+def announce(directory: Path, begin_ms: int) -> None:
+    """Leave the instant of the beginning for the worker, all of it at once."""
+    written = directory / f"{BEGIN_FILE}.new"
+    written.write_text(str(begin_ms))
+    written.rename(directory / BEGIN_FILE)
+
+
 def total(results: Sequence[Mapping[str, Any]], key: str) -> int:
     """Return a count over all senders of a lane."""
     return sum(int(each[key]) for each in results)
-
-
-# Kafka.
-
-
-async def connect(bootstrap: str) -> AIOKafkaAdminClient:
-    """Return a started client.
-
-    Raises:
-        FlowguardError: No broker answers.
-    """
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=REACH_WITHIN_MS)
-    try:
-        await admin.start()
-    except KafkaError as error:
-        await admin.close()
-        raise FlowguardError(
-            f"no Kafka answers at {bootstrap}, and nothing was started; check --broker"
-        ) from error
-    return admin
-
-
-async def make_topics(bootstrap: str, topics: Mapping[str, int]) -> None:
-    """Create topics: name → partitions."""
-    admin = await connect(bootstrap)
-    try:
-        await admin.create_topics([NewTopic(name, count, 1) for name, count in topics.items()])
-    finally:
-        await admin.close()
-
-
-async def delete_topics(bootstrap: str, topics: Mapping[str, int]) -> None:
-    """Delete topics; that a broker refuses is its business."""
-    admin = await connect(bootstrap)
-    try:
-        await admin.delete_topics(list(topics))
-    except KafkaError:
-        pass
-    finally:
-        await admin.close()
-
-
-async def committed_offsets(bootstrap: str, group: str) -> dict[str, dict[int, int]]:
-    """Return a group's committed offset of each partition, by topic."""
-    admin = await connect(bootstrap)
-    try:
-        offsets = await admin.list_consumer_group_offsets(group)
-    finally:
-        await admin.close()
-    found: dict[str, dict[int, int]] = {}
-    for place, at in offsets.items():
-        found.setdefault(place.topic, {})[place.partition] = at.offset
-    return found

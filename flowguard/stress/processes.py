@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -114,6 +114,9 @@ class Worker:
         environment: Variables beside ours.
         directory: Where it is started and keeps its data.
         partitions: How many it must have until it counts as started.
+
+    Attributes:
+        watch: Called with each state document.
     """
 
     def __init__(
@@ -138,6 +141,7 @@ class Worker:
         self.peak_memory = 0
         self.peak_rss = 0
         self.imbalances: list[str] = []
+        self.watch: Callable[[Mapping[str, Any]], None] = lambda state: None
         self._past: dict[str, dict[str, int]] = {}
         self._process: asyncio.subprocess.Process | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -245,6 +249,7 @@ class Worker:
         self.state = state
         self.peak_memory = max(self.peak_memory, int(state["memory"]["used"]))
         self.imbalances = self.imbalances or imbalances(state["lanes"])
+        self.watch(state)
 
     def send(self, what: signal.Signals) -> None:
         """Send it a signal, if it runs."""

@@ -8,13 +8,15 @@ The same file runs in the simulator; what only the simulator can do is refused h
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import polars as pl
 
 from flowguard.errors import ConfigError
+from flowguard.stress.assertions import end_of_faults, objectives_of, recovery_seconds
 from flowguard.stress.brief import Brief
 from flowguard.stress.chance import Chance
 from flowguard.stress.faults import Crash, Rebalance
@@ -22,17 +24,27 @@ from flowguard.stress.live import (
     ARRIVALS_FILE,
     LaneSetup,
     LiveRun,
+    Outcome,
     Phase,
     SenderSetup,
     Setup,
 )
 from flowguard.stress.load import PlanTask, ReadTask
 from flowguard.stress.moments import Show
-from flowguard.stress.plan import plan_of
+from flowguard.stress.outcome import (
+    broken_promises,
+    crowded_out,
+    delivery_of,
+    lagging,
+    lane_card,
+)
+from flowguard.stress.plan import Plan, plan_of
 from flowguard.stress.reader import LANE_HEADER
+from flowguard.stress.recorded import Sample, recording_of
+from flowguard.stress.report import Objective, Scorecard, judge
 from flowguard.stress.scenario import Scenario
 from flowguard.stress.trouble import Mishaps
-from flowguard.units import SECOND
+from flowguard.units import SECOND, format_duration
 
 __all__ = ["RealRun", "check_real"]
 
@@ -40,7 +52,15 @@ RUN_WORKER: Final = (
     *("-c", "import sys; from flowguard.cli import main; sys.exit(main())"),
     *("worker", "-A"),
 )
-PIPELINE: Final = "flowguard.stress.pipeline"
+PIPELINE: Final = "flowguard.stress.pipeline:app"
+
+#: The parts of the state document that a recording is made of.
+SAMPLED: Final = frozenset({"agents", "memory", "pressure", "rung", "rung_name", "decisions"})
+
+#: The first records of a worker meet cold code; they say little about "unloaded".
+COLD_S: Final = 2.0
+
+MEMORY_SLACK: Final = 1.1
 
 #: What one process sends in a second without being late, on a core that it shares.
 SENDER_PER_S_MAX: Final = 20_000
@@ -64,17 +84,22 @@ def check_real(scenario: Scenario, *, embedded: bool) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RealPlan:
-    """A scenario as a live run."""
+    """A scenario as a live run.
+
+    Args:
+        records: All that will be sent.
+    """
 
     scenario: Scenario
     brief: Brief
+    records: Plan
 
     @classmethod
     def of(cls, scenario: Scenario) -> RealPlan:
         """Return a plan whose group and topics are nobody else's."""
         name = f"flowguard-stress-{uuid.uuid4().hex[:8]}"
         brief = Brief(scenario=scenario, group=name, prefix=f"{name}-")
-        return cls(scenario=scenario, brief=brief)
+        return cls(scenario=scenario, brief=brief, records=plan_of(scenario, Chance(scenario.seed)))
 
     def lanes(self) -> list[LaneSetup]:
         """Return the lanes with the topics that their records are sent to."""
@@ -118,11 +143,10 @@ class RealPlan:
     def _senders(
         self, bootstrap: str, directory: Path, lanes: list[LaneSetup]
     ) -> list[SenderSetup]:
-        plan = plan_of(self.scenario, Chance(self.scenario.seed))
         ranks = {name: rank for rank, name in enumerate(self.scenario.worker.lane_names)}
         senders = []
         for lane in lanes:
-            frame = plan.topics[lane.topic.removeprefix(self.brief.prefix)]
+            frame = self.records.topics[lane.topic.removeprefix(self.brief.prefix)]
             frame = frame.filter(pl.col("lane") == ranks[lane.name])
             for source, part in enumerate(shared_out(frame)):
                 file = directory / f"plan-{lane.name}-{source}.arrow"
@@ -172,3 +196,96 @@ class RealRun(LiveRun):
         trouble = Mishaps(scenario.faults) if scenario.faults else None
         super().__init__(plan.setup, show, bootstrap=bootstrap, trouble=trouble)
         self.scenario = scenario
+        self.plan = plan
+        self.samples: list[Sample] = []
+
+    def saw(self, state: Mapping[str, Any]) -> None:
+        """Keep what the worker says of itself while the run goes on."""
+        if self.began_s is not None and self.elapsed_s >= 0:
+            counts = {lane.name: self.counts(lane.name) for lane in self.setup.lanes}
+            kept = {key: value for key, value in state.items() if key in SAMPLED}
+            self.samples.append(Sample(int(self.elapsed_s * SECOND), counts, kept))
+
+    async def card(self) -> Scorecard:
+        """Do it all, and return the scorecard."""
+        outcome = await self.run()
+        return scorecard_of(self, outcome)
+
+
+def scorecard_of(run: RealRun, outcome: Outcome) -> Scorecard:
+    """Return what the run showed."""
+    scenario, worker = run.scenario, run.worker
+    begin_s, end_s = scenario.warmup_ns / SECOND, scenario.duration_ns / SECOND
+    deliveries = {lane.name: delivery_of(lane, outcome) for lane in run.setup.lanes}
+    known = {name: each for name, each in deliveries.items() if each is not None}
+    recording = recording_of(
+        scenario,
+        run.plan.records,
+        outcome,
+        run.samples,
+        lost={name: each.lost for name, each in known.items()},
+        duplicates={name: each.duplicates for name, each in known.items()},
+    )
+    lanes = {
+        lane.name: lane_card(
+            lane,
+            outcome,
+            deliveries[lane.name],
+            unloaded_s=unloaded(scenario),
+            judged_s=(begin_s, end_s),
+        )
+        for lane in run.setup.lanes
+    }
+    lost = sum(each.lost for each in known.values())
+    objectives = [
+        Objective(name="lost", limit=0, value=lost),
+        Objective(
+            name="memory",
+            limit=scenario.worker.memory_bytes * MEMORY_SLACK,
+            value=worker.peak_memory,
+        ),
+        *objectives_of(scenario, recording),
+    ]
+    result, why = judge(
+        objectives,
+        broken=broken_promises(outcome, deliveries, worker),
+        invalid=[*lagging(outcome.sent), *crowded_out(outcome)],
+    )
+    ended_ns = end_of_faults(scenario)
+    return Scorecard(
+        scenario=scenario.name,
+        result=result,
+        why=why,
+        offered=sum(each.sent for each in known.values()),
+        lost=lost,
+        duplicates=sum(each.duplicates for each in known.values()),
+        peak_memory=worker.peak_memory,
+        peak_rss=worker.peak_rss,
+        recovery_seconds=(
+            None if ended_ns is None else recovery_seconds(scenario, recording, ended_ns)
+        ),
+        objectives=objectives,
+        lanes=lanes,
+        timeline=recording.timeline(),
+        notes=notes_of(scenario),
+    )
+
+
+def unloaded(scenario: Scenario) -> tuple[float, float] | None:
+    """Return when the worker is at ease: the part of the warm-up in which its code is warm."""
+    end_s = scenario.warmup_ns / SECOND
+    return (COLD_S, end_s) if end_s > COLD_S else None
+
+
+def notes_of(scenario: Scenario) -> list[str]:
+    """Return what a reader of the table should know."""
+    provider = scenario.provider
+    seats = f", {provider.capacity} at once" if provider.capacity else ""
+    call = format_duration(provider.call_ns / SECOND)
+    record = format_duration(provider.record_ns / SECOND)
+    return [
+        f"The provider takes {call} a call + {record} a record{seats}.",
+        "Latency is from the intended instant to the arrival at a reader of the sink, after the "
+        "warm-up.",
+        "What waits in Kafka is neither lost nor finished: it lies above the committed offset.",
+    ]

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from flowguard.errors import ConfigError, FlowguardError
-from flowguard.stress.html import charts_of, page, write_html
+from flowguard.stress.html import page, write_html
+from flowguard.stress.story import charts_of
 
 from .scorecards import lane, moment, scorecard
 
