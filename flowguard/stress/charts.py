@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -91,6 +92,9 @@ def require_pygal() -> Any:
             "the charts of an HTML report need pygal, which is not installed; nothing was "
             'started; install it with: pip install "flowguard[stress]"'
         ) from None
+    # It leaves a finder for its plug-ins in every import of this process, in a form that Python
+    # warns about and no longer knows.
+    sys.meta_path[:] = [each for each in sys.meta_path if type(each).__module__ != "pygal"]
     return pygal
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -10,7 +10,7 @@ from aiokafka.errors import KafkaError
 
 from flowguard.errors import FlowguardError
 
-__all__ = ["committed_offsets", "delete_topics", "make_topics"]
+__all__ = ["committed_offsets", "delete_topics", "make_topics", "partitions_of"]
 
 #: A broker that is not there is known not to be after this.
 REACH_WITHIN_MS: Final = 5000
@@ -64,3 +64,14 @@ async def committed_offsets(bootstrap: str, group: str) -> dict[str, dict[int, i
     for place, at in offsets.items():
         found.setdefault(place.topic, {})[place.partition] = at.offset
     return found
+
+
+async def partitions_of(bootstrap: str, topics: Iterable[str]) -> dict[str, int]:
+    """Return the number of partitions of those topics that exist."""
+    admin = await connect(bootstrap)
+    try:
+        existing = set(await admin.list_topics())
+        described = await admin.describe_topics([each for each in topics if each in existing])
+    finally:
+        await admin.close()
+    return {each["topic"]: len(each["partitions"]) for each in described}

@@ -95,7 +95,7 @@ class DemoPlan:
         """Return the stated service time, for people."""
         return f"{self.call_ms:g} ms a call + {self.record_us:g} µs a record, four calls at once"
 
-    def setup(self, bootstrap: str, directory: Path) -> Setup:
+    async def setup(self, bootstrap: str, directory: Path) -> Setup:
         """Return the processes that it takes."""
         realtime, backfill = LANES
         where: dict[str, Any] = {"bootstrap": bootstrap, "partitions": self.partitions}
@@ -120,7 +120,11 @@ class DemoPlan:
                 SenderSetup(lane=REALTIME, task=departures),
                 SenderSetup(lane=BACKFILL, task=flood),
             ),
-            reader=ReadTask(**where, topic=SINK, result=str(directory / ARRIVALS_FILE)),
+            reader=ReadTask(
+                bootstrap=bootstrap,
+                topics={SINK: self.partitions},
+                result=str(directory / ARRIVALS_FILE),
+            ),
             seconds=self.seconds,
             settle_s=SETTLE_WITHIN_S,
             phases=(

@@ -94,8 +94,8 @@ def key_figures(document: Document) -> str:
     figures = {
         "offered": count(document["offered"]),
         "settled": count(document["settled"]),
-        "lost": count(document["lost"]),
-        "duplicates": count(document["duplicates"]),
+        "lost": known(document["lost"]),
+        "duplicates": known(document["duplicates"]),
         **{
             name.replace("_", " "): count(document[name])
             for name in ("shed", "conflated", "expired", "diverted", "dead_letters", "skipped")
@@ -110,6 +110,11 @@ def key_figures(document: Document) -> str:
         f"<div><dt>{escape(name)}</dt><dd>{value}</dd></div>" for name, value in figures.items()
     )
     return f'<dl class="figures">{cells}</dl>'
+
+
+def known(value: float | None) -> str:
+    """Return a number of something; unknown is a dash."""
+    return "–" if value is None else count(value)
 
 
 def objective_table(objectives: Sequence[Document]) -> str:

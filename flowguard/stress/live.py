@@ -29,12 +29,13 @@ import polars as pl
 from flowguard.stress.brief import BEGIN_FILE, RUN_VARIABLE
 from flowguard.stress.cluster import committed_offsets, delete_topics, make_topics
 from flowguard.stress.embedded import EmbeddedBroker
-from flowguard.stress.load import Task
+from flowguard.stress.load import ReadTask, Task
 from flowguard.stress.moments import LEFT_OUT, LaneMoment, Moment, Show
 from flowguard.stress.processes import Child, CpuMeter, Worker
 
 __all__ = [
     "ARRIVALS_FILE", "LaneSetup", "LiveRun", "Outcome", "Phase", "SenderSetup", "Setup", "Trouble",
+    "total",
 ]  # fmt: skip
 
 #: Between the moment when all are ready and the first record.
@@ -106,6 +107,8 @@ class Setup:
         settle_s: How long the worker has for what is left then.
         phases: In order; the first begins at 0.
         keep_topics: Topics are somebody else's, and are neither made nor deleted.
+        read: The topics that the worker reads; () for those of the lanes.
+        worker_directory: Where the worker is started; None: in a directory of the run.
     """
 
     name: str
@@ -115,11 +118,13 @@ class Setup:
     topics: Mapping[str, int]
     lanes: Sequence[LaneSetup]
     senders: Sequence[SenderSetup]
-    reader: Task | None
+    reader: ReadTask | None
     seconds: float
     settle_s: float
     phases: Sequence[Phase]
+    read: Sequence[str] = ()
     keep_topics: bool = False
+    worker_directory: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +136,7 @@ class Outcome:
         sent: Lane → what each of its senders says.
         committed: Topic → partition → offset.
         arrivals: One row an arrival in the sink; None without a reader.
+        ids: Arrivals have the ids of what was sent; else they are only numbered.
         counts: Lane → its counts over all lives of the worker.
         exit_code: Of the worker, None if it had to be killed.
         others_cpu: Share of the CPU that other programs took.
@@ -140,6 +146,7 @@ class Outcome:
     sent: Mapping[str, Sequence[Mapping[str, Any]]]
     committed: Mapping[str, Mapping[int, int]]
     arrivals: pl.DataFrame | None
+    ids: bool
     counts: Mapping[str, Mapping[str, int]]
     exit_code: int | None
     others_cpu: float
@@ -209,7 +216,7 @@ class LiveRun:
             self.show.say("starting the embedded broker")
             self.broker = self._stack.enter_context(EmbeddedBroker())
             self.bootstrap = self.broker.bootstrap
-        self.setup = self._plan(self.bootstrap, self.directory)
+        self.setup = await self._plan(self.bootstrap, self.directory)
         await self._make_topics()
         self.show.say("starting the worker, and loading what is sent")
         self.senders: dict[str, list[Child]] = {lane.name: [] for lane in self.setup.lanes}
@@ -227,7 +234,7 @@ class LiveRun:
 
     def new_worker(self) -> Worker:
         """Return one more worker of the app; it is not started yet."""
-        read = {lane.topic for lane in self.setup.lanes}
+        read = set(self.setup.read) or {lane.topic for lane in self.setup.lanes}
         directory = self.directory / f"worker-{len(self.workers)}"
         directory.mkdir()
         worker = Worker(
@@ -235,6 +242,7 @@ class LiveRun:
             bootstrap=self.bootstrap,
             environment={**self.setup.environment, RUN_VARIABLE: str(self.directory)},
             directory=directory,
+            started_in=self.setup.worker_directory,
             partitions=sum(self.setup.topics[topic] for topic in read),
         )
         if not self.workers:
@@ -298,6 +306,7 @@ class LiveRun:
             sent=sent,
             committed=committed,
             arrivals=await self._arrivals(),
+            ids=self.setup.reader is not None and self.setup.reader.ids,
             counts={lane.name: self.counts(lane.name) for lane in self.setup.lanes},
             exit_code=exit_code,
             others_cpu=others_cpu,
@@ -408,7 +417,7 @@ class LiveRun:
 class SetupMaker(Protocol):
     """Makes the setup of a run, once its broker is known."""
 
-    def __call__(self, bootstrap: str, directory: Path) -> Setup:
+    async def __call__(self, bootstrap: str, directory: Path) -> Setup:
         """Return the setup; files of the run go into the directory."""
         ...
 

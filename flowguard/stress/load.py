@@ -74,6 +74,8 @@ class PlanTask:
         headers: Of all records.
         urgent: Their lane has a target.
         source: Number of this sender among those of its lane.
+        key_prefix: What keys begin with.
+        values: A file of values to send in turn; "" for ids and padding.
     """
 
     bootstrap: str
@@ -83,13 +85,17 @@ class PlanTask:
     headers: dict[str, str]
     urgent: bool
     source: int
+    key_prefix: str = ""
+    values: str = ""
     kind: Literal["plan"] = "plan"
 
     def process(self) -> Sender:
         """Load the plan and return what sends it."""
         headers = [(name, value.encode()) for name, value in self.headers.items()]
+        values = pl.read_ipc(self.values)["value"].to_list() if self.values else []
+        offer = Planned(pl.read_ipc(self.plan), headers, key_prefix=self.key_prefix, values=values)
         return Sender(
-            Planned(pl.read_ipc(self.plan), headers),
+            offer,
             bootstrap=self.bootstrap,
             topic=self.topic,
             partitions=self.partitions,
@@ -100,21 +106,29 @@ class PlanTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadTask:
-    """Read a topic from its beginning; write what arrived to the file `result`."""
+    """Read topics and write what arrived to the file `result`.
+
+    Args:
+        topics: Name → partitions.
+        ids: Keys are ids; else arrivals are only numbered.
+        earliest: From the beginning of the topics; else from now on.
+    """
 
     bootstrap: str
-    topic: str
-    partitions: int
+    topics: dict[str, int]
     result: str
+    ids: bool = True
+    earliest: bool = True
     kind: Literal["read"] = "read"
 
     def process(self) -> SinkReader:
         """Return what reads."""
         return SinkReader(
             bootstrap=self.bootstrap,
-            topic=self.topic,
-            partitions=self.partitions,
+            topics=self.topics,
             result=self.result,
+            ids=self.ids,
+            earliest=self.earliest,
         )
 
 

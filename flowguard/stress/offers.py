@@ -87,11 +87,20 @@ class Planned:
     Args:
         plan: One row a record in the order of their instants.
         headers: Of all of them.
+        key_prefix: What their keys begin with.
+        values: What is sent, in turn; without any, values that hold an id and padding.
 
     Shape of the plan: at_ns int64, partition int16, key int64 (-1: none), size int32.
     """
 
-    def __init__(self, plan: pl.DataFrame, headers: list[tuple[str, bytes]]) -> None:
+    def __init__(
+        self,
+        plan: pl.DataFrame,
+        headers: list[tuple[str, bytes]],
+        *,
+        key_prefix: str = "",
+        values: Sequence[bytes] = (),
+    ) -> None:
         self.schedule: Schedule = TimeWarped(plan["at_ns"].to_list())
         self.headers = headers
         self._keys = plan["key"].to_list()
@@ -102,6 +111,8 @@ class Planned:
             for (partition,), group in rows.group_by("partition", maintain_order=True)
         }
         self._padding = b"x" * max(self._sizes, default=0)
+        self._key_prefix = key_prefix.encode()
+        self._values = values
 
     def of(self, partition: int, first: int, end: int) -> Sequence[int]:
         """Return the records of one partition among those from `first` to before `end`."""
@@ -114,7 +125,12 @@ class Planned:
 
     def record(self, index: int, record_id: int) -> tuple[bytes | None, bytes]:
         """Return key and value of a record; no value is shorter than what it must hold."""
-        key = self._keys[index]
+        number = self._keys[index]
+        key = None if number < 0 else b"%bkey-%d" % (self._key_prefix, number)
+        if self._key_prefix and key is None:
+            key = self._key_prefix
+        if self._values:
+            return key, self._values[index % len(self._values)]
         padding = self._padding[: max(0, self._sizes[index] - PADDING_FROM)]
         value = b'{"id":%d,"padding":"%b"}' % (record_id, padding)
-        return None if key < 0 else b"key-%d" % key, value
+        return key, value

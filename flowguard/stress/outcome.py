@@ -37,12 +37,12 @@ LEFT_OUT_OF_SINK: Final = ("shed", "conflated", "expired", "diverted", "dead_let
 
 
 def delivery_of(lane: LaneSetup, outcome: Outcome) -> Delivery | None:
-    """Return what became of a lane's records, None where nobody read the sink.
+    """Return what became of a lane's records, None where no reader knows them again.
 
     What the worker committed must be in the sink, less what it says it left out. What it did
     not commit is safe in Kafka.
     """
-    if outcome.arrivals is None:
+    if outcome.arrivals is None or not outcome.ids:
         return None
     sent_runs = [SentRun(*run) for sender in outcome.sent[lane.name] for run in sender["runs"]]
     arrived = outcome.arrivals.filter(pl.col("lane") == lane.name)["id"]

@@ -63,13 +63,12 @@ def build(directory: Path) -> fg.App:
     """
     brief = Brief.read(directory)
     app = declare_app(brief)
-    provider = SlowProvider(brief.scenario)
+    provider = SlowProvider(brief.scenario.provider, brief.scenario.seed)
     declare_agent(app, brief, provider)
 
     @app.task  # type: ignore[untyped-decorator]
     async def follow_the_run() -> None:
         begin_ns = await beginning(directory)
-        provider.begin(time.monotonic_ns() - (time.time_ns() - begin_ns))
         await stand_still(brief, begin_ns)
 
     atexit.register(leave_last_state, app)

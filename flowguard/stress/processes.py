@@ -112,7 +112,8 @@ class Worker:
     Args:
         command: What runs it, after `python`; `--broker` and `--web-port` are added.
         environment: Variables beside ours.
-        directory: Where it is started and keeps its data.
+        directory: Where its log is.
+        started_in: Where it is started, if not there.
         partitions: How many it must have until it counts as started.
 
     Attributes:
@@ -127,6 +128,7 @@ class Worker:
         environment: Mapping[str, str],
         directory: Path,
         partitions: int,
+        started_in: Path | None = None,
     ) -> None:
         self.port = free_port()
         self.command = [
@@ -135,6 +137,7 @@ class Worker:
         ]
         self.environment = environment
         self.directory = directory
+        self.started_in = started_in or directory
         self.partitions = partitions
         self.log = directory / "worker.log"
         self.state: dict[str, Any] = {}
@@ -208,7 +211,7 @@ class Worker:
         with self.log.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
                 *self.command,
-                cwd=self.directory,
+                cwd=self.started_in,
                 env=self._whole_environment(),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,

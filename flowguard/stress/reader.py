@@ -6,6 +6,7 @@ import asyncio
 import time
 from array import array
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Final
 
 import polars as pl
@@ -27,13 +28,29 @@ class SinkReader:
     """Takes the time of every arrival.
 
     Args:
+        topics: Name → partitions.
         result: The file to write what arrived to.
+        ids: Keys are ids; else arrivals are only numbered.
+        earliest: From the beginning of the topics; else from now on.
     """
 
-    def __init__(self, *, bootstrap: str, topic: str, partitions: int, result: str) -> None:
+    def __init__(
+        self,
+        *,
+        bootstrap: str,
+        topics: Mapping[str, int],
+        result: str,
+        ids: bool = True,
+        earliest: bool = True,
+    ) -> None:
         self.bootstrap = bootstrap
-        self.partitions = [TopicPartition(topic, each) for each in range(partitions)]
+        self.partitions = [
+            TopicPartition(topic, each) for topic, count in topics.items() for each in range(count)
+        ]
         self.result = result
+        self.keys_are_ids = ids
+        self.earliest = earliest
+        self.count = 0
         self.ids: dict[str, array[int]] = defaultdict(lambda: array("q"))
         self.latencies_ms: dict[str, array[float]] = defaultdict(lambda: array("d"))
         self.timestamps_ms: dict[str, array[int]] = defaultdict(lambda: array("q"))
@@ -44,6 +61,10 @@ class SinkReader:
         await consumer.start()
         try:
             consumer.assign(self.partitions)
+            if not self.earliest:
+                await consumer.seek_to_end(*self.partitions)
+                for each in self.partitions:  # or "now" would be when it is first read
+                    await consumer.position(each)
             await orders.begin_ms()
             reporter = asyncio.create_task(self._report())
             try:
@@ -67,7 +88,8 @@ class SinkReader:
         for records in fetched.values():
             for record in records:
                 lane = dict(record.headers).get(LANE_HEADER, b"").decode()
-                self.ids[lane].append(int(record.key))
+                self.count += 1
+                self.ids[lane].append(int(record.key) if self.keys_are_ids else self.count)
                 self.latencies_ms[lane].append(now_ms - record.timestamp)
                 self.timestamps_ms[lane].append(record.timestamp)
 

@@ -7,29 +7,13 @@ The same file runs in the simulator; what only the simulator can do is refused h
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
-
-import polars as pl
 
 from flowguard.errors import ConfigError
 from flowguard.stress.assertions import end_of_faults, objectives_of, recovery_seconds
-from flowguard.stress.brief import Brief
-from flowguard.stress.chance import Chance
-from flowguard.stress.faults import Crash, Rebalance
-from flowguard.stress.live import (
-    ARRIVALS_FILE,
-    LaneSetup,
-    LiveRun,
-    Outcome,
-    Phase,
-    SenderSetup,
-    Setup,
-)
-from flowguard.stress.load import PlanTask, ReadTask
+from flowguard.stress.faults import Crash, Rebalance, Stalls
+from flowguard.stress.live import LiveRun, Outcome, total
 from flowguard.stress.moments import Show
 from flowguard.stress.outcome import (
     broken_promises,
@@ -38,21 +22,15 @@ from flowguard.stress.outcome import (
     lagging,
     lane_card,
 )
-from flowguard.stress.plan import Plan, plan_of
-from flowguard.stress.reader import LANE_HEADER
+from flowguard.stress.real_plan import OwnPipeline, RealPlan, UsersPipeline
 from flowguard.stress.recorded import Sample, recording_of
 from flowguard.stress.report import Objective, Scorecard, judge
 from flowguard.stress.scenario import Scenario
 from flowguard.stress.trouble import Mishaps
+from flowguard.stress.users_app import UsersApp
 from flowguard.units import SECOND, format_duration
 
 __all__ = ["RealRun", "check_real"]
-
-RUN_WORKER: Final = (
-    *("-c", "import sys; from flowguard.cli import main; sys.exit(main())"),
-    *("worker", "-A"),
-)
-PIPELINE: Final = "flowguard.stress.pipeline:app"
 
 #: The parts of the state document that a recording is made of.
 SAMPLED: Final = frozenset({"agents", "memory", "pressure", "rung", "rung_name", "decisions"})
@@ -61,9 +39,6 @@ SAMPLED: Final = frozenset({"agents", "memory", "pressure", "rung", "rung_name",
 COLD_S: Final = 2.0
 
 MEMORY_SLACK: Final = 1.1
-
-#: What one process sends in a second without being late, on a core that it shares.
-SENDER_PER_S_MAX: Final = 20_000
 
 
 def check_real(scenario: Scenario, *, embedded: bool) -> None:
@@ -82,103 +57,18 @@ def check_real(scenario: Scenario, *, embedded: bool) -> None:
             )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RealPlan:
-    """A scenario as a live run.
+def check_users(scenario: Scenario) -> None:
+    """Raise for faults of the provider: an app of the user's calls its own.
 
-    Args:
-        records: All that will be sent.
+    Raises:
+        ConfigError: It says which.
     """
-
-    scenario: Scenario
-    brief: Brief
-    records: Plan
-
-    @classmethod
-    def of(cls, scenario: Scenario) -> RealPlan:
-        """Return a plan whose group and topics are nobody else's."""
-        name = f"flowguard-stress-{uuid.uuid4().hex[:8]}"
-        brief = Brief(scenario=scenario, group=name, prefix=f"{name}-")
-        return cls(scenario=scenario, brief=brief, records=plan_of(scenario, Chance(scenario.seed)))
-
-    def lanes(self) -> list[LaneSetup]:
-        """Return the lanes with the topics that their records are sent to."""
-        topics = {each.lane: self.scenario.topic_of(each) for each in self.scenario.arrivals}
-        return [
-            LaneSetup(
-                name=lane.name,
-                topic=self.brief.prefix + topics[lane.name],
-                target=lane.target,
+    for fault in scenario.faults:
+        if fault.target == "provider" or isinstance(fault.kind, Stalls):
+            raise ConfigError(
+                f"scenario {scenario.name} has the fault {fault}, which is made inside of the "
+                f"pipeline that comes with it; run it without -A"
             )
-            for lane in self.scenario.worker.lanes
-            if lane.name in topics
-        ]
-
-    def setup(self, bootstrap: str, directory: Path) -> Setup:
-        """Return the processes that it takes; all records are planned before one is sent."""
-        scenario, brief = self.scenario, self.brief
-        brief.write(directory)
-        partitions = scenario.worker.partitions
-        lanes = self.lanes()
-        names = [*(brief.prefix + topic for topic in scenario.topics), brief.sink]
-        return Setup(
-            name=scenario.name,
-            group=brief.group,
-            command=(*RUN_WORKER, PIPELINE),
-            environment={},
-            topics=dict.fromkeys(names, partitions),
-            lanes=lanes,
-            senders=self._senders(bootstrap, directory, lanes),
-            reader=ReadTask(
-                bootstrap=bootstrap,
-                topic=brief.sink,
-                partitions=partitions,
-                result=str(directory / ARRIVALS_FILE),
-            ),
-            seconds=scenario.duration_ns / SECOND,
-            settle_s=scenario.drain_ns / SECOND,
-            phases=self._phases(),
-        )
-
-    def _senders(
-        self, bootstrap: str, directory: Path, lanes: list[LaneSetup]
-    ) -> list[SenderSetup]:
-        ranks = {name: rank for rank, name in enumerate(self.scenario.worker.lane_names)}
-        senders = []
-        for lane in lanes:
-            frame = self.records.topics[lane.topic.removeprefix(self.brief.prefix)]
-            frame = frame.filter(pl.col("lane") == ranks[lane.name])
-            for source, part in enumerate(shared_out(frame)):
-                file = directory / f"plan-{lane.name}-{source}.arrow"
-                part.write_ipc(file)
-                task = PlanTask(
-                    bootstrap=bootstrap,
-                    topic=lane.topic,
-                    partitions=self.scenario.worker.partitions,
-                    plan=str(file),
-                    headers={LANE_HEADER: lane.name},
-                    urgent=lane.target is not None,
-                    source=source,
-                )
-                senders.append(SenderSetup(lane=lane.name, task=task))
-        return senders
-
-    def _phases(self) -> tuple[Phase, ...]:
-        scenario = self.scenario
-        doing = Phase(
-            begin_s=scenario.warmup_ns / SECOND,
-            text=scenario.about or scenario.name,
-            disturbed=True,
-        )
-        return (Phase(begin_s=0, text="warming up"), doing) if scenario.warmup_ns else (doing,)
-
-
-def shared_out(frame: pl.DataFrame) -> list[pl.DataFrame]:
-    """Return the records of a lane, dealt out to as many senders as the rush needs."""
-    by_second = frame.group_by(pl.col("at_ns") // SECOND).len()
-    peak = int(by_second["len"].max() or 0)  # type: ignore[arg-type]
-    count = max(1, -(-peak // SENDER_PER_S_MAX))
-    return [frame.gather_every(count, offset) for offset in range(count)]
 
 
 class RealRun(LiveRun):
@@ -188,16 +78,32 @@ class RealRun(LiveRun):
         scenario: What is run.
         show: Where it shows itself.
         bootstrap: Of a broker that is there; None starts the embedded one.
+        app: An app of the user's to run it against; None for the pipeline that it states.
+
+    Raises:
+        ConfigError: It cannot be run against a real worker, or this app.
     """
 
-    def __init__(self, scenario: Scenario, show: Show, *, bootstrap: str | None = None) -> None:
-        check_real(scenario, embedded=bootstrap is None)
-        plan = RealPlan.of(scenario)
-        trouble = Mishaps(scenario.faults) if scenario.faults else None
-        super().__init__(plan.setup, show, bootstrap=bootstrap, trouble=trouble)
+    def __init__(
+        self,
+        scenario: Scenario,
+        show: Show,
+        *,
+        bootstrap: str | None = None,
+        app: UsersApp | None = None,
+    ) -> None:
+        embedded = bootstrap is None
+        check_real(scenario, embedded=embedded)
         self.scenario = scenario
-        self.plan = plan
+        self.plan: RealPlan
+        if app is None:
+            self.plan = OwnPipeline(scenario)
+        else:
+            check_users(scenario)
+            self.plan = UsersPipeline(scenario, app, embedded=embedded)
         self.samples: list[Sample] = []
+        trouble = Mishaps(scenario.faults) if scenario.faults else None
+        super().__init__(self.plan.setup, show, bootstrap=bootstrap, trouble=trouble)
 
     def saw(self, state: Mapping[str, Any]) -> None:
         """Keep what the worker says of itself while the run goes on."""
@@ -223,6 +129,8 @@ def scorecard_of(run: RealRun, outcome: Outcome) -> Scorecard:
         run.plan.records,
         outcome,
         run.samples,
+        agent=run.plan.agent,
+        memory_bytes=budget_of(run),
         lost={name: each.lost for name, each in known.items()},
         duplicates={name: each.duplicates for name, each in known.items()},
     )
@@ -236,12 +144,14 @@ def scorecard_of(run: RealRun, outcome: Outcome) -> Scorecard:
         )
         for lane in run.setup.lanes
     }
-    lost = sum(each.lost for each in known.values())
+    lost = sum(each.lost for each in known.values()) if known else None
+    # Whether an app of the user's delivered everything, only its own counts can tell.
+    ours = [Objective(name="lost", limit=0, value=lost)] if known else []
     objectives = [
-        Objective(name="lost", limit=0, value=lost),
+        *ours,
         Objective(
             name="memory",
-            limit=scenario.worker.memory_bytes * MEMORY_SLACK,
+            limit=budget_of(run) * MEMORY_SLACK,
             value=worker.peak_memory,
         ),
         *objectives_of(scenario, recording),
@@ -256,9 +166,9 @@ def scorecard_of(run: RealRun, outcome: Outcome) -> Scorecard:
         scenario=scenario.name,
         result=result,
         why=why,
-        offered=sum(each.sent for each in known.values()),
+        offered=sum(total(each, "sent") for each in outcome.sent.values()),
         lost=lost,
-        duplicates=sum(each.duplicates for each in known.values()),
+        duplicates=sum(each.duplicates for each in known.values()) if known else None,
         peak_memory=worker.peak_memory,
         peak_rss=worker.peak_rss,
         recovery_seconds=(
@@ -267,8 +177,14 @@ def scorecard_of(run: RealRun, outcome: Outcome) -> Scorecard:
         objectives=objectives,
         lanes=lanes,
         timeline=recording.timeline(),
-        notes=notes_of(scenario),
+        notes=notes_of(run),
     )
+
+
+def budget_of(run: RealRun) -> int:
+    """Return the worker's budget, as it says; an app of the user's has its own."""
+    memory = run.worker.state.get("memory", {})
+    return int(memory.get("budget", run.scenario.worker.memory_bytes))
 
 
 def unloaded(scenario: Scenario) -> tuple[float, float] | None:
@@ -277,15 +193,19 @@ def unloaded(scenario: Scenario) -> tuple[float, float] | None:
     return (COLD_S, end_s) if end_s > COLD_S else None
 
 
-def notes_of(scenario: Scenario) -> list[str]:
+def notes_of(run: RealRun) -> list[str]:
     """Return what a reader of the table should know."""
-    provider = scenario.provider
+    provider = run.scenario.provider
     seats = f", {provider.capacity} at once" if provider.capacity else ""
     call = format_duration(provider.call_ns / SECOND)
     record = format_duration(provider.record_ns / SECOND)
-    return [
-        f"The provider takes {call} a call + {record} a record{seats}.",
+    notes = [
         "Latency is from the intended instant to the arrival at a reader of the sink, after the "
         "warm-up.",
         "What waits in Kafka is neither lost nor finished: it lies above the committed offset.",
     ]
+    if isinstance(run.plan, OwnPipeline):
+        return [f"The provider takes {call} a call + {record} a record{seats}.", *notes]
+    if run.reader is None:
+        return ["No agent of the app has a feed as its sink, so latency is unknown.", notes[1]]
+    return ["Output is timed as of the oldest record of its batch, unless it says.", *notes]

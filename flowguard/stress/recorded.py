@@ -45,10 +45,9 @@ class Sample:
     counts: Mapping[str, Mapping[str, int]]
     state: Mapping[str, Any]
 
-    @property
-    def gauges(self) -> dict[str, float]:
-        """Return what was seen of the worker, as far as it says."""
-        agent = self.state.get("agents", {}).get(AGENT, {})
+    def gauges(self, name: str) -> dict[str, float]:
+        """Return what was seen of the worker and one of its agents, as far as it says."""
+        agent = self.state.get("agents", {}).get(name, {})
         seen = {
             "limit": agent.get("limit"),
             "in_flight": agent.get("in_flight"),
@@ -66,6 +65,8 @@ def recording_of(
     outcome: Outcome,
     samples: Sequence[Sample],
     *,
+    agent: str,
+    memory_bytes: int,
     lost: Mapping[str, int],
     duplicates: Mapping[str, int],
 ) -> Recording:
@@ -74,11 +75,13 @@ def recording_of(
     Args:
         plan: What was offered.
         samples: In the order of their instants.
+        agent: Whose seats are shown.
+        memory_bytes: The worker's budget.
         lost: Lane → records.
         duplicates: Lane → records.
     """
     lanes = scenario.worker.lanes
-    recording = Recording(lanes, agent=AGENT, memory_bytes=scenario.worker.memory_bytes)
+    recording = Recording(lanes, agent=agent, memory_bytes=memory_bytes)
     recording.second(scenario.duration_ns - 1)
     for rank, lane in enumerate(lanes):
         offered = plan.by_second(rank, ceil(scenario.duration_ns / SECOND))
@@ -88,42 +91,42 @@ def recording_of(
         recording.duplicates[rank] = duplicates.get(lane.name, 0)
         if outcome.arrivals is not None:
             arrivals = outcome.arrivals.filter(pl.col("lane") == lane.name)
-            add_arrivals(recording, rank, arrivals, outcome.begin_ms)
-    add_samples(recording, samples)
+            add_arrivals(recording, rank, arrivals, outcome)
+    add_samples(recording, samples, TOLD if outcome.ids else ("settled", *TOLD))
     mishaps = Mishaps(scenario.faults)
     for number, each in enumerate(recording.seconds):
         each.faults = list(mishaps.current(number + 0.5))
     return recording
 
 
-def add_arrivals(recording: Recording, rank: int, arrivals: pl.DataFrame, begin_ms: int) -> None:
-    """Count each record as settled when it first arrived in the sink."""
+def add_arrivals(recording: Recording, rank: int, arrivals: pl.DataFrame, outcome: Outcome) -> None:
+    """Count each record as settled when it first arrived in the sink, if it is known again."""
     late_ms = pl.col("latency_ms").clip(0, None).ceil().cast(pl.Int64)
-    arrived_ms = pl.col("timestamp_ms") + pl.col("latency_ms") - begin_ms
+    arrived_ms = pl.col("timestamp_ms") + pl.col("latency_ms") - outcome.begin_ms
     second = (arrived_ms / 1e3).floor().cast(pl.Int64).clip(0, None)
     first = arrivals.sort(arrived_ms).unique("id", keep="first")
     groups = first.group_by(second.alias("second"), late_ms.alias("late_ms")).len()
     for number, late, count in groups.sort("second").iter_rows():
         lane = recording.second(number * SECOND).lanes[rank]
-        lane.counts["settled"] += count
+        lane.counts["settled"] += count if outcome.ids else 0
         lane.latency.record(late, count)
 
 
-def add_samples(recording: Recording, samples: Sequence[Sample]) -> None:
+def add_samples(recording: Recording, samples: Sequence[Sample], counted: Sequence[str]) -> None:
     """Take in what the state page said, from one time it was asked to the next."""
     before: dict[tuple[int, str], int] = {}
     heard = 0.0  # until when decisions are known, in seconds of the run
     for sample in samples:
-        recording.see(sample.at_ns, sample.gauges)
+        recording.see(sample.at_ns, sample.gauges(recording.agent))
         second = recording.second(sample.at_ns)
         second.rung_name = sample.state.get("rung_name")
-        service = sample.state.get("agents", {}).get(AGENT, {}).get("service_time")
+        service = sample.state.get("agents", {}).get(recording.agent, {}).get("service_time")
         if service is not None:
             second.batches += 1
             second.service_ns += round(service * SECOND)
         for rank, lane in enumerate(recording.lanes):
             counts = sample.counts.get(lane.name, {})
-            for what in TOLD:
+            for what in counted:
                 now = counts.get(what, 0)
                 recording.count(sample.at_ns, rank, what, now - before.get((rank, what), 0))
                 before[rank, what] = now
