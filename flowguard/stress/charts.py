@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 
 from flowguard.errors import ConfigError
 
-__all__ = ["POINTS_MAX", "Chart", "Line", "draw", "require_pygal", "thinned"]
+__all__ = ["POINTS_MAX", "Band", "Chart", "Line", "draw", "require_pygal", "thinned"]
 
 Values = Sequence[float | None]
 
@@ -27,6 +27,9 @@ POINTS_MAX: Final = 240
 WIDTH, HEIGHT = 560, 230
 X_LABELS: Final = 7
 Y_LABELS: Final = 5
+
+#: Left and right of the lines pygal leaves this share of their width free.
+SIDE: Final = 0.02
 
 #: On a logarithmic axis: below this nothing is told apart, in the unit of the values.
 LOG_FLOOR: Final = 1e-5
@@ -59,6 +62,20 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Band:
+    """A time that is shaded, because something was wrong in it.
+
+    Args:
+        first: Number of its first moment.
+        last: And of its last.
+    """
+
+    name: str
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
     """What one chart shows.
 
@@ -68,6 +85,7 @@ class Chart:
         grain: Labels are round numbers of this, such as a MiB.
         logarithmic: For what spans several powers of ten; nothing is drawn of 0.
         steps: A value holds until the next one; there is nothing between them.
+        bands: What is shaded.
     """
 
     title: str
@@ -77,6 +95,7 @@ class Chart:
     grain: float = 1.0
     logarithmic: bool = False
     steps: bool = False
+    bands: Sequence[Band] = ()
 
 
 def require_pygal() -> Any:
@@ -132,6 +151,7 @@ def draw(chart: Chart) -> str:
         "role": "img",
         "aria-label": f"{chart.title}, over {times[-1] or 0:.0f} seconds" if times else chart.title,
     }
+    shade(tree, chart)
     for number, (line, values) in enumerate(lines):
         for group in tree.iter("g"):
             if f"serie-{number} " in f"{group.get('class')} ":
@@ -231,6 +251,23 @@ def strip(element: Any) -> None:
             element.remove(child)
         else:
             strip(child)
+
+
+def shade(tree: Any, chart: Chart) -> None:
+    """Put bands behind the lines of a chart."""
+    plot = next(each for each in tree.iter("g") if each.get("class") == "plot")
+    paper = plot.find("rect")
+    width, moments = float(paper.get("width")), max(1, len(chart.times) - 1)
+
+    def x(moment: float) -> float:
+        return width * (SIDE + min(1.0, max(0.0, moment / moments))) / (1 + 2 * SIDE)
+
+    for band in chart.bands:
+        begin, end = x(band.first - 0.5), x(band.last + 0.5)
+        place = {"x": f"{begin:.1f}", "width": f"{end - begin:.1f}", "height": paper.get("height")}
+        rect = ElementTree.Element("rect", {"class": "band", "y": "0", **place})
+        ElementTree.SubElement(rect, "title").text = band.name
+        plot.insert(1, rect)
 
 
 def dress(group: Any, chart: Chart, line: Line, times: Values, values: Values) -> None:

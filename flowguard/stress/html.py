@@ -16,7 +16,7 @@ from flowguard.snapshot import COUNTS
 from flowguard.stress.charts import Chart, draw
 from flowguard.stress.page_style import STYLE
 from flowguard.stress.report import latency, number
-from flowguard.stress.story import COLOURS, charts_of, count, names_of, share, size
+from flowguard.stress.story import COLOURS, bands_of, charts_of, count, names_of, share, size
 
 __all__ = ["page", "write_html"]
 
@@ -237,7 +237,17 @@ def chart_section(document: Document) -> str:
     figures = "\n".join(map(figure, charts_of(document["timeline"], document["lanes"])))
     if not figures:
         return section("Over time", "<p>There is no account of the run over time.</p>")
-    return section("Over time", f'<div class="charts">\n{figures}\n</div>')
+    shaded = shading(document["timeline"])
+    return section("Over time", f'{shaded}<div class="charts">\n{figures}\n</div>')
+
+
+def shading(timeline: Sequence[Document]) -> str:
+    """Return what the shaded times are, "" if there are none."""
+    bands = [
+        f"{escape(band.name)}, {timeline[band.first]['t'] - 1:.0f}–{timeline[band.last]['t']:.0f} s"
+        for band in bands_of(timeline)
+    ]
+    return f'<p class="shaded">Shaded: {"; ".join(bands)}.</p>\n' if bands else ""
 
 
 def figure(chart: Chart) -> str:

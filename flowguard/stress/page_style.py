@@ -61,6 +61,9 @@ figcaption li.dashed::before { border-top-style: dashed }
 .c3 { --c: var(--c3) } .c4 { --c: var(--c4) } .c5 { --c: var(--c5) }
 svg { display: block; width: 100%; height: auto; margin-top: .4rem; overflow: visible }
 svg .background { fill: none }
+svg .band { fill: var(--warn); opacity: .13 }
+.shaded { margin: 0 0 .8rem; color: var(--soft); overflow-wrap: anywhere }
+.shaded::before { content: ""; display: inline-block; width: 1.1rem; height: .8rem; margin-right: .5rem; background: var(--warn); opacity: .25 }
 svg text { fill: var(--soft); font-size: 13px; stroke: none }
 svg .axis.y text { text-anchor: end }
 svg .axis.x text { text-anchor: middle }

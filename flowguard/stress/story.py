@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
-from flowguard.stress.charts import Chart, Line
+from flowguard.stress.charts import Band, Chart, Line
 from flowguard.stress.moments import LEFT_OUT
 from flowguard.stress.report import latency
 from flowguard.units import MIB, format_size
 
-__all__ = ["COLOURS", "charts_of", "count", "names_of", "share", "size"]
+__all__ = ["COLOURS", "bands_of", "charts_of", "count", "names_of", "share", "size"]
 
 Document = Mapping[str, Any]
 
@@ -52,13 +53,16 @@ class Story:
         self.timeline = timeline
         self.lanes = lanes
         self.times = [float(moment["t"]) for moment in timeline]
+        self.bands = bands_of(timeline)
 
     def chart(
         self, title: str, lines: Sequence[Line], unit: Callable[[float], str], **form: Any
     ) -> Chart:
         """Return a chart of those lines that have a value."""
         known = [line for line in lines if any(each is not None for each in line.values)]
-        return Chart(title=title, times=self.times, lines=known, unit=unit, **form)
+        return Chart(
+            title=title, times=self.times, lines=known, unit=unit, bands=self.bands, **form
+        )
 
     def flow(self, lane: str) -> Chart:
         """Return what was offered and what was settled of one lane."""
@@ -74,10 +78,11 @@ class Story:
             Line(name=name, values=self.values("p99", name), colour=self.colour(name))
             for name in targets
         ]
+        seen = {line.name for line in lines if any(line.values)}
         lines += [
             Line(name=f"{name}: target", values=[target] * len(self.times),
                  colour=self.colour(name), dashed=True)
-            for name, target in targets.items() if target is not None
+            for name, target in targets.items() if target is not None and name in seen
         ]  # fmt: skip
         return self.chart("p99 latency", lines, latency, logarithmic=True)
 
@@ -128,6 +133,22 @@ class Story:
     def colour(self, lane: str) -> int:
         """Return the number of a lane's colour."""
         return self.lanes.index(lane) % COLOURS if lane in self.lanes else 0
+
+
+def bands_of(timeline: Sequence[Document]) -> list[Band]:
+    """Return when what was wrong, in the order of its beginning."""
+    bands: list[Band] = []
+    open_: dict[str, Band] = {}
+    for number, moment in enumerate(timeline):
+        now = moment.get("faults") or ()
+        for name in dict.fromkeys(now):
+            before = open_.get(name)
+            if before is None or before.last < number - 1:
+                open_[name] = Band(name=str(name), first=number, last=number)
+                bands.append(open_[name])
+            else:
+                bands[bands.index(before)] = open_[name] = replace(before, last=number)
+    return bands
 
 
 def names_of(timeline: Iterable[Document], key: str) -> list[str | None]:

@@ -145,6 +145,16 @@ def test_policies_that_left_records_out_have_a_chart_only_if_they_did() -> None:
     assert not any(chart.title.startswith("Expired") for chart in charts)
 
 
+def test_what_was_wrong_is_shaded_and_told_in_words() -> None:
+    faults = [[], ["provider slow"], ["provider slow"], [], ["provider slow"]]
+    timeline = [moment(float(n + 1), faults=each) for n, each in enumerate(faults)]
+
+    text = page(scorecard(timeline=timeline))
+
+    assert "Shaded: provider slow, 1–3 s; provider slow, 4–5 s." in text
+    assert text.count('class="band"') == 2
+
+
 def test_a_run_without_a_timeline_says_so() -> None:
     assert "no account of the run over time" in page(scorecard(timeline=[]))
 
