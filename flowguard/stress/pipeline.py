@@ -69,6 +69,7 @@ def build(directory: Path) -> fg.App:
     @app.task  # type: ignore[untyped-decorator]
     async def follow_the_run() -> None:
         begin_ns = await beginning(directory)
+        provider.follow(brief.scenario.faults, began_ago_ns=time.time_ns() - begin_ns)
         await stand_still(brief, begin_ns)
 
     atexit.register(leave_last_state, app)

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import flowguard as fg
 from flowguard.errors import FlowguardError
 from flowguard.stress.chance import Chance
+from flowguard.stress.faults import Fault
 from flowguard.stress.scenario import ProviderPlan
 from flowguard.stress.simulator.provider import REFUSAL_NS, Answer, Call, Provider
+from flowguard.stress.simulator.provider_trouble import plan_provider_fault
 from flowguard.units import SECOND
 
 __all__ = ["CallFailed", "RealAgenda", "SlowProvider"]
@@ -53,10 +56,24 @@ class SlowProvider:
     """
 
     def __init__(self, plan: ProviderPlan, seed: int = 1) -> None:
-        self.plan = plan
+        self.usual = plan
         self.provider = Provider(plan, Chance(seed).of("provider"))
         self.agenda = RealAgenda()
         self._timer: asyncio.TimerHandle | None = None
+
+    def follow(self, faults: Iterable[Fault], *, began_ago_ns: int) -> None:
+        """Let faults happen when they are to.
+
+        Args:
+            faults: With instants from the beginning of the scenario.
+            began_ago_ns: How long that was ago; negative if it is to come.
+        """
+        begin_ns = self.agenda.now_ns - began_ago_ns
+        for fault in faults:
+            shifted = replace(
+                fault, at_ns=fault.at_ns + begin_ns, until_ns=fault.until_ns + begin_ns
+            )
+            plan_provider_fault(self, shifted)
 
     async def call(self, records: int) -> None:
         """Return when the provider has taken a batch.
@@ -82,7 +99,7 @@ class SlowProvider:
 
     async def _wait(self, call: Call, done: asyncio.Future[Answer]) -> Answer:
         self.wake_provider()
-        timeout_s = self.plan.timeout_ns / SECOND or None
+        timeout_s = self.usual.timeout_ns / SECOND or None
         try:
             async with asyncio.timeout(timeout_s):
                 return await done
