@@ -23,7 +23,7 @@ import polars as pl
 import flowguard as fg
 from flowguard.lanes.rules import Rule
 from flowguard.observe.state import state_document, worker_name
-from flowguard.stress.brief import BEGIN_FILE, RUN_VARIABLE, Brief
+from flowguard.stress.brief import BEGIN_FILE, RUN_VARIABLE, Brief, Notes
 from flowguard.stress.faults import Stalls
 from flowguard.stress.processes import LAST_STATE_FILE
 from flowguard.stress.reader import LANE_HEADER
@@ -64,7 +64,12 @@ def build(directory: Path) -> fg.App:
     brief = Brief.read(directory)
     app = declare_app(brief)
     provider = SlowProvider(brief.scenario.provider, brief.scenario.seed)
-    declare_agent(app, brief, provider)
+    notes = Notes(directory)
+    declare_agent(app, brief, provider, notes)
+
+    @app.on_partitions_assigned.connect
+    async def assigned(_: Any, *__: Any, **___: Any) -> None:
+        notes.assigned()
 
     @app.task  # type: ignore[untyped-decorator]
     async def follow_the_run() -> None:
@@ -93,7 +98,7 @@ def declare_app(brief: Brief) -> fg.App:
     )
 
 
-def declare_agent(app: fg.App, brief: Brief, provider: SlowProvider) -> None:
+def declare_agent(app: fg.App, brief: Brief, provider: SlowProvider, notes: Notes) -> None:
     """Give the app its feed, and the agent that calls the provider once a batch."""
     scenario = brief.scenario
     plan = scenario.worker
@@ -107,7 +112,11 @@ def declare_agent(app: fg.App, brief: Brief, provider: SlowProvider) -> None:
 
     async def serve(batches: AsyncIterator[fg.Batch]) -> AsyncIterator[pl.DataFrame]:
         async for batch in batches:
-            await provider.call(len(batch))
+            try:
+                await provider.call(len(batch))
+            except Exception:
+                notes.failed(batch.lane.name, len(batch))
+                raise
             yield answer(batch)
 
     agent = app.agent(

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from flowguard.errors import ConfigError
 from flowguard.stress.assertions import end_of_faults, objectives_of, recovery_seconds
+from flowguard.stress.brief import read_notes
 from flowguard.stress.faults import Crash, Rebalance, Stalls
 from flowguard.stress.live import LiveRun, Outcome, total
 from flowguard.stress.moments import Show
@@ -129,6 +130,7 @@ def scorecard_of(run: RealRun, outcome: Outcome) -> Scorecard:
         run.plan.records,
         outcome,
         run.samples,
+        notes=read_notes(run.directory),
         agent=run.plan.agent,
         memory_bytes=budget_of(run),
         lost={name: each.lost for name, each in known.items()},

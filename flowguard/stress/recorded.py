@@ -20,7 +20,7 @@ from flowguard.stress.plan import Plan
 from flowguard.stress.recording import Recording
 from flowguard.stress.scenario import Scenario
 from flowguard.stress.trouble import Mishaps
-from flowguard.units import SECOND
+from flowguard.units import MILLISECOND, SECOND
 
 __all__ = ["AGENT", "Sample", "recording_of"]
 
@@ -28,7 +28,7 @@ __all__ = ["AGENT", "Sample", "recording_of"]
 AGENT: Final = "serve"
 
 #: Counts that only the worker knows; what is settled is what arrived in the sink.
-TOLD: Final = ("shed", "conflated", "expired", "diverted", "dead_letters", "degraded", "failed")
+TOLD: Final = ("shed", "conflated", "expired", "diverted", "dead_letters", "degraded")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,7 @@ def recording_of(
     outcome: Outcome,
     samples: Sequence[Sample],
     *,
+    notes: Sequence[Mapping[str, Any]],
     agent: str,
     memory_bytes: int,
     lost: Mapping[str, int],
@@ -75,6 +76,7 @@ def recording_of(
     Args:
         plan: What was offered.
         samples: In the order of their instants.
+        notes: What the worker noted of itself.
         agent: Whose seats are shown.
         memory_bytes: The worker's budget.
         lost: Lane → records.
@@ -93,6 +95,7 @@ def recording_of(
             arrivals = outcome.arrivals.filter(pl.col("lane") == lane.name)
             add_arrivals(recording, rank, arrivals, outcome)
     add_samples(recording, samples, TOLD if outcome.ids else ("settled", *TOLD))
+    add_notes(recording, notes, outcome.begin_ms)
     mishaps = Mishaps(scenario.faults)
     for number, each in enumerate(recording.seconds):
         each.faults = list(mishaps.current(number + 0.5))
@@ -135,3 +138,14 @@ def add_samples(recording: Recording, samples: Sequence[Sample], counted: Sequen
             if now_s - decision["age"] > heard:
                 second.decisions.append(decision)
         heard = now_s
+
+
+def add_notes(recording: Recording, notes: Sequence[Mapping[str, Any]], begin_ms: int) -> None:
+    """Take in what the worker noted of itself."""
+    for note in notes:
+        at_ns = int(note["at_ns"]) - begin_ms * MILLISECOND
+        if at_ns < 0:
+            continue  # before the run, workers find each other
+        if "failed" in note:
+            recording.count(at_ns, recording.rank(note["lane"]), "failed", int(note["failed"]))
+        recording.second(at_ns).rebalances += int(note.get("rebalances", 0))

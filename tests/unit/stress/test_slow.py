@@ -10,8 +10,8 @@ import pytest
 import flowguard as fg
 from flowguard.stress.faults import Fault, Outage, Slow
 from flowguard.stress.scenario import ProviderPlan
-from flowguard.stress.slow import CallFailed, SlowProvider, failure
 from flowguard.stress.simulator.provider import Answer
+from flowguard.stress.slow import CallFailed, SlowProvider, failure
 from flowguard.units import MILLISECOND, SECOND
 
 UNAVAILABLE = getattr(fg, "Unavailable", CallFailed)
