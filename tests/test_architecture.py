@@ -155,6 +155,11 @@ def test_what_decides_uses_no_time_chance_tasks_files_or_logging(module: str) ->
             assert (module, top) in ALLOWED_IMPURE, f"{module} imports {imported}"
 
 
+@pytest.mark.parametrize("module", [m for m in MODULES if "stress.simulator" in m])
+def test_the_simulator_uses_no_time_chance_tasks_files_or_logging(module: str) -> None:
+    assert not {each.split(".")[0] for each in imports_of(MODULES[module])} & IMPURE
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_faust_and_aiokafka_are_used_only_at_the_edges(module: str) -> None:
     if module.startswith(FAUST_PLACES):

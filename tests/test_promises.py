@@ -23,9 +23,9 @@ import pytest
 from flowguard.agents.delivered import Delivered
 from flowguard.control.memory import MemoryBudget
 from flowguard.lanes.lane import Lane
-from flowguard.units import MIB, MILLISECOND
-from tests.builders import BULK, REALTIME, A, B, EngineDriver, chunk_of, only_offsets
-from tests.simulator.world import World
+from flowguard.units import MIB
+from tests.builders import BULK, A, B, EngineDriver, chunk_of, only_offsets
+from tests.simulator.small import in_full, ran, scenario_of
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -91,16 +91,12 @@ def test_promise_1_offsets_are_committed_only_below_the_first_unfinished_record(
 
 
 def test_promise_1_a_crash_loses_nothing() -> None:
-    world = World(
-        (REALTIME, BULK), service=lambda lane, records: 50_000 * records, commit_ns=5 * MILLISECOND
-    )
-    for partition in range(4):
-        world.produce(partition, 1, 2_000)
-    world.at(30 * MILLISECOND, world.crash)
+    crash = "[[faults]]\nat = '300ms'\ntarget = 'worker'\ntype = 'crash'\nrestart = '50ms'\n"
 
-    world.run(5_000 * MILLISECOND)
+    world, _ = ran(scenario_of(more=crash, commit="50ms"))
 
-    assert world.lost() == 0
+    assert world.watch.violations == []
+    assert in_full(world)
 
 
 # 2. Nothing is dropped in silence. Deeper: `EngineDriver.check` after every fact of

@@ -8,13 +8,12 @@ come at once, or let records bring further records.
 
 from __future__ import annotations
 
-import random
 from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from math import exp, log, pi, sin
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from flowguard.errors import ConfigError
 from flowguard.stress.arrivals import (
@@ -35,6 +34,9 @@ from flowguard.stress.arrivals import (
 from flowguard.stress.chance import poisson
 from flowguard.stress.trace import Intervals, Recorded
 from flowguard.units import MILLISECOND, SECOND
+
+if TYPE_CHECKING:
+    import random
 
 __all__ = ["BIN_NS", "RECORDS_MAX", "Bins", "counts_of", "rate_of"]
 

@@ -8,10 +8,10 @@ columns; there is no Python object for a record.
 
 from __future__ import annotations
 
-import random
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -22,6 +22,9 @@ from flowguard.stress.counts import RECORDS_MAX, Bins, counts_of
 from flowguard.stress.scenario import Scenario
 from flowguard.stress.trace import Recorded, read_trace, warped
 from flowguard.units import SECOND
+
+if TYPE_CHECKING:
+    import random
 
 __all__ = ["NO_KEY", "Plan", "plan_of"]
 

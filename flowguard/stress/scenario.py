@@ -27,7 +27,7 @@ from flowguard.stress.expect import Expect, read_expect
 from flowguard.stress.faults import Fault, check_ratio, read_fault
 from flowguard.stress.tables import Place, read_table, tables_of, written_as
 from flowguard.suggest import nearest, reject_unknown
-from flowguard.units import MIB, MILLISECOND, SECOND
+from flowguard.units import MIB, MILLISECOND, SECOND, size_bytes
 
 __all__ = [
     "Adaptive",
@@ -213,6 +213,7 @@ class ProviderPlan:
         slow_share: Share of calls that take `slow_factor` times as long.
         slow_factor: > 0.
         errors: Share of calls that fail, at the end of their time.
+        rejects: Share of records that the agent rejects, to dead letters.
         unavailable: What fails says that it is not there, rather than that the batch is wrong.
         calls_max: Calls at once above which it refuses further ones at once; 0: any number.
         rate_per_s: Calls a second above which it refuses; 0: any number.
@@ -230,6 +231,7 @@ class ProviderPlan:
     slow_share: float = 0.0
     slow_factor: float = 1.0
     errors: float = 0.0
+    rejects: float = 0.0
     unavailable: bool = False
     calls_max: int = 0
     rate_per_s: float = 0.0
@@ -237,7 +239,7 @@ class ProviderPlan:
     timeout_ns: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("knee", "slow_share", "errors"):
+        for name in ("knee", "slow_share", "errors", "rejects"):
             check_ratio(name, getattr(self, name))
         for name in ("capacity", "degradation", "jitter", "calls_max"):
             if getattr(self, name) < 0:
@@ -250,6 +252,12 @@ class ProviderPlan:
         return self.call_ns + records * self.record_ns
 
 
+def read_bandwidth(value: Any, name: str) -> float:
+    """Return bytes a second, from a size a second such as `"500MB/s"`."""
+    size = value.removesuffix("/s") if isinstance(value, str) else value
+    return float(size_bytes(size, name=name))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerPlan:
     """The simulated broker; a real one is as it is.
@@ -259,12 +267,19 @@ class BrokerPlan:
         bytes_per_s: Bandwidth of fetches.
         ack_ns: From the agent's return until all it sent is acknowledged.
         commit_ns: How long a commit takes.
+        refused: Share of batches whose output it does not acknowledge.
     """
 
     fetch_ns: int = MILLISECOND
-    bytes_per_s: float = field(default=1e9, metadata=written_as("bandwidth"))
+    bytes_per_s: float = field(default=1e9, metadata=written_as("bandwidth", read_bandwidth))
     ack_ns: int = 2 * MILLISECOND
     commit_ns: int = 2 * MILLISECOND
+    refused: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_ratio("refused", self.refused)
+        if self.bytes_per_s <= 0:
+            raise ConfigError("bandwidth must be more than nothing")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

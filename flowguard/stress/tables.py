@@ -87,11 +87,12 @@ def read_table(
     """
     if not isinstance(table, Mapping):
         raise ConfigError(f"{place} must be a table, not {table!r}")
+    fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(kind)  # type: ignore[arg-type]
     keys = keys_of(kind)
     reject_unknown(table, known=[*keys, *also], owner=owner or str(place))
     hints = get_type_hints(kind)
     values: dict[str, Any] = {}
-    for field in dataclasses.fields(kind):
+    for field in fields:
         key = key_of(field)
         if not field.init:
             continue

@@ -1,0 +1,222 @@
+"""Invariants of records: none is lost, none is repeated without need, and order is kept."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+
+from flowguard.chunk import TopicPartition
+from flowguard.facts import CommitPoint
+from flowguard.stress.simulator.history import Handed, History, Marks
+from flowguard.stress.simulator.invariants.checker import Checker, where, written
+from flowguard.stress.simulator.log import Segment
+
+__all__ = ["CommitFloor", "Duplicates", "LostWrite", "Order", "PollSkip", "Unseen"]
+
+
+class LostWrite(Checker):
+    """I1: what was committed has come to an end."""
+
+    name = "lost-write"
+
+    def __init__(self, history: History) -> None:
+        super().__init__(history)
+        self._offsets: dict[TopicPartition, int] = {}
+
+    def committed(self, points: Mapping[TopicPartition, CommitPoint]) -> None:
+        """Note how far the group is."""
+        for name, point in points.items():
+            self._offsets[name] = point.offset
+
+    def ended(self, *, idle: bool) -> None:
+        """Look at everything below what is committed."""
+        for segment in self.history.segments:
+            row = segment.row_of(self._offsets.get(segment.partition, 0))
+            missing = self.history.ended.missing(segment, 0, row)
+            if missing:
+                self.broken(f"{missing:,} records of {where(segment)} are committed, and are lost")
+
+
+class Unseen(Checker):
+    """I2: nothing is left when the worker has nothing to do."""
+
+    name = "unseen"
+
+    def ended(self, *, idle: bool) -> None:
+        """Look at everything that was offered."""
+        if not idle:
+            return
+        for segment in self.history.segments:
+            missing = self.history.ended.missing(segment, 0, len(segment))
+            if missing:
+                self.broken(f"{missing:,} records of {where(segment)} wait, and nobody works")
+
+
+class Duplicates(Checker):
+    """I3: a record is settled once in an assignment, and only above where it began."""
+
+    name = "duplicate"
+
+    def __init__(self, history: History) -> None:
+        super().__init__(history)
+        self._marks = Marks(history.log)
+        self._floors: dict[TopicPartition, Sequence[int]] = {}
+        self._assignment: Counter[TopicPartition] = Counter()
+        self._started_in: dict[int, dict[TopicPartition, int]] = {}
+
+    def restarted(self) -> None:
+        """Forget batches: their numbers are used again."""
+        self._started_in.clear()
+
+    def assigned(self, name: TopicPartition, watermarks: Sequence[int]) -> None:
+        """Begin anew with a partition."""
+        self._assignment[name] += 1
+        self._floors[name] = watermarks
+        self._marks.clear(self.history.log[name])
+
+    def started(self, batch: Handed) -> None:
+        """Note in which assignment."""
+        names = {span.segment.partition for span in batch.spans}
+        self._started_in[batch.cut.batch_id] = {name: self._assignment[name] for name in names}
+
+    def settled(self, batch: Handed) -> None:
+        """Look for what was settled before in this assignment."""
+        began = self._started_in.pop(batch.cut.batch_id, {})
+        for span in batch.spans:
+            segment, name = span.segment, span.segment.partition
+            if began.get(name) != self._assignment[name]:
+                continue  # of an assignment that was lost: uncommitted, and repeated
+            again = span.stop - span.start - self._marks.add(span)
+            if again:
+                self.broken(f"{again:,} records of {where(segment)} are settled twice")
+            if span.start < (floor := segment.row_of(self._floors[name][segment.lane])):
+                self.broken(
+                    f"{where(segment)} is settled again from row {span.start}, and was finished "
+                    f"to row {floor} before"
+                )
+
+
+class CommitFloor(Checker):
+    """I4: a commit never passes an unfinished record, and never goes back."""
+
+    name = "commit-floor"
+
+    def __init__(self, history: History) -> None:
+        super().__init__(history)
+        self._points: dict[TopicPartition, CommitPoint] = {}
+        self._checked: dict[Segment, int] = defaultdict(int)
+
+    def committed(self, points: Mapping[TopicPartition, CommitPoint]) -> None:
+        """Look at what lies below each watermark."""
+        for name, point in points.items():
+            before = self._points.get(name)
+            if before is not None and point.offset < before.offset:
+                self.broken(f"{written(name)} goes back from {before.offset} to {point.offset}")
+            self._points[name] = point
+            if point.offset > min(point.watermarks):
+                self.broken(f"{written(name)} is committed beyond a lane's watermark")
+            for segment in self.history.log[name].segments:
+                self._check(segment, point.watermarks[segment.lane])
+
+    def _check(self, segment: Segment, watermark: int) -> None:
+        start, stop = self._checked[segment], segment.row_of(watermark)
+        missing = self.history.ended.missing(segment, start, stop)
+        if missing:
+            self.broken(
+                f"{missing:,} records of {where(segment)} below offset {watermark} are committed "
+                f"and not finished"
+            )
+        self._checked[segment] = max(start, stop)
+
+
+class Order(Checker):
+    """I5: inside a lane the order that the feed declares is kept, through retries.
+
+    Args:
+        order: As in the scenario; with none there is nothing to keep.
+    """
+
+    name = "nonmonotonic-poll"
+
+    def __init__(self, history: History, order: str) -> None:
+        super().__init__(history)
+        self._declared = order != "none"
+        self._next: dict[Segment, int] = defaultdict(int)
+        self._seated: dict[Segment, int] = {}
+        self._failed: dict[Segment, set[int]] = defaultdict(set)
+
+    def restarted(self) -> None:
+        """Nothing is under way."""
+        self._seated.clear()
+        self._failed.clear()
+
+    def assigned(self, name: TopicPartition, watermarks: Sequence[int]) -> None:
+        """Begin anew with a partition."""
+        for segment in self.history.log[name].segments:
+            self._next[segment] = 0
+            self._seated.pop(segment, None)
+            self._failed.pop(segment, None)
+
+    def started(self, batch: Handed) -> None:
+        """Look whether it is this batch's turn."""
+        if not self._declared:
+            return
+        cut = batch.cut
+        for span in batch.spans:
+            segment = span.segment
+            if self._seated.get(segment, cut.batch_id) != cut.batch_id:
+                self.broken(f"two batches of {where(segment)} are with the agent at once")
+            failed = self._failed.get(segment)
+            if failed and min(failed) < cut.batch_id:
+                self.broken(f"{where(segment)} goes on while an earlier batch waits for its retry")
+            if cut.attempt == 1:
+                if span.start < self._next[segment]:
+                    self.broken(f"{where(segment)} goes back to row {span.start}")
+                self._next[segment] = span.stop
+            self._seated[segment] = cut.batch_id
+
+    def returned(self, batch: Handed) -> None:
+        """Let its sub-queues go on."""
+        for span in batch.spans:
+            if self._seated.get(span.segment) == batch.cut.batch_id:
+                del self._seated[span.segment]
+
+    def failed(self, batch: Handed) -> None:
+        """Keep its sub-queues until it is settled."""
+        self.returned(batch)
+        for span in batch.spans:
+            self._failed[span.segment].add(batch.cut.batch_id)
+
+    def settled(self, batch: Handed) -> None:
+        """Let its sub-queues go on."""
+        self.returned(batch)
+        for span in batch.spans:
+            if (failed := self._failed.get(span.segment)) is not None:
+                failed.discard(batch.cut.batch_id)
+
+
+class PollSkip(Checker):
+    """I6: between two batches of a lane and partition nothing is left out in silence."""
+
+    name = "poll-skip"
+
+    def __init__(self, history: History) -> None:
+        super().__init__(history)
+        self._next: dict[Segment, int] = defaultdict(int)
+
+    def assigned(self, name: TopicPartition, watermarks: Sequence[int]) -> None:
+        """Begin where the lane was."""
+        for segment in self.history.log[name].segments:
+            self._next[segment] = segment.row_of(watermarks[segment.lane])
+
+    def started(self, batch: Handed) -> None:
+        """Look at what lies between this batch and the one before."""
+        if batch.cut.attempt > 1:
+            return
+        for span in batch.spans:
+            segment, before = span.segment, self._next[span.segment]
+            if span.start > before:
+                missing = self.history.ended.missing(segment, before, span.start)
+                if missing:
+                    self.broken(f"{missing:,} records of {where(segment)} are skipped")
+            self._next[segment] = max(before, span.stop)
