@@ -12,7 +12,14 @@ import click
 from flowguard.cli.exit_codes import CommandError
 from flowguard.stress.charts import require_pygal
 
-__all__ = ["app_option", "config_option", "html_option", "report", "report_options"]
+__all__ = [
+    "app_option",
+    "config_option",
+    "html_option",
+    "optional_app_option",
+    "report",
+    "report_options",
+]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -56,14 +63,20 @@ def app_option(command: Command) -> Command:
             raise click.UsageError("say which app: -A MODULE or -A MODULE:APP", ctx)
         return spec
 
-    return click.option(
-        "-A",
-        "--app",
-        "app",
-        metavar="MODULE[:APP]",
-        callback=from_group,
-        help="The app, such as shop.stream or shop.stream:app.",
-    )(command)
+    return app_given(from_group, "The app, such as shop.stream or shop.stream:app.")(command)
+
+
+def optional_app_option(about: str) -> Callable[[Command], Command]:
+    """Add `-A MODULE[:APP]`, as `app`; None where nobody gave it."""
+
+    def from_group(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+        return value or ctx.find_root().obj
+
+    return app_given(from_group, about)
+
+
+def app_given(callback: Callable[..., str | None], about: str) -> Callable[[Command], Command]:
+    return click.option("-A", "--app", "app", metavar="MODULE[:APP]", callback=callback, help=about)
 
 
 def config_option(command: Command) -> Command:

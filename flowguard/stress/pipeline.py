@@ -67,7 +67,7 @@ def build(directory: Path) -> fg.App:
     notes = Notes(directory)
     declare_agent(app, brief, provider, notes)
 
-    @app.on_partitions_assigned.connect
+    @app.on_partitions_assigned.connect  # type: ignore[arg-type]
     async def assigned(_: Any, *__: Any, **___: Any) -> None:
         notes.assigned()
 
