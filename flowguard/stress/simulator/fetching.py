@@ -98,6 +98,7 @@ class FetchLoop:
         self._cursors: dict[TopicPartition, Cursor] = {}
         self._waiting = True  # for room, or for partitions
         self._looks = 0
+        self._turn = 0
         self._asked_ns = 0
         memory.receive_into(id(self), min(memory.fetch_bytes_max, BUFFER_BYTES))
 
@@ -126,7 +127,7 @@ class FetchLoop:
         reservation = self._memory.reserve(needs)
         asked = {
             cursor: cursor.offset
-            for cursor in self._cursors.values()
+            for cursor in self._in_turn()
             if cursor.account in reservation.shares
         }
         if not asked:
@@ -136,11 +137,19 @@ class FetchLoop:
         self._waiting = False
         now_ns, _ = self._clocks()
         self._asked_ns = now_ns
-        at_ns = self._broker.answers_at(now_ns, self._first_news_ns(asked, now_ns))
+        enough = min(BULK_BYTES_MIN, reservation.total_bytes)
+        at_ns = self._broker.answers_at(now_ns, self._first_news_ns(asked, now_ns, enough))
         # What is there by then comes with it, and takes its time on the way.
         num_bytes = self._bytes_at(asked, at_ns, reservation)
         at_ns += self._broker.transfer_ns(num_bytes)
         self._later(at_ns - now_ns, lambda: self._take_in(asked, reservation))
+
+    def _in_turn(self) -> list[Cursor]:
+        """Return the partitions beginning at another one each time."""
+        cursors = list(self._cursors.values())
+        self._turn += 1
+        start = self._turn % max(1, len(cursors))
+        return cursors[start:] + cursors[:start]
 
     def _look_again(self) -> None:
         self._waiting = True
@@ -150,7 +159,7 @@ class FetchLoop:
         look = self._looks
         self._later(LOOK_AGAIN_NS, lambda: self.wake() if look == self._looks else None)
 
-    def _first_news_ns(self, asked: Mapping[Cursor, int], now_ns: int) -> int:
+    def _first_news_ns(self, asked: Mapping[Cursor, int], now_ns: int, enough: int) -> int:
         """Return when there is enough to answer with, or the broker has waited long enough."""
         wait_ns = URGENT_WAIT_NS if self._plan.urgent else SHARED_WAIT_NS
         if self._plan.may_be_urgent:
@@ -159,20 +168,22 @@ class FetchLoop:
         low, high = now_ns, now_ns + wait_ns
         while low < high and high - low > MILLISECOND:
             middle = (low + high) // 2
-            if self._there(asked, middle) >= BULK_BYTES_MIN:
+            if self._there(asked, middle) >= enough:
                 high = middle
             else:
                 low = middle
-        return low if self._there(asked, low) >= BULK_BYTES_MIN else high
+        return low if self._there(asked, low) >= enough else high
 
     def _there(self, asked: Mapping[Cursor, int], at_ns: int) -> int:
         return sum(c.log.bytes_between(at, c.log.end_at(at_ns)) for c, at in asked.items())
 
     def _bytes_at(self, asked: Mapping[Cursor, int], at_ns: int, reservation: Reservation) -> int:
-        return sum(
+        """Return how much a response brings."""
+        there = sum(
             min(c.log.bytes_between(at, c.log.end_at(at_ns)), reservation.shares[c.account])
             for c, at in asked.items()
         )
+        return min(there, reservation.total_bytes)
 
     def _take_in(self, asked: Mapping[Cursor, int], reservation: Reservation) -> None:
         """Take what the response brings, as far as memory has room, and ask again."""
