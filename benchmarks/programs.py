@@ -16,7 +16,8 @@ import sys
 import tempfile
 import time
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any
@@ -29,6 +30,9 @@ DIRECTORY = "BENCH_DIRECTORY"
 
 #: A flood is sent in small bursts; of what is real-time every record on its own.
 FLOOD_TICK_S = 0.002
+
+#: Between the moment when all senders are ready and the first record.
+BEGIN_AFTER_US = 500_000
 
 TUNED = {"queued.min.messages": 200_000, "fetch.queue.backoff.ms": 10}
 
@@ -100,6 +104,89 @@ def send_paced(
         time.sleep(max(next_us / 1e6, 0 if lane == "rt" else FLOOD_TICK_S))
     unsent = producer.flush(30)
     pipe.send({"sent": total - unsent, "seconds": (now_us() - begin_us) / 1e6, "late": latest_us})
+
+
+@dataclass(frozen=True)
+class Surge:
+    """An even rate that is `factor` times as high for a while.
+
+    Args:
+        rate: Records a second, outside of the surge.
+        begin_s: When it begins.
+        end_s: When it is over.
+    """
+
+    rate: float
+    factor: float = 1.0
+    begin_s: float = 0.0
+    end_s: float = 0.0
+
+    def due(self, elapsed_s: float) -> int:
+        """Return how many records are due by now."""
+        inside_s = min(max(0.0, elapsed_s - self.begin_s), self.end_s - self.begin_s)
+        return int(self.rate * (max(0.0, elapsed_s) + (self.factor - 1) * inside_s) + 1e-6)
+
+    def at_s(self, number: int) -> float:
+        """Return when a record is due."""
+        before = self.rate * self.begin_s
+        inside = self.rate * self.factor * (self.end_s - self.begin_s)
+        if number <= before:
+            return number / self.rate
+        if number <= before + inside:
+            return self.begin_s + (number - before) / (self.rate * self.factor)
+        return self.end_s + (number - before - inside) / self.rate
+
+
+def send_surging(
+    broker: str, topic: str, lane: str, surge: Surge, seconds: float, pipe: Connection
+) -> None:
+    """Send at a rate that surges; each record has the time it was due as its timestamp, too.
+
+    Says "ready", is told when to begin (in microseconds since 1970), and reports what was sent,
+    what was planned, and how late the worst of 100 ticks was.
+    """
+    producer = Producer(
+        {"bootstrap.servers": broker, "linger.ms": 0 if lane == "rt" else 5,
+         "queue.buffering.max.messages": 2_000_000}
+    )  # fmt: skip
+    headers = [("lane", lane.encode())]
+    planned = surge.due(seconds)
+    producer.list_topics(topic, timeout=30)
+    pipe.send("ready")
+    begin_us = pipe.recv()
+    late_ms = array("d")
+    sent = 0
+    while sent < planned:
+        elapsed_s = (now_us() - begin_us) / 1e6
+        due = min(planned, surge.due(elapsed_s))
+        if due > sent:
+            late_ms.append((elapsed_s - surge.at_s(sent)) * 1e3)
+        for number in range(sent, due):
+            due_us = begin_us + int(surge.at_s(number) * 1e6)
+            producer.produce(
+                topic, value_of(number, due_us), b"k%07d" % (number % 5000), headers=headers,
+                timestamp=due_us // 1000,
+            )  # fmt: skip
+        sent = due
+        producer.poll(0)
+        next_s = surge.at_s(sent) - (now_us() - begin_us) / 1e6
+        time.sleep(max(0.0, next_s, 0.0 if lane == "rt" else FLOOD_TICK_S))
+    unsent = producer.flush(60)
+    pipe.send(
+        {"sent": sent - unsent, "planned": planned,
+         "late_p99_ms": percentile(sorted(late_ms), 0.99) if late_ms else 0.0}
+    )  # fmt: skip
+
+
+def begin(pipes: Iterable[Connection]) -> int:
+    """Wait until all senders are ready, tell them when to begin, and return that."""
+    pipes = list(pipes)
+    for pipe in pipes:
+        assert pipe.recv() == "ready"
+    begin_us = now_us() + BEGIN_AFTER_US
+    for pipe in pipes:
+        pipe.send(begin_us)
+    return begin_us
 
 
 def read_sink(broker: str, topic: str, partitions: int, pipe: Connection) -> None:
@@ -195,6 +282,13 @@ def two_hops_faust(
 # Workers.
 
 
+def adaptive(seats: int) -> Any:
+    """Return seats that the worker finds out by itself, up to so many."""
+    import flowguard as fg
+
+    return fg.Adaptive(max=seats) if hasattr(fg, "Adaptive") else seats
+
+
 def app_options(broker: str) -> dict[str, Any]:
     """Return what all apps here have in common."""
     return {
@@ -239,3 +333,23 @@ def ends(broker: str, topic: str, partitions: int) -> list[int]:
 def percentile(ascending: Sequence[float], share: float) -> float:
     """Return the smallest value that this share of all does not exceed."""
     return ascending[min(len(ascending) - 1, int(share * len(ascending)))]
+
+
+# Verdicts.
+
+#: A sender whose worst record of 100 is later than this has measured itself. Two cores are
+#: shared by broker, worker, reader and senders, so it is more than a sender alone needs.
+SENDER_LATE_MS = 25.0
+FLOOD_LATE_MS = 250.0
+KEPT_UP = 0.99
+
+
+def kept_up(report: dict[str, float], late_ms: float = FLOOD_LATE_MS) -> bool:
+    """Tell whether a sender sent what it should, when it should."""
+    return report["sent"] >= KEPT_UP * report["planned"] and report["late_p99_ms"] <= late_ms
+
+
+def mark(what: str, held: bool, value: str) -> bool:
+    """Print whether a target was held, and return it."""
+    print(f"{'ok    ' if held else 'MISSED'} {what}: {value}", flush=True)
+    return held

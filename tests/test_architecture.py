@@ -83,7 +83,7 @@ FAUST_PLACES = (
     "flowguard.intake.", "flowguard.agents.", "flowguard.app", "flowguard.runtime",
     "flowguard.worker", "flowguard.cli", "flowguard.web", "flowguard.faust_conf",
     "flowguard.bench", "flowguard.observe.web", "flowguard.observe.service",
-    "flowguard.stress.live", "flowguard.stress.load",  # aiokafka only: they are Kafka clients
+    "flowguard.stress.cluster", "flowguard.stress.sender", "flowguard.stress.reader",  # as clients
 )  # fmt: skip
 
 

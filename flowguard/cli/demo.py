@@ -11,8 +11,9 @@ import click
 from rich.console import Console
 
 from flowguard.cli.exit_codes import FAILED, OK
-from flowguard.cli.output import report, report_options
-from flowguard.stress.live import Demo, DemoPlan
+from flowguard.cli.output import html_option, report, report_options
+from flowguard.stress.demo import Demo, DemoPlan
+from flowguard.stress.html import write_html
 from flowguard.stress.report import Scorecard
 from flowguard.stress.view import view_for
 
@@ -33,8 +34,16 @@ SECONDS_MIN, SECONDS_MAX = 5, 120
 )
 @click.option("--no-browser", is_flag=True, help="Do not open the dashboard.")
 @click.option("--keep", is_flag=True, help="Leave worker and broker running until Ctrl-C.")
+@html_option
 @report_options
-def demo(seconds: int, no_browser: bool, keep: bool, as_json: bool, output: Path | None) -> int:
+def demo(
+    seconds: int,
+    no_browser: bool,
+    keep: bool,
+    html: Path | None,
+    as_json: bool,
+    output: Path | None,
+) -> int:
     """Replay a year of flights beside a flood, on an embedded broker.
 
     A worker scores departures as they happen, half a day a second, while another topic wants
@@ -43,26 +52,28 @@ def demo(seconds: int, no_browser: bool, keep: bool, as_json: bool, output: Path
     """
     plan = DemoPlan(seconds=seconds)
     try:
-        return asyncio.run(run(plan, keep=keep, as_json=as_json, output=output))
+        return asyncio.run(run(plan, keep=keep, html=html, as_json=as_json, output=output))
     except asyncio.CancelledError:
         raise click.Abort from None
 
 
-async def run(plan: DemoPlan, *, keep: bool, as_json: bool, output: Path | None) -> int:
+async def run(
+    plan: DemoPlan, *, keep: bool, html: Path | None, as_json: bool, output: Path | None
+) -> int:
     """Run the demo, print its scorecard, and return the exit code."""
     stop_on_sigterm()
     with ExitStack() as shown:
         # Standard output is for the scorecard alone when a program reads it.
-        view = view_for(Console(stderr=as_json))
+        view = view_for(Console(stderr=as_json), "flowguard demo")
         shown.enter_context(view)
         async with Demo(plan, view) as running:
-            card = await running.run()
+            card = await running.card()
             if keep:
                 shown.close()
-                publish(card, as_json=as_json, output=output)
+                publish(card, html=html, as_json=as_json, output=output)
                 await keep_on(running)
     if not keep:
-        publish(card, as_json=as_json, output=output)
+        publish(card, html=html, as_json=as_json, output=output)
     return OK if card.result == "pass" else FAILED
 
 
@@ -80,14 +91,16 @@ async def keep_on(running: Demo) -> None:
     try:
         await running.restart_worker()
         click.echo(f"\nworker: {running.worker.url}/api/state and /metrics", err=True)
-        click.echo(f"broker: {running.broker.bootstrap}; Ctrl-C ends both", err=True)
+        click.echo(f"broker: {running.bootstrap}; Ctrl-C ends both", err=True)
         await asyncio.Event().wait()
     except asyncio.CancelledError:
         this.uncancel()
 
 
-def publish(card: Scorecard, *, as_json: bool, output: Path | None) -> None:
+def publish(card: Scorecard, *, html: Path | None, as_json: bool, output: Path | None) -> None:
     """Print the scorecard, and write it where it was asked for."""
+    if html is not None:
+        write_html(html, card.as_dict())
     report(card.as_dict(), lambda: as_text(card), as_json=as_json, output=output)
 
 

@@ -10,8 +10,16 @@ from typing import Any, TypeVar
 import click
 
 from flowguard.cli.exit_codes import CommandError
+from flowguard.stress.charts import require_pygal
 
-__all__ = ["app_option", "config_option", "report", "report_options"]
+__all__ = [
+    "app_option",
+    "config_option",
+    "html_option",
+    "optional_app_option",
+    "report",
+    "report_options",
+]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -29,6 +37,23 @@ def report_options(command: Command) -> Command:
     )
 
 
+def html_option(command: Command) -> Command:
+    """Add `--html FILE`, as `html`; what draws must be installed before anything starts."""
+
+    def check(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+        if value is not None and not ctx.resilient_parsing:
+            require_pygal()
+        return value
+
+    return click.option(
+        "--html",
+        metavar="FILE",
+        type=click.Path(dir_okay=False, path_type=Path),
+        callback=check,
+        help="Write the report as one page with charts to FILE.",
+    )(command)
+
+
 def app_option(command: Command) -> Command:
     """Add `-A MODULE[:APP]`, as `app`; given before the verb it is found in the context."""
 
@@ -38,14 +63,20 @@ def app_option(command: Command) -> Command:
             raise click.UsageError("say which app: -A MODULE or -A MODULE:APP", ctx)
         return spec
 
-    return click.option(
-        "-A",
-        "--app",
-        "app",
-        metavar="MODULE[:APP]",
-        callback=from_group,
-        help="The app, such as shop.stream or shop.stream:app.",
-    )(command)
+    return app_given(from_group, "The app, such as shop.stream or shop.stream:app.")(command)
+
+
+def optional_app_option(about: str) -> Callable[[Command], Command]:
+    """Add `-A MODULE[:APP]`, as `app`; None where nobody gave it."""
+
+    def from_group(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+        return value or ctx.find_root().obj
+
+    return app_given(from_group, about)
+
+
+def app_given(callback: Callable[..., str | None], about: str) -> Callable[[Command], Command]:
+    return click.option("-A", "--app", "app", metavar="MODULE[:APP]", callback=callback, help=about)
 
 
 def config_option(command: Command) -> Command:

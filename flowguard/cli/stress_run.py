@@ -8,8 +8,9 @@ from typing import Final
 import click
 from rich.console import Console
 
-from flowguard.cli.exit_codes import FAILED, OK, CommandError
-from flowguard.cli.output import report, report_options
+from flowguard.cli.exit_codes import FAILED, OK
+from flowguard.cli.output import html_option, optional_app_option, report, report_options
+from flowguard.stress.html import write_html
 from flowguard.stress.report import Scorecard
 from flowguard.stress.scenario import Scenario, find_scenario
 from flowguard.stress.simulator.run import simulate
@@ -29,6 +30,10 @@ FOR_TRACES: Final = "trace"
 @click.option("--speed", metavar="X", type=click.FloatRange(min=0),
               help="How much faster than it happened a trace is replayed.")  # fmt: skip
 @click.option("--seed", metavar="N", type=int, help="Of everything that is random.")
+@optional_app_option("Your app, to put to the test instead of one made from the scenario.")
+@click.option("--broker", metavar="URL", envvar="FLOWGUARD_BROKER",
+              help="Kafka, such as kafka://HOST:PORT; without it the embedded broker.")  # fmt: skip
+@html_option
 @report_options
 def run(
     scenario: str | None,
@@ -36,22 +41,31 @@ def run(
     trace: Path | None,
     speed: float | None,
     seed: int | None,
+    app: str | None,
+    broker: str | None,
+    html: Path | None,
     as_json: bool,
     output: Path | None,
 ) -> int:
     """Run SCENARIO, a name of `flowguard stress list` or a TOML file, and judge its outcome.
+
+    On a real worker and broker or, with --simulate, on a virtual clock.
 
     It ends with a scorecard, and exits with 0 if all that the scenario asserts held. With
     --trace and no scenario, any CSV file becomes a scenario of its own.
     """
     chosen = choose(scenario, trace=trace, speed=speed, seed=seed)
     if not simulated:
-        chosen.check_real()
-        raise CommandError(
-            "a run against a real worker is not part of this version; use --simulate"
-        )
+        # Only here, because a simulation needs no Kafka and none of its clients.
+        from flowguard.cli.stress_real import run_real
+
+        return run_real(chosen, app=app, broker=broker, html=html, as_json=as_json, output=output)
+    if app is not None:
+        raise click.UsageError("-A is for a real worker; leave it out, or leave out --simulate")
     with Console(stderr=True).status(f"simulating {chosen.name}"):
         card = simulate(chosen)
+    if html is not None:
+        write_html(html, card.as_dict())
     report(card.as_dict(), lambda: as_text(card), as_json=as_json, output=output)
     return OK if card.result == "pass" else FAILED
 

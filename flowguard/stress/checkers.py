@@ -29,16 +29,18 @@ class SentRun:
         offset: Of the first; the others follow.
         number: Of the first within its partition, as the sender counts.
         count: How many, >= 1.
+        source: Number of the sender, if several send to one lane.
     """
 
     partition: int
     offset: int
     number: int
     count: int
+    source: int = 0
 
     def ids(self, count: int) -> pl.Series:
         """Return the ids of its first `count` records."""
-        first = record_id(self.partition, self.number)
+        first = record_id(self.partition, self.number, self.source)
         return pl.int_range(first, first + count, eager=True)
 
 
@@ -49,7 +51,7 @@ class Delivery:
     Args:
         sent: Acknowledged by the broker.
         arrived: Of those, in the sink.
-        lost: Had to arrive and did not.
+        lost: Had to arrive and did not, and is not accounted for in another way.
         duplicates: Arrivals beyond the first of each record.
         unknown: Arrivals of records that were never sent.
         waiting: Still in Kafka: not committed, and not in the sink.
@@ -63,23 +65,27 @@ class Delivery:
     waiting: int
 
 
-def check_delivery(*, sent: pl.Series, must_arrive: pl.Series, arrived: pl.Series) -> Delivery:
+def check_delivery(
+    *, sent: pl.Series, must_arrive: pl.Series, arrived: pl.Series, left_out: int = 0
+) -> Delivery:
     """Compare ids.
 
     Args:
         sent: All that the broker acknowledged.
         must_arrive: Those of them that the worker says it has finished, or had to finish.
         arrived: All that are in the sink, repeats included.
+        left_out: How many the worker says it shed, let expire, or wrote elsewhere.
     """
     once = arrived.unique()
-    lost = count_missing(must_arrive, once)
+    missing = count_missing(must_arrive, once)
+    lost = max(0, missing - left_out)
     return Delivery(
         sent=len(sent),
         arrived=len(once) - count_missing(once, sent),
         lost=lost,
         duplicates=len(arrived) - len(once),
         unknown=count_missing(once, sent),
-        waiting=count_missing(sent, once) - lost,
+        waiting=count_missing(sent, once) - missing,
     )
 
 

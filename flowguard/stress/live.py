@@ -1,13 +1,14 @@
-"""The demo, live: a real broker, a real worker, real data, and a flood three times too big.
+"""A live run: a real broker, a real worker, and records that come when they are meant to.
 
-    flights ─▶ sender ─▶ departures ─┐              ┌─▶ risk ─▶ reader: latency, ids
-                                     ├─▶ worker ────┤
-    flights ─▶ flood  ─▶ rescore ────┘              └─▶ /api/state
-                                                           │
-                          this process: view, timeline, scorecard
+    sender, one a stream ─▶ topics ─▶ worker ─▶ sink ─▶ reader: latency, ids
+                                        │
+                                        └─▶ /api/state
+                                               │
+                          this process: view, timeline, faults
 
 Every box is a process of its own, started here and ended here, whatever happens. Nothing
-is measured in this process, so drawing the view disturbs nothing.
+is measured in this process, so drawing the view disturbs nothing. What the outcome means is
+decided elsewhere: in `demo` and in `real`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import asyncio
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -23,165 +25,180 @@ from pathlib import Path
 from typing import Any, Final, Protocol, Self
 
 import polars as pl
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from flowguard.snapshot import COUNTS
-from flowguard.stress.checkers import Delivery, SentRun, check_delivery, ids_below, sent_ids
+from flowguard.stress.brief import BEGIN_FILE, RUN_VARIABLE
+from flowguard.stress.cluster import committed_offsets, delete_topics, make_topics
 from flowguard.stress.embedded import EmbeddedBroker
-from flowguard.stress.load import ReadTask, SendTask
+from flowguard.stress.load import ReadTask, Task
+from flowguard.stress.moments import LEFT_OUT, LaneMoment, Moment, Show
 from flowguard.stress.processes import Child, CpuMeter, Worker
-from flowguard.stress.report import LaneCard, Objective, Scorecard, judge
 
-__all__ = ["Demo", "DemoPlan", "LaneMoment", "Moment", "Show"]
-
-#: The pipeline, as it is named in `pipelines/flights.py`.
-PIPELINE: Final = "pipelines.flights"
-GROUP: Final = "flights"
-REALTIME: Final = "realtime"
-BACKFILL: Final = "backfill"
-LANES: Final = (REALTIME, BACKFILL)
-TOPIC_OF: Final = {REALTIME: "departures", BACKFILL: "rescore"}
-SINK: Final = "risk"
-
-#: What runs the worker, as the command `flowguard` would.
-RUN_WORKER: Final = (
-    *("-c", "import sys; from flowguard.cli import main; sys.exit(main())"),
-    *("worker", "-A", PIPELINE),
-)
+__all__ = [
+    "ARRIVALS_FILE", "LaneSetup", "LiveRun", "Outcome", "Phase", "SenderSetup", "Setup", "Trouble",
+    "total",
+]  # fmt: skip
 
 #: Between the moment when all are ready and the first record.
 LEAD_S: Final = 0.5
 
-#: Until the last real-time records are settled, after the senders have ended.
-SETTLE_WITHIN_S: Final = 10.0
+#: How often it is looked whether the worker has done everything.
+SETTLE_POLL_S: Final = 0.05
 
-#: The first records of a worker meet cold code; they say little about "unloaded".
-COLD_S: Final = 2.0
+#: Where the reader leaves what arrived, in the directory of the run.
+ARRIVALS_FILE: Final = "arrivals.arrow"
 
-#: Fewer records sent in time than this, and the senders were measured, not the worker.
-KEPT_UP: Final = 0.99
-
-#: With this share of the CPU gone to other programs, latency is theirs as much as ours.
-CROWDED: Final = 0.2
-
-MEMORY_SLACK: Final = 1.1
-FLOOD_FACTOR: Final = 3.0
+#: What a record has come to when nobody needs to wait for it any more.
+DONE: Final = ("settled", "dead_letters", "diverted", "shed", "conflated", "expired", "skipped")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DemoPlan:
-    """What the demo does.
+class LaneSetup:
+    """A lane, as far as a run must know it.
 
     Args:
-        seconds: Of load, >= 5; the first quarter, 8 s at most, is real-time only.
-        speed: How much faster than in 2013 departures happen; 21,600 is six hours a second.
-        flood_per_s: Records a second that are to be scored again.
-        partitions: Of each topic.
-        call_ms: Service time of a call of the model.
-        record_us: Service time of each record of a call.
+        topic: Where its records are.
+        target: In seconds.
+        must_finish: The run waits for its records before the worker is stopped.
     """
 
-    seconds: float = 40.0
-    speed: float = 21_600.0
-    flood_per_s: float = 6_000.0
-    partitions: int = 4
-    call_ms: float = 12.0
-    record_us: float = 1000.0
-
-    @property
-    def warm_up_s(self) -> float:
-        """Return for how long there is no flood."""
-        return min(8.0, self.seconds / 4)
-
-    @property
-    def flood_s(self) -> float:
-        """Return for how long there is a flood."""
-        return self.seconds - self.warm_up_s
-
-    @property
-    def service_time(self) -> str:
-        """Return the stated service time, for people."""
-        return f"{self.call_ms:g} ms a call + {self.record_us:g} µs a record, four calls at once"
+    name: str
+    topic: str
+    target: float | None = None
+    must_finish: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LaneMoment:
-    """One lane during one second: rates per second, latencies in seconds."""
+class SenderSetup:
+    """One process that sends, to one lane."""
 
-    offered_per_s: float
-    settled_per_s: float
-    waiting: int
-    p50: float | None
-    p99: float | None
-    target: float | None
+    lane: str
+    task: Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Moment:
-    """What there is to see, once a second; sizes in bytes."""
+class Phase:
+    """What is going on from an instant on.
 
-    t: float
+    Args:
+        begin_s: Since the run began.
+        text: For people.
+        disturbed: The worker is put to the test.
+    """
+
+    begin_s: float
+    text: str
+    disturbed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What a live run consists of.
+
+    Args:
+        name: What it is called in messages and in the name of its directory.
+        group: The worker's consumer group.
+        command: What runs the worker, after `python`.
+        environment: Variables of the worker, beside ours.
+        topics: Topic → partitions, of all that must exist.
+        lanes: Highest first.
+        senders: What sends.
+        reader: What reads the sink; None if nobody knows where the output goes.
+        seconds: How long there is load.
+        settle_s: How long the worker has for what is left then.
+        phases: In order; the first begins at 0.
+        keep_topics: Topics are somebody else's, and are neither made nor deleted.
+        read: The topics that the worker reads; () for those of the lanes.
+        worker_directory: Where the worker is started; None: in a directory of the run.
+    """
+
+    name: str
+    group: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    topics: Mapping[str, int]
+    lanes: Sequence[LaneSetup]
+    senders: Sequence[SenderSetup]
+    reader: ReadTask | None
     seconds: float
-    flooding: bool
-    lanes: Mapping[str, LaneMoment]
-    memory_used: int
-    memory_budget: int
-    rss: int
-
-    def as_entry(self) -> dict[str, Any]:
-        """Return it as an entry of the scorecard's timeline."""
-        lanes = self.lanes.items()
-        return {
-            "t": round(self.t, 1),
-            "offered": {name: round(lane.offered_per_s, 1) for name, lane in lanes},
-            "settled": {name: round(lane.settled_per_s, 1) for name, lane in lanes},
-            "p99": {name: lane.p99 for name, lane in lanes},
-            "memory": self.memory_used,
-        }
-
-
-class Show(Protocol):
-    """Where the demo shows itself."""
-
-    def say(self, text: str) -> None:
-        """Show what happens now."""
-        ...
-
-    def moment(self, moment: Moment) -> None:
-        """Show one second."""
-        ...
+    settle_s: float
+    phases: Sequence[Phase]
+    read: Sequence[str] = ()
+    keep_topics: bool = False
+    worker_directory: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """All that is known when everything has ended."""
+    """All that is known when everything has ended.
+
+    Args:
+        begin_ms: The instant of the beginning, as Kafka counts.
+        sent: Lane → what each of its senders says.
+        committed: Topic → partition → offset.
+        arrivals: One row an arrival in the sink; None without a reader.
+        ids: Arrivals have the ids of what was sent; else they are only numbered.
+        counts: Lane → its counts over all lives of the worker.
+        exit_code: Of the worker, None if it had to be killed.
+        others_cpu: Share of the CPU that other programs took.
+    """
 
     begin_ms: int
-    sent: Mapping[str, Mapping[str, Any]]
+    sent: Mapping[str, Sequence[Mapping[str, Any]]]
     committed: Mapping[str, Mapping[int, int]]
-    arrivals: pl.DataFrame
+    arrivals: pl.DataFrame | None
+    ids: bool
+    counts: Mapping[str, Mapping[str, int]]
     exit_code: int | None
     others_cpu: float
 
 
-class Demo:
-    """The whole demo, as long as its `async with` block.
+class Trouble(Protocol):
+    """Makes things go wrong during a run."""
+
+    def current(self, t: float) -> tuple[str, ...]:
+        """Return what is wrong at this moment, for people."""
+        ...
+
+    async def make(self, run: LiveRun) -> None:
+        """Do it all; cancelled when the load has ended."""
+        ...
+
+    async def undo(self, run: LiveRun) -> None:
+        """Put right what is still wrong."""
+        ...
+
+
+class LiveRun:
+    """A whole run, as long as its `async with` block.
 
     Args:
-        plan: What it does.
+        plan: Makes its setup, given the broker and a directory for files.
         show: Where it shows itself.
+        bootstrap: Of a broker that is there; None starts the embedded one.
+        trouble: What goes wrong meanwhile.
     """
 
-    def __init__(self, plan: DemoPlan, show: Show) -> None:
-        self.plan = plan
+    def __init__(
+        self,
+        plan: SetupMaker,
+        show: Show,
+        *,
+        bootstrap: str | None = None,
+        trouble: Trouble | None = None,
+    ) -> None:
         self.show = show
         self.timeline: list[Moment] = []
-        self._before: dict[str, tuple[int, int]] = {}
-        self._directory = Path(tempfile.mkdtemp(prefix="flowguard-demo-"))
+        self.began_s: float | None = None
+        self.trouble = trouble
+        self.bootstrap = bootstrap or ""
+        self.broker: EmbeddedBroker | None = None
+        self._plan = plan
+        self._before: dict[str, Mapping[str, int]] = {}
+        self.directory = Path(tempfile.mkdtemp(prefix="flowguard-stress-"))
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        self._stack.callback(shutil.rmtree, self._directory, ignore_errors=True)
+        self._stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
         try:
             await self._start()
         except BaseException:
@@ -195,316 +212,223 @@ class Demo:
     # Starting.
 
     async def _start(self) -> None:
-        self.show.say("starting the embedded broker")
-        self.broker = self._stack.enter_context(EmbeddedBroker())
-        await create_topics(self.broker.bootstrap, self.plan.partitions)
-        self.show.say("starting the worker, and loading the flights")
-        tasks = self._tasks()
-        self.senders = {name: await self._start_child(name, tasks[name]) for name in LANES}
-        self.reader = await self._start_child("reader", tasks["reader"])
-        self.worker = Worker(
-            RUN_WORKER,
-            bootstrap=self.broker.bootstrap,
-            environment={
-                "FLIGHTS_CALL_MS": str(self.plan.call_ms),
-                "FLIGHTS_RECORD_US": str(self.plan.record_us),
-            },
-            directory=self._directory,
-            partitions=len(TOPIC_OF) * self.plan.partitions,
-        )
-        self._stack.push_async_callback(self.worker.end)
+        if not self.bootstrap:
+            self.show.say("starting the embedded broker")
+            self.broker = self._stack.enter_context(EmbeddedBroker())
+            self.bootstrap = self.broker.bootstrap
+        self.setup = await self._plan(self.bootstrap, self.directory)
+        await self._make_topics()
+        self.show.say("starting the worker, and loading what is sent")
+        self.senders: dict[str, list[Child]] = {lane.name: [] for lane in self.setup.lanes}
+        for number, sender in enumerate(self.setup.senders):
+            child = await self._start_child(f"sender of {sender.lane}", sender.task, number)
+            self.senders[sender.lane].append(child)
+        self.reader: Child | None = None
+        if self.setup.reader is not None:
+            self.reader = await self._start_child("reader", self.setup.reader, 0)
+        self.workers: list[Worker] = []
+        self.worker = self.new_worker()
         await self.worker.start()
         for child in self._children:
             await child.ready.wait()
 
-    def _tasks(self) -> dict[str, SendTask | ReadTask]:
-        plan, place = self.plan, self.broker.bootstrap
-        return {
-            REALTIME: SendTask(
-                kind="warped", bootstrap=place, topic=TOPIC_OF[REALTIME],
-                partitions=plan.partitions, seconds=plan.seconds, speed=plan.speed,
-            ),
-            BACKFILL: SendTask(
-                kind="flood", bootstrap=place, topic=TOPIC_OF[BACKFILL],
-                partitions=plan.partitions, seconds=plan.seconds, begin_s=plan.warm_up_s,
-                per_s=plan.flood_per_s,
-            ),
-            "reader": ReadTask(
-                bootstrap=place, topic=SINK, partitions=plan.partitions,
-                result=str(self._directory / "arrivals.arrow"),
-            ),
-        }  # fmt: skip
+    def new_worker(self) -> Worker:
+        """Return one more worker of the app; it is not started yet."""
+        read = set(self.setup.read) or {lane.topic for lane in self.setup.lanes}
+        directory = self.directory / f"worker-{len(self.workers)}"
+        directory.mkdir()
+        worker = Worker(
+            self.setup.command,
+            bootstrap=self.bootstrap,
+            environment={**self.setup.environment, RUN_VARIABLE: str(self.directory)},
+            directory=directory,
+            started_in=self.setup.worker_directory,
+            partitions=sum(self.setup.topics[topic] for topic in read),
+        )
+        if not self.workers:
+            worker.watch = self.saw
+        self.workers.append(worker)
+        self._stack.push_async_callback(worker.end)
+        return worker
 
-    async def _start_child(self, name: str, task: SendTask | ReadTask) -> Child:
-        child = await Child.start(name, task, self._directory / f"{name}.log")
+    def saw(self, state: Mapping[str, Any]) -> None:
+        """Take in what the worker says of itself, several times a second."""
+
+    def counts(self, lane: str) -> dict[str, int]:
+        """Return a lane's counts, over all workers and their lives."""
+        found: Counter[str] = Counter()
+        for worker in self.workers:
+            found.update(worker.counts_of_all_lives(lane))
+        return dict(found)
+
+    async def _make_topics(self) -> None:
+        if self.setup.keep_topics:
+            return
+        await make_topics(self.bootstrap, self.setup.topics)
+        if self.broker is None:  # a broker that stays should not keep what we made
+            self._stack.push_async_callback(delete_topics, self.bootstrap, self.setup.topics)
+
+    async def _start_child(self, name: str, task: Task, number: int) -> Child:
+        log = self.directory / f"{name.replace(' ', '-')}-{number}.log"
+        child = await Child.start(name, task, log)
         self._stack.push_async_callback(child.end)
         return child
 
     @property
     def _children(self) -> list[Child]:
-        return [*self.senders.values(), self.reader]
+        readers = [] if self.reader is None else [self.reader]
+        return [*(each for group in self.senders.values() for each in group), *readers]
 
     # Running.
 
-    async def run(self) -> Scorecard:
-        """Send, watch, drain, and return the scorecard."""
-        begin_ms = int((time.time() + LEAD_S) * 1e3)
+    async def run(self) -> Outcome:
+        """Send, watch, drain, and return what came of it."""
+        self.began_s = time.time() + LEAD_S
+        begin_ms = int(self.began_s * 1e3)
+        announce(self.directory, begin_ms)
         for child in self._children:
             child.order(f"begin {begin_ms}")
-        self.show.say(f"serving departures; the model takes {self.plan.service_time}")
+        self.show.say(self.setup.phases[0].text)
         cpu = CpuMeter()
-        await self._watch(begin_ms)
+        await self._load()
         others_cpu = cpu.taken_by_others()
-        sent = {name: await sender.result() for name, sender in self.senders.items()}
-        self.show.say("the senders are done: draining the worker")
-        await self._settle(sent[REALTIME]["sent"])
+        sent = {
+            name: [await each.result() for each in group] for name, group in self.senders.items()
+        }
+        self.show.say("the senders are done: the worker finishes what is left")
+        await self._settle({name: total(each, "sent") for name, each in sent.items()})
+        self.show.say("draining the worker")
         exit_code = await self.worker.drain()
-        committed = await committed_offsets(self.broker.bootstrap)
+        committed = await committed_offsets(self.bootstrap, self.setup.group)
         self.show.say("counting what arrived")
+        return Outcome(
+            begin_ms=begin_ms,
+            sent=sent,
+            committed=committed,
+            arrivals=await self._arrivals(),
+            ids=self.setup.reader is not None and self.setup.reader.ids,
+            counts={lane.name: self.counts(lane.name) for lane in self.setup.lanes},
+            exit_code=exit_code,
+            others_cpu=others_cpu,
+        )
+
+    async def _load(self) -> None:
+        """Watch until the load has ended, while things go wrong."""
+        if self.trouble is None:
+            await self._watch_until(self.setup.seconds)
+            return
+        making = asyncio.create_task(self.trouble.make(self))
+        try:
+            await self._watch_until(self.setup.seconds)
+        finally:
+            making.cancel()
+            await asyncio.wait({making})
+            await self.trouble.undo(self)
+        if not making.cancelled() and (error := making.exception()) is not None:
+            raise error
+
+    async def _arrivals(self) -> pl.DataFrame | None:
+        if self.reader is None:
+            return None
         self.reader.order("stop")
         await self.reader.result()
-        return scorecard_of(
-            self.plan,
-            Outcome(
-                begin_ms=begin_ms,
-                sent=sent,
-                committed=committed,
-                arrivals=pl.read_ipc(self._directory / "arrivals.arrow"),
-                exit_code=exit_code,
-                others_cpu=others_cpu,
-            ),
-            self.worker,
-            self.timeline,
-        )
+        return pl.read_ipc(self.directory / ARRIVALS_FILE)
 
-    async def _watch(self, begin_ms: int) -> None:
-        """Show one moment a second until the load has ended."""
-        for second in range(1, int(self.plan.seconds) + 1):
-            await asyncio.sleep(max(0.0, begin_ms / 1e3 + second - time.time()))
-            if not self.worker.running:
-                break
-            moment = self._moment(time.time() - begin_ms / 1e3)
-            self.timeline.append(moment)
-            self.show.moment(moment)
+    @property
+    def elapsed_s(self) -> float:
+        """Return for how long there has been load."""
+        assert self.began_s is not None
+        return time.time() - self.began_s
 
-    def _moment(self, t: float) -> Moment:
-        """Return the present state of everything."""
-        elapsed = t - (self.timeline[-1].t if self.timeline else 0.0)
-        memory = self.worker.state["memory"]
-        return Moment(
-            t=t,
-            seconds=self.plan.seconds,
-            flooding=t > self.plan.warm_up_s,
-            lanes={name: self._lane_moment(name, elapsed) for name in LANES},
-            memory_used=memory["used"],
-            memory_budget=memory["budget"],
-            rss=self.worker.rss,
-        )
-
-    def _lane_moment(self, name: str, elapsed: float) -> LaneMoment:
-        offered = int(self.senders[name].latest.get("sent", 0))
-        settled = self.worker.count(name, "settled")
-        offered_before, settled_before = self._before.get(name, (0, 0))
-        self._before[name] = offered, settled
-        seen = self.reader.latest.get("lanes", {}).get(name, {})
-        return LaneMoment(
-            offered_per_s=(offered - offered_before) / elapsed,
-            settled_per_s=(settled - settled_before) / elapsed,
-            waiting=max(0, offered - settled),
-            p50=seen.get("p50"),
-            p99=seen.get("p99"),
-            target=self.worker.lane(name).get("target") or TARGETS[name],
-        )
-
-    async def _settle(self, realtime_sent: int) -> None:
-        """Wait until the last real-time records are settled, for a short while."""
-        deadline = time.monotonic() + SETTLE_WITHIN_S
-        while self.worker.count(REALTIME, "settled") < realtime_sent:
-            if time.monotonic() > deadline or not self.worker.running:
+    async def _watch_until(self, seconds: float) -> None:
+        """Take one moment a second."""
+        for second in range(len(self.timeline) + 1, int(seconds) + 1):
+            await asyncio.sleep(max(0.0, second - self.elapsed_s))
+            if not self.worker.running and self.trouble is None:
                 return
-            await asyncio.sleep(0.05)
+            self._take_moment()
+
+    def _take_moment(self) -> None:
+        t = self.elapsed_s
+        elapsed_s = t - (self.timeline[-1].t if self.timeline else 0.0)
+        state = self.worker.state
+        memory = state.get("memory", {})
+        phase = [each for each in self.setup.phases if each.begin_s < t][-1]
+        moment = Moment(
+            t=t,
+            seconds=self.setup.seconds,
+            phase=phase.text,
+            disturbed=phase.disturbed,
+            lanes={lane.name: self._lane_moment(lane, elapsed_s) for lane in self.setup.lanes},
+            memory_used=memory.get("used"),
+            memory_budget=memory.get("budget"),
+            rss=self.worker.rss,
+            agents=state.get("agents", {}),
+            rung=state.get("rung"),
+            rung_name=state.get("rung_name"),
+            pressure=state.get("pressure"),
+            faults=() if self.trouble is None else self.trouble.current(t),
+        )
+        self.timeline.append(moment)
+        self.show.moment(moment)
+
+    def _lane_moment(self, lane: LaneSetup, elapsed_s: float) -> LaneMoment:
+        counts = self.counts(lane.name)
+        now = {
+            **{key: counts.get(key, 0) for key in ("settled", *LEFT_OUT)},
+            "offered": sum(int(each.latest.get("sent", 0)) for each in self.senders[lane.name]),
+            "done": sum(counts.get(key, 0) for key in DONE),
+        }
+        before = self._before.get(lane.name, {})
+        self._before[lane.name] = now
+        rates = {key: (value - before.get(key, 0)) / elapsed_s for key, value in now.items()}
+        seen = {} if self.reader is None else self.reader.latest.get("lanes", {})
+        latencies = seen.get(lane.name, self.worker.lane(lane.name) if self.reader is None else {})
+        return LaneMoment(
+            offered_per_s=rates["offered"],
+            settled_per_s=rates["settled"],
+            waiting=max(0, now["offered"] - now["done"]),
+            p50=latencies.get("p50"),
+            p99=latencies.get("p99"),
+            target=lane.target,
+            left_out={key: rates[key] for key in LEFT_OUT},
+        )
+
+    async def _settle(self, sent: Mapping[str, int]) -> None:
+        """Wait until what must be finished is, for as long as the setup allows."""
+        names = [lane.name for lane in self.setup.lanes if lane.must_finish]
+        deadline = time.monotonic() + self.setup.settle_s
+        while self.worker.running and time.monotonic() < deadline:
+            if all(self._done(name) >= sent[name] for name in names):
+                return
+            await asyncio.sleep(SETTLE_POLL_S)
+            if self.elapsed_s >= len(self.timeline) + 1:
+                self._take_moment()
+
+    def _done(self, lane: str) -> int:
+        counts = self.counts(lane)
+        return sum(counts.get(key, 0) for key in DONE)
 
     async def restart_worker(self) -> None:
         """Start the worker again, to work off what waits."""
         await self.worker.start()
 
 
-TARGETS: Final[Mapping[str, float | None]] = {REALTIME: 0.2, BACKFILL: None}
+class SetupMaker(Protocol):
+    """Makes the setup of a run, once its broker is known."""
+
+    async def __call__(self, bootstrap: str, directory: Path) -> Setup:
+        """Return the setup; files of the run go into the directory."""
+        ...
 
 
-async def create_topics(bootstrap: str, partitions: int) -> None:
-    """Create the topics of the pipeline."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
-    await admin.start()
-    try:
-        names = [*TOPIC_OF.values(), SINK]
-        await admin.create_topics([NewTopic(name, partitions, 1) for name in names])
-    finally:
-        await admin.close()
+def announce(directory: Path, begin_ms: int) -> None:
+    """Leave the instant of the beginning for the worker, all of it at once."""
+    written = directory / f"{BEGIN_FILE}.new"
+    written.write_text(str(begin_ms))
+    written.rename(directory / BEGIN_FILE)
 
 
-async def committed_offsets(bootstrap: str) -> dict[str, dict[int, int]]:
-    """Return the group's committed offset of each partition, by lane."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
-    await admin.start()
-    try:
-        offsets = await admin.list_consumer_group_offsets(GROUP)
-    finally:
-        await admin.close()
-    return {
-        name: {each.partition: at.offset for each, at in offsets.items() if each.topic == topic}
-        for name, topic in TOPIC_OF.items()
-    }
-
-
-# The scorecard.
-
-
-def scorecard_of(
-    plan: DemoPlan, outcome: Outcome, worker: Worker, timeline: Sequence[Moment]
-) -> Scorecard:
-    """Return what the run showed."""
-    deliveries = {name: delivery_of(name, outcome) for name in LANES}
-    lanes = {
-        name: lane_card(plan, name, outcome, deliveries[name], worker.lane(name)) for name in LANES
-    }
-    lost = sum(each.lost for each in deliveries.values())
-    capacity = capacity_of(plan, timeline)
-    flood = deliveries[BACKFILL].sent / plan.flood_s
-    budget = worker.state["memory"]["budget"]
-    objectives = [
-        Objective(name="lost", limit=0, value=lost),
-        Objective(name="realtime unfinished", limit=0, value=deliveries[REALTIME].waiting),
-        Objective(name="realtime p99", limit=lanes[REALTIME].target or 0.2,
-                  value=lanes[REALTIME].p99),
-        Objective(name="memory", limit=budget * MEMORY_SLACK, value=worker.peak_memory),
-        Objective(name="flood factor", limit=FLOOD_FACTOR, at_least=True,
-                  value=flood / capacity if capacity else None),
-    ]  # fmt: skip
-    result, why = judge(
-        objectives,
-        broken=broken_promises(outcome, deliveries, worker),
-        invalid=[*lagging(outcome), *crowded_out(outcome)],
-    )
-    return Scorecard(
-        scenario="demo",
-        result=result,
-        why=why,
-        offered=sum(each.sent for each in deliveries.values()),
-        lost=lost,
-        duplicates=sum(each.duplicates for each in deliveries.values()),
-        peak_memory=worker.peak_memory,
-        peak_rss=worker.peak_rss,
-        objectives=objectives,
-        lanes=lanes,
-        timeline=[moment.as_entry() for moment in timeline],
-        notes=notes_of(plan, flood, capacity, deliveries),
-    )
-
-
-def delivery_of(name: str, outcome: Outcome) -> Delivery:
-    """Return what became of a lane's records.
-
-    What the worker committed must be in the sink. What it did not is safe in Kafka: of the
-    flood it could never do all, of the departures that is an objective of its own.
-    """
-    runs = [SentRun(*run) for run in outcome.sent[name]["runs"]]
-    sent = sent_ids(runs)
-    must_arrive = ids_below(runs, outcome.committed[name])
-    arrived = outcome.arrivals.filter(pl.col("lane") == name)["id"]
-    return check_delivery(sent=sent, must_arrive=must_arrive, arrived=arrived)
-
-
-def lane_card(
-    plan: DemoPlan, name: str, outcome: Outcome, delivery: Delivery, state: Mapping[str, Any]
-) -> LaneCard:
-    """Return a lane's part: latencies are those during the flood."""
-    arrivals = outcome.arrivals.filter(pl.col("lane") == name)
-    since_s = (arrivals["timestamp_ms"] - outcome.begin_ms) / 1e3
-    latency_s = arrivals["latency_ms"] / 1e3
-    loaded = latency_s.filter(since_s >= plan.warm_up_s)
-    unloaded = latency_s.filter((since_s >= COLD_S) & (since_s < plan.warm_up_s))
-    target = TARGETS[name]
-    return LaneCard(
-        counts={count: int(state.get(count, 0)) for count in COUNTS},
-        waiting=delivery.waiting,
-        p50=quantile(loaded, 0.5),
-        p99=quantile(loaded, 0.99),
-        p999=quantile(loaded, 0.999),
-        unloaded_p99=quantile(unloaded, 0.99),
-        target=target,
-        on_time=None if target is None else share_within(loaded, target),
-    )
-
-
-def quantile(values: pl.Series, q: float) -> float | None:
-    """Return a quantile, an actual value of the series; None of nothing."""
-    return values.quantile(q, interpolation="higher")
-
-
-def share_within(values: pl.Series, most: float) -> float | None:
-    """Return the share of values that are not above `most`; None of nothing."""
-    return int((values <= most).sum()) / len(values) if len(values) else None
-
-
-def capacity_of(plan: DemoPlan, timeline: Sequence[Moment]) -> float | None:
-    """Return what the worker settled a second while it always had something to do."""
-    loaded = [moment for moment in timeline if moment.t > plan.warm_up_s + 1]
-    rates = [sum(lane.settled_per_s for lane in each.lanes.values()) for each in loaded]
-    return sum(rates) / len(rates) if rates else None
-
-
-def lagging(outcome: Outcome) -> list[str]:
-    """Return which senders were too slow for the run to say anything."""
-    found = []
-    for name, sent in outcome.sent.items():
-        in_time = sent["sent"] - sent["late"]
-        if in_time < KEPT_UP * sent["planned"]:
-            found.append(
-                f"the sender of {name} sent only {in_time:,} of {sent['planned']:,} records in "
-                f"time; this machine is too busy to tell"
-            )
-    return found
-
-
-def crowded_out(outcome: Outcome) -> list[str]:
-    """Return that other programs took the CPU that the run needed, if they did."""
-    if outcome.others_cpu < CROWDED:
-        return []
-    return [f"meanwhile other programs took {outcome.others_cpu:.0%} of this machine's CPU"]
-
-
-def broken_promises(
-    outcome: Outcome, deliveries: Mapping[str, Delivery], worker: Worker
-) -> list[str]:
-    """Return what must never be, whatever the objectives say."""
-    broken = [*worker.imbalances]
-    broken += [
-        f"{each.lost:,} records of lane {name} are lost"
-        for name, each in deliveries.items()
-        if each.lost
-    ]
-    if outcome.exit_code != 0:
-        how = "had to be killed" if outcome.exit_code is None else f"exited {outcome.exit_code}"
-        broken.append(f"the worker {how} instead of draining")
-    broken += [
-        f"lane {name}: {each.unknown:,} arrivals were never sent"
-        for name, each in deliveries.items()
-        if each.unknown
-    ]
-    broken += [error for sent in outcome.sent.values() for error in sent["failed"][:1]]
-    return broken
-
-
-def notes_of(
-    plan: DemoPlan, flood: float, capacity: float | None, deliveries: Mapping[str, Delivery]
-) -> list[str]:
-    """Return what a reader of the table should know."""
-    offered = f"{deliveries[REALTIME].sent:,} departures and {deliveries[BACKFILL].sent:,} records"
-    return [
-        f"{offered} of the flood were sent; the model takes {plan.service_time},",
-        f"so the worker did {capacity or 0:,.0f} records/s while the flood offered {flood:,.0f}/s.",
-        "Latency is from the intended instant to the arrival at a reader of the sink, during "
-        "the flood.",
-        "What waits in Kafka is neither lost nor finished: it lies above the committed offset.",
-    ]
+def total(results: Sequence[Mapping[str, Any]], key: str) -> int:
+    """Return a count over all senders of a lane."""
+    return sum(int(each[key]) for each in results)

@@ -1,7 +1,7 @@
-"""The processes that the demo starts: the worker under test, and the load around it.
+"""The processes that a run starts: the worker under test, and the load around it.
 
-Each has a session of its own, so that a terminal's Ctrl-C reaches only the demo, which
-decides the order of stopping; Linux kills them when the demo itself is killed.
+Each has a session of its own, so that a terminal's Ctrl-C reaches only the run, which
+decides the order of stopping; Linux kills them when the run itself is killed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,16 +20,24 @@ import aiohttp
 import psutil  # type: ignore[import-untyped]
 
 from flowguard.errors import FlowguardError
+from flowguard.snapshot import COUNTS
 from flowguard.stress.checkers import imbalances
 from flowguard.stress.embedded import die_with_parent, free_port, log_tail
-from flowguard.stress.load import ReadTask, SendTask
+from flowguard.stress.load import Task, as_argument
 
-__all__ = ["Child", "CpuMeter", "Worker", "end_process"]
+__all__ = ["LAST_STATE_FILE", "Child", "CpuMeter", "Worker", "end_process"]
 
 STATE_EVERY_S: Final = 0.2
 READY_WITHIN_S: Final = 30.0
 DRAIN_WITHIN_S: Final = 30.0
 LOG_LINES: Final = 200
+
+#: Where a worker may leave its last state document, in the directory it is started in.
+LAST_STATE_FILE: Final = "last-state.json"
+
+#: What is counted over several lives, and what of it is nobody's when one has ended.
+LIFE_COUNTS: Final = (*COUNTS, "degraded")
+HELD: Final = ("in_flight", "held", "spilled", "refetching")
 
 #: The results of a sender come as one line.
 LINE_BYTES_MAX: Final = 64 * 1024 * 1024
@@ -38,8 +46,9 @@ LINE_BYTES_MAX: Final = 64 * 1024 * 1024
 class Child:
     """A process of `flowguard.stress.load`: orders in, lines of JSON out."""
 
-    def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, name: str, process: asyncio.subprocess.Process, log: Path) -> None:
         self.name = name
+        self.log = log
         self.latest: dict[str, Any] = {}
         self.ready = asyncio.Event()
         self._process = process
@@ -47,11 +56,11 @@ class Child:
         self._listening = asyncio.create_task(self._listen())
 
     @classmethod
-    async def start(cls, name: str, task: SendTask | ReadTask, log: Path) -> Child:
+    async def start(cls, name: str, task: Task, log: Path) -> Child:
         """Start the process."""
         with log.open("ab") as errors:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "flowguard.stress.load", task.as_json()),
+                *(sys.executable, "-m", "flowguard.stress.load", as_argument(task)),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=errors,
@@ -59,7 +68,7 @@ class Child:
                 start_new_session=True,
                 preexec_fn=die_with_parent,
             )
-        return cls(name, process)
+        return cls(name, process, log)
 
     def order(self, line: str) -> None:
         """Send it a line."""
@@ -86,7 +95,9 @@ class Child:
                 self.latest = message
         self.ready.set()
         if not self._result.done():
-            self._result.set_exception(FlowguardError(f"the {self.name} of the demo ended early"))
+            self._result.set_exception(
+                FlowguardError(f"the {self.name} ended early: {log_tail(self.log, 1)}")
+            )
             self._result.exception()  # whoever waits gets it; if nobody does, that is fine
 
     async def end(self) -> None:
@@ -101,8 +112,12 @@ class Worker:
     Args:
         command: What runs it, after `python`; `--broker` and `--web-port` are added.
         environment: Variables beside ours.
-        directory: Where it is started and keeps its data.
+        directory: Where its log is.
+        started_in: Where it is started, if not there.
         partitions: How many it must have until it counts as started.
+
+    Attributes:
+        watch: Called with each state document.
     """
 
     def __init__(
@@ -113,6 +128,7 @@ class Worker:
         environment: Mapping[str, str],
         directory: Path,
         partitions: int,
+        started_in: Path | None = None,
     ) -> None:
         self.port = free_port()
         self.command = [
@@ -121,12 +137,15 @@ class Worker:
         ]
         self.environment = environment
         self.directory = directory
+        self.started_in = started_in or directory
         self.partitions = partitions
         self.log = directory / "worker.log"
         self.state: dict[str, Any] = {}
         self.peak_memory = 0
         self.peak_rss = 0
         self.imbalances: list[str] = []
+        self.watch: Callable[[Mapping[str, Any]], None] = lambda state: None
+        self._past: dict[str, dict[str, int]] = {}
         self._process: asyncio.subprocess.Process | None = None
         self._watching: asyncio.Task[None] | None = None
 
@@ -157,25 +176,26 @@ class Worker:
         """Return the latest value of a lane's count."""
         return int(self.lane(lane).get(count, 0))
 
+    def counts_of_all_lives(self, lane: str) -> dict[str, int]:
+        """Return a lane's counts, those before it was killed included."""
+        past = self._past.get(lane, {})
+        return {name: past.get(name, 0) + self.count(lane, name) for name in LIFE_COUNTS}
+
+    def bury(self) -> None:
+        """Keep the counts of a life that has ended; what it held, others will read."""
+        for lane in self.state.get("lanes", {}):
+            counts = self.counts_of_all_lives(lane)
+            counts["released"] += sum(counts[name] for name in HELD)
+            self._past[lane] = counts | dict.fromkeys(HELD, 0)
+        self.state = {}
+
     async def start(self) -> None:
         """Start it, and return when it has its partitions.
 
         Raises:
             FlowguardError: It did not get there; the message has its output.
         """
-        self.state = {}
-        with self.log.open("ab") as output:
-            self._process = await asyncio.create_subprocess_exec(
-                *self.command,
-                cwd=self.directory,
-                env=self._whole_environment(),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                preexec_fn=die_with_parent,
-            )
-        self._watching = asyncio.create_task(self._watch())
+        await self.spawn()
         deadline = time.monotonic() + READY_WITHIN_S
         while len(self.state.get("partitions", ())) < self.partitions:
             if not self.running or time.monotonic() > deadline:
@@ -184,6 +204,22 @@ class Worker:
                     f"stopped; it said: {self.last_words()}"
                 )
             await asyncio.sleep(0.05)
+
+    async def spawn(self) -> None:
+        """Start it, and return at once."""
+        self.bury()
+        with self.log.open("ab") as output:
+            self._process = await asyncio.create_subprocess_exec(
+                *self.command,
+                cwd=self.started_in,
+                env=self._whole_environment(),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                preexec_fn=die_with_parent,
+            )
+        self._watching = asyncio.create_task(self._watch())
 
     def last_words(self) -> str:
         """Return why it ended, as far as its log tells."""
@@ -216,6 +252,12 @@ class Worker:
         self.state = state
         self.peak_memory = max(self.peak_memory, int(state["memory"]["used"]))
         self.imbalances = self.imbalances or imbalances(state["lanes"])
+        self.watch(state)
+
+    def send(self, what: signal.Signals) -> None:
+        """Send it a signal, if it runs."""
+        if self._process is not None and self.running:
+            self._process.send_signal(what)
 
     async def drain(self) -> int | None:
         """Let it finish and leave; return its exit code, None if it had to be killed."""
@@ -224,11 +266,20 @@ class Worker:
         if self.running:
             self._process.terminate()
         try:
-            return await asyncio.wait_for(self._process.wait(), DRAIN_WITHIN_S)
+            code = await asyncio.wait_for(self._process.wait(), DRAIN_WITHIN_S)
+            self._read_last_state()
+            return code
         except TimeoutError:
             return None
         finally:
             await self.end()
+
+    def _read_last_state(self) -> None:
+        """Take in what it wrote at its end, if it did; the pages are a moment behind."""
+        try:
+            self._take_in(json.loads((self.directory / LAST_STATE_FILE).read_text()))
+        except (OSError, ValueError):
+            pass
 
     async def end(self) -> None:
         """End it, if it has not ended."""

@@ -97,14 +97,14 @@ class LaneCard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scorecard:
-    """The outcome of a run; `notes` are for people and not in the JSON."""
+    """The outcome of a run, None for what nobody knows; `notes` are for people, not in the JSON."""
 
     scenario: str
     result: Result
     why: str
     offered: int
-    lost: int
-    duplicates: int
+    lost: int | None
+    duplicates: int | None
     peak_memory: int | None
     peak_rss: int | None
     peak_spill: int | None = None

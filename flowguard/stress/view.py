@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from flowguard.stress.live import LaneMoment, Moment
+from flowguard.stress.moments import LaneMoment, Moment
 from flowguard.stress.report import latency, table_of
 from flowguard.units import format_size
 
@@ -48,14 +48,15 @@ class LineView:
             f" p99 {latency(lane.p99)} waiting {lane.waiting:,}"
             for name, lane in moment.lanes.items()
         )
-        memory = f"memory {format_size(moment.memory_used)}/{format_size(moment.memory_budget)}"
-        self.say(f"{moment.t:4.0f} s  {lanes}  {memory}")
+        rest = [f"memory {memory_text(moment)}", *control_texts(moment), *moment.faults]
+        self.say(f"{moment.t:4.0f} s  {lanes}  {'  '.join(rest)}")
 
 
 class LiveView:
     """The whole picture, redrawn in place."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, title: str) -> None:
+        self._title = title
         self._live = Live(console=console, auto_refresh=False, transient=True)
         self._status = ""
         self._moment: Moment | None = None
@@ -84,35 +85,56 @@ class LiveView:
         self._draw()
 
     def _draw(self) -> None:
-        self._live.update(picture(self._status, self._moment), refresh=True)
+        self._live.update(picture(self._title, self._status, self._moment), refresh=True)
 
 
-def view_for(console: Console) -> LineView | LiveView:
+def view_for(console: Console, title: str) -> LineView | LiveView:
     """Return the view that a console can show."""
-    return LiveView(console) if console.is_terminal else LineView(console)
+    return LiveView(console, title) if console.is_terminal else LineView(console)
 
 
-def picture(status: str, moment: Moment | None) -> RenderableType:
+def picture(title: str, status: str, moment: Moment | None) -> RenderableType:
     """Return everything there is to see."""
-    title = Text.assemble(("flowguard demo", "bold"), "  ", (status, "dim"))
+    heading = Text.assemble((title, "bold"), "  ", (status, "dim"))
     if moment is None:
-        return title
-    return Group(title, "", clock_line(moment), "", lane_table(moment), "", memory_line(moment))
+        return heading
+    control = Text("   ".join(control_texts(moment)), style="dim")
+    return Group(
+        heading, "", clock_line(moment), "", lane_table(moment), "", memory_line(moment), control
+    )
 
 
 def clock_line(moment: Moment) -> RenderableType:
-    """Return how far the run is, and whether the flood is on."""
-    phase = ("the flood is on", "bold yellow") if moment.flooding else ("no flood yet", "green")
+    """Return how far the run is, and what is going on."""
+    what = "; ".join([moment.phase, *moment.faults])
+    phase = Text(what, style="bold yellow" if moment.disturbed or moment.faults else "green")
     bar = ProgressBar(total=moment.seconds, completed=moment.t, width=BAR_CELLS)
-    return row(Text("time  "), bar, Text(f"{moment.t:.0f} of {moment.seconds:.0f} s"), Text(*phase))
+    return row(Text("time  "), bar, Text(f"{moment.t:.0f} of {moment.seconds:.0f} s"), phase)
 
 
 def memory_line(moment: Moment) -> RenderableType:
     """Return what feeds hold against their budget."""
-    bar = ProgressBar(total=moment.memory_budget, completed=moment.memory_used, width=BAR_CELLS)
-    used = f"{format_size(moment.memory_used)} of {format_size(moment.memory_budget)}"
+    bar = ProgressBar(
+        total=moment.memory_budget or 1, completed=moment.memory_used or 0, width=BAR_CELLS
+    )
     process = Text(f"process {format_size(moment.rss)}", style="dim")
-    return row(Text("memory"), bar, Text(used), process)
+    return row(Text("memory"), bar, Text(memory_text(moment)), process)
+
+
+def memory_text(moment: Moment) -> str:
+    """Return what feeds hold of their budget, for people."""
+    if moment.memory_used is None or moment.memory_budget is None:
+        return "unknown"
+    return f"{format_size(moment.memory_used)} of {format_size(moment.memory_budget)}"
+
+
+def control_texts(moment: Moment) -> list[str]:
+    """Return what the worker's control loops are at."""
+    texts = [
+        f"{name}: {agent.get('in_flight')} of {agent.get('limit')} seats"
+        for name, agent in moment.agents.items()
+    ]
+    return [*texts, *([f"ladder: {moment.rung_name}"] if moment.rung_name else [])]
 
 
 def lane_table(moment: Moment) -> Table:

@@ -25,8 +25,9 @@ __all__ = [
     "warp",
 ]
 
-#: An id holds the number in its lower bits and the partition above them.
+#: An id holds the number in its lower bits, above them the partition, and then the sender.
 PARTITION_SHIFT: Final = 40
+SOURCE_SHIFT: Final = 52
 
 
 class Schedule(Protocol):
@@ -126,6 +127,6 @@ class Spread:
         return record_id(index % self.partitions, index // self.partitions)
 
 
-def record_id(partition: int, number: int) -> int:
-    """Return the id of a record; ids of one partition are consecutive."""
-    return partition << PARTITION_SHIFT | number
+def record_id(partition: int, number: int, source: int = 0) -> int:
+    """Return the id of a record; ids of one partition and sender are consecutive."""
+    return source << SOURCE_SHIFT | partition << PARTITION_SHIFT | number

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, assert_never
+from typing import TYPE_CHECKING, Final
 
 from flowguard.stress.faults import (
     Acknowledging,
-    Capacity,
     Crash,
-    Decay,
-    Errors,
     Fault,
-    Hang,
-    Oscillating,
-    Outage,
     Pause,
     Rebalance,
     Skew,
-    Slow,
     Stalls,
-    Throttle,
     Unreachable,
 )
-from flowguard.stress.simulator.provider import Answer
-from flowguard.units import MILLISECOND, SECOND
+from flowguard.stress.simulator.provider_trouble import plan_provider_fault
+from flowguard.units import SECOND
 
 if TYPE_CHECKING:
     import random
@@ -31,9 +23,6 @@ if TYPE_CHECKING:
     from flowguard.stress.simulator.world import World
 
 __all__ = ["plan_faults"]
-
-#: What gets worse little by little does so in steps of this.
-STEP_NS: Final = 100 * MILLISECOND
 
 #: Kafka's group gives the partitions of a member away that is silent for so long.
 SESSION_NS: Final = 10 * SECOND
@@ -46,45 +35,9 @@ def plan_faults(world: World, rng: random.Random) -> None:
 
 
 def plan_fault(world: World, fault: Fault, rng: random.Random) -> None:
+    plan_provider_fault(world, fault)
     kind, begin_ns, end_ns = fault.kind, fault.at_ns, fault.until_ns
-    provider, usual = world.provider, world.scenario.provider
-
-    def provider_is(at_ns: int, **state: object) -> None:
-        def change() -> None:
-            provider.change(world.agenda.now_ns, **state)
-            world.wake_provider()
-
-        world.agenda.at(at_ns, change)
-
     match kind:
-        case Slow():
-            provider_is(begin_ns, factor=kind.factor, delay_ns=kind.delay_ns)
-            provider_is(end_ns, factor=1.0, delay_ns=0)
-        case Decay():
-            for at_ns in range(begin_ns, end_ns, STEP_NS):
-                done = (at_ns - begin_ns) / (end_ns - begin_ns)
-                provider_is(at_ns, factor=1.0 + (kind.factor - 1.0) * done)
-            provider_is(end_ns, factor=1.0)
-        case Capacity():
-            provider_is(begin_ns, capacity=kind.seats)
-            provider_is(end_ns, capacity=usual.capacity)
-        case Errors():
-            provider_is(begin_ns, errors=kind.ratio, unavailable=kind.unavailable)
-            provider_is(end_ns, errors=usual.errors, unavailable=usual.unavailable)
-        case Oscillating():
-            for number, at_ns in enumerate(range(begin_ns, end_ns, kind.every_ns)):
-                provider_is(at_ns, errors=kind.high if number % 2 else kind.low)
-            provider_is(end_ns, errors=usual.errors)
-        case Outage():
-            plan_outage(world, kind, begin_ns, end_ns)
-        case Hang():
-            provider_is(begin_ns, hanging=True)
-            provider_is(end_ns, hanging=False)
-        case Throttle():
-            provider_is(begin_ns, retry_after_ns=kind.retry_after_ns)
-            world.agenda.at(begin_ns, lambda: provider.throttle(kind.rate_per_s))
-            world.agenda.at(end_ns, lambda: provider.throttle(None))
-            provider_is(end_ns, retry_after_ns=usual.retry_after_ns)
         case Crash():
             for at_ns in repeated(begin_ns, end_ns, kind.every_ns):
                 world.agenda.at(at_ns, lambda: world.crash(kind.restart_ns))
@@ -106,28 +59,11 @@ def plan_fault(world: World, fault: Fault, rng: random.Random) -> None:
             by_ns = -kind.by_ns if kind.behind else kind.by_ns
             world.agenda.at(begin_ns, lambda: world.skew(by_ns))
             world.agenda.at(end_ns, lambda: world.skew(0))
-        case _:
-            assert_never(kind)
 
 
 def repeated(begin_ns: int, end_ns: int, every_ns: int) -> range:
     """Return the instants of a fault: one, or again and again."""
     return range(begin_ns, end_ns, every_ns) if every_ns else range(begin_ns, begin_ns + 1)
-
-
-def plan_outage(world: World, kind: Outage, begin_ns: int, end_ns: int) -> None:
-    refusal = Answer("the provider is down", True, kind.retry_after_ns or None)
-
-    def go_down() -> None:
-        world.provider.outage = refusal
-        if kind.also_running:
-            world.provider.fail_all(world.agenda.now_ns, refusal)
-
-    def come_back() -> None:
-        world.provider.outage = None
-
-    world.agenda.at(begin_ns, go_down)
-    world.agenda.at(end_ns, come_back)
 
 
 def plan_pause(world: World, begin_ns: int, end_ns: int) -> None:

@@ -21,7 +21,7 @@ from flowguard.snapshot import Counts
 from flowguard.stress.chance import Chance
 from flowguard.stress.plan import Plan, plan_of
 from flowguard.stress.recording import Recording
-from flowguard.stress.scenario import Scenario
+from flowguard.stress.scenario import ProviderPlan, Scenario
 from flowguard.stress.simulator.agenda import Agenda
 from flowguard.stress.simulator.broker import Broker
 from flowguard.stress.simulator.history import History
@@ -207,6 +207,11 @@ class World:
         self.broker.delay_ns = delay_ns
 
     # The provider.
+
+    @property
+    def usual(self) -> ProviderPlan:
+        """Return what the provider is like when nothing is wrong with it."""
+        return self.scenario.provider
 
     def wake_provider(self) -> None:
         """Come back to the provider when its next call is done."""
