@@ -28,7 +28,7 @@ from flowguard.stress.faults import Stalls
 from flowguard.stress.processes import LAST_STATE_FILE
 from flowguard.stress.reader import LANE_HEADER
 from flowguard.stress.recorded import AGENT
-from flowguard.stress.scenario import Adaptive, Fallback, WorkerPlan
+from flowguard.stress.scenario import Fallback, WorkerPlan
 from flowguard.stress.slow import SlowProvider
 from flowguard.units import MILLISECOND, SECOND
 
@@ -94,7 +94,7 @@ def declare_app(brief: Brief) -> fg.App:
         broker_commit_interval=plan.commit_ns / SECOND,
         broker_session_timeout=SESSION_TIMEOUT_S,
         broker_heartbeat_interval=HEARTBEAT_S,
-        **({"shadow": set(plan.shadow)} if plan.shadow else {}),
+        shadow=plan.shadow,
     )
 
 
@@ -123,14 +123,14 @@ def declare_agent(app: fg.App, brief: Brief, provider: SlowProvider, notes: Note
         records,
         name=AGENT,
         sink=[results],
-        concurrency=concurrency_of(plan),
+        concurrency=plan.concurrency,
         batch=fg.BatchSize(
             max=plan.batch.max,
             linger=plan.batch.linger_ns / SECOND,
             by_partition=plan.batch.by_partition,
         ),
     )(serve)
-    if plan.fallback is not None and hasattr(agent, "fallback"):
+    if plan.fallback is not None:
         declare_fallback(agent, plan.fallback)
 
 
@@ -148,16 +148,6 @@ def declare_fallback(agent: Any, fallback: Fallback) -> None:
 def answer(batch: fg.Batch) -> pl.DataFrame:
     """Return which records were served, each with the instant at which it was offered."""
     return batch.to_polars(meta=True).select("id", "_timestamp")
-
-
-def concurrency_of(plan: WorkerPlan) -> Any:
-    """Return the seats of the agent, as far as this version can find them out itself."""
-    wanted = plan.concurrency
-    if not isinstance(wanted, Adaptive):
-        return wanted
-    if not hasattr(fg, "Adaptive"):
-        return wanted.max
-    return fg.Adaptive(min=wanted.min, max=wanted.max, algorithm=wanted.algorithm)
 
 
 def rule_of(plan: WorkerPlan, prefix: str) -> Rule:

@@ -19,9 +19,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from flowguard.dispatch.concurrency import Adaptive
 from flowguard.errors import ConfigError
-from flowguard.lanes.lane import Block, Lane
+from flowguard.lanes.lane import Lane
 from flowguard.lanes.lane_set import LaneSet
+from flowguard.lanes.overflow import Block, Conflate, Divert, Policy, Shed
 from flowguard.stress.arrivals import Arrivals, Trace, read_arrivals
 from flowguard.stress.expect import Expect, read_expect
 from flowguard.stress.faults import Fault, check_ratio, read_fault
@@ -30,7 +32,6 @@ from flowguard.suggest import nearest, reject_unknown
 from flowguard.units import MIB, MILLISECOND, SECOND, size_bytes
 
 __all__ = [
-    "Adaptive",
     "Batches",
     "BrokerPlan",
     "Fallback",
@@ -47,19 +48,6 @@ __all__ = [
 SHIPPED: Final = Path(__file__).parent / "scenarios"
 
 TABLES: Final = ("scenario", "worker", "provider", "broker", "arrivals", "faults", "expect")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Adaptive:
-    """A number of seats that the worker finds out itself."""
-
-    min: int = 1
-    max: int = 64
-    algorithm: Literal["goodput", "gradient", "vegas", "aimd"] = "goodput"
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.min <= self.max:
-            raise ConfigError(f"min={self.min} and max={self.max} must be 1 <= min <= max")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +81,10 @@ class Fallback:
 def read_concurrency(value: Any, name: str) -> int | Adaptive:
     """Return a fixed number of seats, or between which it is found."""
     if isinstance(value, Mapping):
-        return read_table(Adaptive, value, place_of(name))
+        try:
+            return Adaptive(**value)
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error}") from None
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigError(f"{name}={value!r} must be a number of seats, or a table as of Adaptive")
     return value
@@ -131,11 +122,27 @@ def read_lane(table: Any, name: str) -> Lane:
         raise ConfigError(f"{name} {error}") from None
 
 
-def read_overflow(value: Any, name: str) -> Block:
-    """Return what happens when the lane is full."""
-    if value == "block":
-        return Block()
-    raise ConfigError(f"{name}={value!r} is not available in this version; use 'block'")
+def read_overflow(value: Any, name: str) -> list[Policy]:
+    """Return what happens when the lane is full: one policy, or a list of them."""
+    return [read_policy(each, name) for each in (value if isinstance(value, list) else [value])]
+
+
+def read_policy(value: Any, name: str) -> Policy:
+    """Return one policy: `block`, `shed`, `conflate`, `conflate:COLUMN` or `divert:TOPIC`."""
+    kind, _, argument = value.partition(":") if isinstance(value, str) else ("", "", "")
+    match kind, argument:
+        case "block", "":
+            return Block()
+        case "shed", "":
+            return Shed()
+        case "conflate", column:
+            return Conflate(column or None)
+        case "divert", topic if topic:
+            return Divert(topic)
+    raise ConfigError(
+        f"{name}={value!r} is no policy; use 'block', 'shed', 'conflate', 'conflate:COLUMN', "
+        "'divert:TOPIC', or a list of them"
+    )
 
 
 def place_of(name: str) -> Place:

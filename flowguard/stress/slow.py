@@ -126,9 +126,7 @@ class SlowProvider:
 
 def failure(answer: Answer) -> Exception:
     """Return what an agent raises."""
-    if answer.unavailable and hasattr(fg, "Unavailable"):
+    if answer.unavailable:
         wait_ns = answer.retry_after_ns
-        return fg.Unavailable(  # type: ignore[no-any-return]
-            retry_after=None if wait_ns is None else wait_ns / SECOND
-        )
+        return fg.Unavailable(None if wait_ns is None else wait_ns / SECOND, why=answer.why)
     return CallFailed(answer.why)

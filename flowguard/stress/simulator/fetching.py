@@ -96,6 +96,7 @@ class FetchLoop:
         self._deliver = deliver
         self._clocks = clocks
         self._cursors: dict[TopicPartition, Cursor] = {}
+        self._held: frozenset[TopicPartition] = frozenset()
         self._waiting = True  # for room, or for partitions
         self._looks = 0
         self._turn = 0
@@ -116,6 +117,11 @@ class FetchLoop:
             self._cursors[name] = cursor
         self.wake()
 
+    def hold(self, partitions: frozenset[TopicPartition]) -> None:
+        """Leave these partitions out of requests, and take in all others."""
+        self._held = partitions
+        self.wake()
+
     def wake(self) -> None:
         """Look again for partitions with room, unless a request is under way."""
         if self._waiting:
@@ -123,7 +129,11 @@ class FetchLoop:
 
     def _ask(self) -> None:
         """Send a request, or look again when something changes."""
-        needs = {each.account: each.needed_bytes for each in self._cursors.values()}
+        needs = {
+            each.account: each.needed_bytes
+            for each in self._cursors.values()
+            if each.log.name not in self._held
+        }
         reservation = self._memory.reserve(needs)
         asked = {
             cursor: cursor.offset

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, assert_never
 
 from flowguard.chunk import TopicPartition
 from flowguard.commands import (
@@ -19,11 +19,13 @@ from flowguard.commands import (
     Cut,
     DivertBatch,
     Fetch,
+    Hold,
     Resume,
     StartBatch,
     Unprocessed,
 )
 from flowguard.control.memory import MemoryBudget
+from flowguard.dispatch.concurrency import Adaptive
 from flowguard.engine import Engine
 from flowguard.facts import (
     Assigned,
@@ -99,7 +101,12 @@ class Worker:
         self.lanes = LaneSet(self.plan.lanes)
         self.memory = MemoryBudget(self.plan.memory_bytes)
         self.engine = Engine(
-            self.lanes, [agent_plan(scenario)], self.memory, shadow=self.plan.shadow
+            self.lanes,
+            [agent_plan(scenario)],
+            self.memory,
+            shadow=self.plan.shadow,
+            ranks_of={topic: ranks_of(scenario, topic) for topic in scenario.topics},
+            chance=rng.random,
         )
         self.alive = True
         self.awake_ns = 0
@@ -219,13 +226,16 @@ class Worker:
             case Resume():
                 for loop in dict.fromkeys(self._loops.values()):
                     self.later(0, loop.wake)
+            case Hold(partitions):
+                for loop in dict.fromkeys(self._loops.values()):
+                    self.later(0, partial(loop.hold, partitions))
             case Unprocessed():
                 self._watch.left(command, self._agenda.now_ns)
             case DivertBatch(cut):
                 self._watch.started(cut, self._agenda.now_ns)
                 self.later(self._broker.ack_ns, lambda: self._diverted(cut))
             case _:
-                raise NotImplementedError(f"the simulator does not know {command!r}")
+                assert_never(command)
 
     def _read(self, offsets: Mapping[TopicPartition, tuple[int, int]]) -> None:
         for loop in dict.fromkeys(self._loops.values()):
@@ -374,14 +384,25 @@ class Worker:
         self.observe(Committed(points=ours, at_ns=self._agenda.now_ns))
 
 
+def ranks_of(scenario: Scenario, topic: str) -> frozenset[int]:
+    """Return the lanes that records of a topic may have by rule."""
+    names = scenario.worker.lane_names
+    if scenario.worker.rule == "by_header":
+        return frozenset(range(len(names)))
+    return frozenset(
+        names.index(each.lane) for each in scenario.arrivals if scenario.topic_of(each) == topic
+    )
+
+
 def agent_plan(scenario: Scenario) -> AgentPlan:
     """Return the agent as the engine knows it."""
     plan = scenario.worker
-    seats = plan.concurrency if isinstance(plan.concurrency, int) else plan.concurrency.max
+    adaptive = plan.concurrency if isinstance(plan.concurrency, Adaptive) else None
     return AgentPlan(
         name=AGENT,
         topics=frozenset(scenario.topics),
-        seats=seats,
+        seats=plan.concurrency if isinstance(plan.concurrency, int) else plan.concurrency.max,
+        adaptive=adaptive,
         records_max=plan.batch.max,
         linger_ns=plan.batch.linger_ns,
         by_partition=plan.batch.by_partition,
