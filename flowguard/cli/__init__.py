@@ -56,6 +56,7 @@ VERBS: Final[Mapping[str, Verb]] = {
     "worker": Verb("flowguard.cli.worker:worker", "Run a worker."),
     "check": Verb("flowguard.cli.check:check", "Look for mistakes in an app; start nothing."),
     "demo": Verb("flowguard.cli.demo:demo", "See lanes at work, without a Kafka of your own."),
+    "stress": Verb("flowguard.cli.stress:stress", "Put a worker to the test, or simulate it."),
     "bench": Verb("flowguard.cli.bench:bench", "Measure the throughput of this machine."),
 }
 

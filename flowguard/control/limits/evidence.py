@@ -90,9 +90,7 @@ class Noise:
         served = max(1e-6, 1.0 - window.dropped_share)
         return Reading(
             Said(log(busy / window.goodput_per_s), self.goodput + window.goodput_error**2),
-            Said(
-                log(window.service_ns / SECOND / served), self.service + window.service_error**2
-            ),
+            Said(log(window.service_ns / SECOND / served), self.service + window.service_error**2),
         )
 
     def learn(self, off: Reading) -> None:

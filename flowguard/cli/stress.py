@@ -1,0 +1,21 @@
+"""`flowguard stress`: scenarios, against a real worker or on a virtual clock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import click
+
+from flowguard.cli import LazyGroup, Verb
+
+__all__ = ["stress"]
+
+VERBS: Final[Mapping[str, Verb]] = {
+    "grid": Verb("flowguard.cli.stress_grid:grid", "Compare limits of concurrency with others."),
+}
+
+
+@click.group(cls=LazyGroup, verbs=VERBS)
+def stress() -> None:
+    """Put a worker to the test: what is offered, what goes wrong, and what must come of it."""
