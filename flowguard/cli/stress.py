@@ -14,6 +14,7 @@ __all__ = ["stress"]
 VERBS: Final[Mapping[str, Verb]] = {
     "list": Verb("flowguard.cli.stress_list:list_scenarios", "Show the scenarios there are."),
     "run": Verb("flowguard.cli.stress_run:run", "Run a scenario, and judge what came of it."),
+    "grid": Verb("flowguard.cli.stress_grid:grid", "Compare limits of concurrency with others."),
 }
 
 

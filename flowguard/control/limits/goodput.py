@@ -45,9 +45,14 @@ PAYS: Final = 0.55
 #: against it; when it is known to so little; or when more windows would not tell more.
 SURE_OF_CHANGE: Final = 1.5
 SURE_OF_NONE: Final = 1.0
+SURE_ENOUGH: Final = 0.75  # for a change, once more windows would not tell more
 ERROR_SMALL: Final = 0.15
 WINDOWS_MIN: Final = 2
 WINDOWS_MAX: Final = 10
+
+#: While the limit is doubled there is more to win than to lose, so doubt is in its favour.
+START_PAYS: Final = 0.35
+START_SURE_OF_NONE: Final = 2.0
 
 #: A payoff outside of this is taken for all or nothing; within, the knee lies between.
 NOTHING: Final = 0.3
@@ -57,7 +62,7 @@ ALL: Final = 0.7
 PAYS_FULLY: Final = 0.85
 
 #: What was known before of the limit that a trial goes to counts for so much.
-KEEP_STALE: Final = 0.1
+KEEP_STALE: Final = 0.4
 
 #: Windows from a trial to the next one of its direction: soon while trials get narrower, then
 #: each in vain doubles the wait.
@@ -65,6 +70,9 @@ WAIT_SOON: Final = 1
 WAIT_FIRST: Final = 4
 WAIT_UP_MAX: Final = 24
 WAIT_DOWN_MAX: Final = 96
+
+#: A trial that was in vain is remembered for so many windows between trials.
+WALL_AGE_MAX: Final = 30
 
 #: A window so many deviations off is a surprise; two in a row are a change.
 SURPRISE: Final = 3.0
@@ -87,27 +95,42 @@ OUTAGE_CUT: Final = 0.25
 class Direction:
     """When the next trial of a direction is due, and how far it goes."""
 
+    sign: int
     wait_max: int
     wait: int = WAIT_FIRST
     size: float = 0.0
     since: int = 0
     rest: int = 0  # the wait after trials that have become as narrow as they can, 0 before
+    wall: int = 0  # the limit that was tried in vain last, 0 when that is long ago
+    wall_age: int = 0
 
     @property
     def due(self) -> bool:
         return self.since >= self.wait
 
-    def paid(self, size: float) -> None:
-        self.wait, self.since, self.size, self.rest = WAIT_FIRST, 0, size, 0
+    def pass_by(self) -> None:
+        """Note that a window passed without a trial."""
+        self.since += 1
+        self.wall_age += 1
+        if self.wall_age > WALL_AGE_MAX:
+            self.wall = 0
 
-    def in_vain(self, size: float, least: float) -> None:
-        """Go half as far next; once that tells nothing, wait, and go wide and narrow in turn."""
-        narrow = size <= 1.5 * least
-        if narrow or self.rest:
+    def reach(self, seats: int) -> float:
+        """Return how far the next trial goes: half the way to what was in vain, at most."""
+        return min(self.size, abs(log(self.wall / seats)) / 2) if self.wall else self.size
+
+    def paid(self, size: float, limit: int) -> None:
+        self.wait, self.since, self.size, self.rest = WAIT_FIRST, 0, size, 0
+        if self.sign * (limit - self.wall) >= 0:
+            self.wall = 0
+
+    def in_vain(self, size: float, least: float, limit: int) -> None:
+        """Go half as far next; once that would tell nothing, wait longer each time."""
+        self.wall, self.wall_age = limit, 0
+        if size <= 1.5 * least or self.rest:
             self.rest = min(max(WAIT_FIRST, 2 * self.rest), self.wait_max)
         self.wait = self.rest or WAIT_SOON
-        self.size = 2 * least if narrow else size / 2
-        self.since = 0
+        self.size, self.since = size / 2, 0
 
 
 class Trial(NamedTuple):
@@ -148,8 +171,10 @@ class Goodput:
 
     def _start(self) -> None:
         """Double the limit as long as that pays."""
-        self._up = Direction(WAIT_UP_MAX, wait=0, size=SIZE_MAX)
-        self._down = Direction(WAIT_DOWN_MAX)
+        self._up = Direction(1, WAIT_UP_MAX, wait=0, size=SIZE_MAX)
+        self._down = Direction(-1, WAIT_DOWN_MAX)
+        self._tried = False  # a trial was in vain, so the limit is not doubled any more
+        self._queued = False  # one that went up has left batches that wait for one another
 
     def update(self, window: Window) -> Step:
         """Return the limit after a window."""
@@ -196,6 +221,9 @@ class Goodput:
 
     def _look(self, window: Window, reading: Reading) -> Step:
         """Compare a window with what is known of its limit."""
+        if self._queued:
+            self._queued = False
+            return Step(window.limit, "hold", "what the trial left behind is worked off")
         level = self._level(window.seats)
         if not level.known or self._anchor is None:
             level.add(reading)
@@ -235,21 +263,21 @@ class Goodput:
         self._surprised = 0
         self._levels = {window.seats: level}
         self._settle(window.seats)
-        self._up, self._down = Direction(WAIT_UP_MAX), Direction(WAIT_DOWN_MAX)
+        self._up, self._down = Direction(1, WAIT_UP_MAX), Direction(-1, WAIT_DOWN_MAX)
         why = f"batches take {exp(late):.2f} times as long"
         return self._try(window, -1 if late > 0 else 1, abs(late), why)
 
     def _next(self, window: Window) -> Step:
-        self._up.since += 1
-        self._down.since += 1
+        self._up.pass_by()
+        self._down.pass_by()
         share = window.dropped_share
         if window.drops >= 2 and share > max(REFUSED_MIN, REFUSED_MORE * self._refused):
             why = f"{share:.1%} of the time went to refused batches"
             return self._try(window, -1, -log(1.0 - share), why, refused=share)
         if self._up.due and window.seats < window.limit_max:
-            return self._try(window, 1, self._up.size, "would more pay?")
+            return self._try(window, 1, self._up.reach(window.seats), "would more pay?")
         if self._down.due and window.seats > window.limit_min:
-            return self._try(window, -1, self._down.size, "would less do?")
+            return self._try(window, -1, self._down.reach(window.seats), "would less do?")
         return Step(window.limit, "hold", "between trials")
 
     # Trials.
@@ -279,17 +307,20 @@ class Goodput:
         before, after = self._level(trial.before).reading, self._level(trial.after).reading
         slower, deviation = combine(after.minus(before))
         payoff, error = 1.0 - trial.sign * slower / trial.size, deviation / trial.size
+        starting = trial.sign > 0 and not self._tried
         change = trial.sign * (payoff - PAYS) / error
+        none = START_SURE_OF_NONE if starting else SURE_OF_NONE
         told = self._windows >= WINDOWS_MAX or (
             self._windows >= WINDOWS_MIN and combine(after)[1] < 0.7 * combine(before)[1]
         )
         why = f"from {trial.before} to {trial.after} pays {payoff:.2f} ± {error:.2f}"
-        if not (told or error < ERROR_SMALL or not -SURE_OF_NONE < change < SURE_OF_CHANGE):
+        if not (told or error < ERROR_SMALL or not -none < change < SURE_OF_CHANGE):
             return Step(window.limit, "probe", why)
         self._trial = None
         share = 0.0 if payoff < NOTHING else 1.0 if payoff > ALL else payoff
-        if error > ERROR_SMALL:
-            share = float(payoff > PAYS)
+        if error > ERROR_SMALL:  # a change needs evidence
+            paid = payoff > START_PAYS if starting else change > SURE_ENOUGH
+            share = float(paid if trial.sign > 0 else not paid)
         return self._decide(window, trial, payoff, share, why)
 
     def _decide(self, window: Window, trial: Trial, payoff: float, share: float, why: str) -> Step:
@@ -300,8 +331,12 @@ class Goodput:
         direction = self._up if trial.sign > 0 else self._down
         if limit == trial.after:
             fully = payoff > PAYS_FULLY if trial.sign > 0 else payoff < 1.0 - PAYS_FULLY
-            direction.paid(trial.size * (2.0 if fully else 0.5))
-            return self._try(window, trial.sign, direction.size, why)
+            if fully and trial.sign > 0:  # batches take no longer: what was known still holds
+                self._level(limit).add(self._level(trial.before).reading)
+            direction.paid(trial.size * (2.0 if fully else 0.5), limit)
+            return self._try(window, trial.sign, direction.reach(limit), why)
         self._refused = max(self._refused, trial.refused)
-        direction.in_vain(trial.size, self._least(trial.before, trial.sign))
+        self._tried = True
+        self._queued = trial.sign > 0
+        direction.in_vain(trial.size, self._least(trial.before, trial.sign), trial.after)
         return Step(limit, "restore" if limit == trial.before else "hold", why)

@@ -15,8 +15,9 @@ tails are each batch's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from math import exp, inf
 from random import Random
 from typing import Final
@@ -112,18 +113,25 @@ class Weather:
 
 def steps(*changes: tuple[float, float]) -> Servers:
     """Return servers that change at these times: `steps((0, 32), (40, 8))`."""
+    if len(changes) == 1:
+        [(_, count)] = changes
+        return lambda at_s: count
+    backwards = changes[::-1]
 
     def servers(at_s: float) -> float:
-        return next(count for since_s, count in reversed(changes) if at_s >= since_s)
+        for since_s, count in backwards:
+            if at_s >= since_s:
+                return count
+        raise ValueError(f"there are no servers at {at_s} s")
 
     return servers
 
 
-def between(points: Sequence[tuple[float, float]]) -> Servers:
+def between(*points: tuple[float, float]) -> Servers:
     """Return servers that change along a line through these points."""
 
     def servers(at_s: float) -> float:
-        for (since_s, before), (until_s, after) in zip(points, points[1:], strict=False):
+        for (since_s, before), (until_s, after) in pairwise(points):
             if at_s < until_s:
                 share = (at_s - since_s) / (until_s - since_s)
                 return before + (after - before) * share

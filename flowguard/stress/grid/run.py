@@ -17,7 +17,7 @@ from math import inf
 from random import Random
 from typing import Final
 
-from flowguard.control.limit import Limiter, Outcome
+from flowguard.control.limit import Change, Limiter, Outcome
 from flowguard.stress.grid.provider import SLOT_S, Provider, Weather
 from flowguard.units import SECOND
 
@@ -69,7 +69,7 @@ class Stretch:
     peak: float
     taken_s: float  # by the batches that ended well
     alone_s: float  # that they would have taken alone
-    action: str
+    change: Change | None  # what was decided at its end
 
     @property
     def latency_ratio(self) -> float:
@@ -134,7 +134,7 @@ class Run:
             else:
                 self._answer(*heappop(self._events))
             self._fill(now_s)
-        self._note(end_s, "end")
+        self._note(end_s, self.limiter.seats, None)
         return self.stretches
 
     # The worker.
@@ -159,16 +159,17 @@ class Run:
 
     def _tick(self, now_s: float) -> None:
         self._serve_line(now_s)  # servers may have come back without a batch that ended
+        seats = self.limiter.seats
         change = self.limiter.tick(round(now_s * SECOND), in_flight=self._in_flight)
         if change is not None:
-            self._note(now_s, change.action)
+            self._note(now_s, seats, change)
 
-    def _note(self, now_s: float, action: str) -> None:
+    def _note(self, now_s: float, seats: int, change: Change | None) -> None:
         self.stretches.append(
             Stretch(
-                self._since_s, now_s, self.limiter.seats, self._work,
+                self._since_s, now_s, seats, self._work,
                 self._peak_until(now_s) - self._peak_until(self._since_s),
-                self._taken_s, self._alone_s, action,
+                self._taken_s, self._alone_s, change,
             )
         )  # fmt: skip
         self._since_s = now_s
@@ -176,15 +177,17 @@ class Run:
 
     def _fill(self, now_s: float) -> None:
         """Hand out what waits while seats are free."""
-        load = self.load
+        seats = self.limiter.seats
+        if self._in_flight >= seats:
+            return
+        load, fixed = self.load, self.provider.fixed_ratio
         always = load.arrivals_per_s is None or now_s >= load.backlog_from_s
-        while self._in_flight < self.limiter.seats and (always or self._waiting):
+        normal = next(size for since_s, size in reversed(load.sizes) if now_s >= since_s)
+        while self._in_flight < seats and (always or self._waiting):
             self._waiting -= not always
             self._in_flight += 1
-            records = next(n for since_s, n in reversed(load.sizes) if now_s >= since_s)
-            if load.large_ratio and self.rng.random() < load.large_ratio:
-                records = load.large_records
-            fixed = self.provider.fixed_ratio
+            large = load.large_ratio and self.rng.random() < load.large_ratio
+            records = load.large_records if large else normal
             self._offer(Order(now_s, records, fixed + (1 - fixed) * records / load.size))
 
     # The provider.

@@ -30,11 +30,11 @@ class Scenario:
 
     name: str
     provider: Provider
-    load: Load = Load()
-    first: int = 0
-    limit_max: int = 256
-    steady: tuple[tuple[float, float], ...] = ((1 / 3, 1.0),)
-    lost_at_s: float = 0.0
+    load: Load
+    first: int
+    limit_max: int
+    steady: tuple[tuple[float, float], ...]
+    lost_at_s: float
 
 
 def scenario(
@@ -72,7 +72,6 @@ def every_ten_seconds(low: float, high: float) -> Any:
 THIRDS: Final = ((0.1, 1 / 3), (0.45, 2 / 3), (0.8, 1.0))
 HALVES: Final = ((0.25, 0.5), (0.65, 1.0))
 LONG: Final = Load(duration_s=180.0)
-BIG: Final = Load(duration_s=40.0)
 MIDDLE: Final = Load(duration_s=75.0)
 
 SCENARIOS: Final[tuple[Scenario, ...]] = (
@@ -83,7 +82,7 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     scenario("servers-16", 16),
     scenario("servers-32"),
     scenario("servers-64", 64, load=MIDDLE),
-    scenario("servers-200", 200, load=BIG, limit_max=1000),
+    scenario("servers-200", 200, load=MIDDLE, limit_max=1000),
     # How it degrades, and how noisy it is.
     scenario("no-degradation", degradation=0.0),
     scenario("steep", degradation=0.05),
@@ -93,7 +92,7 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     scenario("noisy-no-degradation", degradation=0.0, noise=0.25),
     scenario("noisy-steep", degradation=0.05, noise=0.25),
     scenario("noisy-8", 8, noise=0.25),
-    scenario("noisy-200", 200, noise=0.25, load=BIG, limit_max=1000),
+    scenario("noisy-200", 200, noise=0.25, load=MIDDLE, limit_max=1000),
     # What its service time looks like.
     scenario("shallow-knee", knee=0.5),
     scenario("jitter", jitter=0.8),
@@ -105,7 +104,7 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     # What changes.
     scenario("capacity-32-8-32", steps((0, 32), (60, 8), (120, 32)), load=LONG,
              steady=THIRDS, lost_at_s=60.0),
-    scenario("boiling-frog", between(((0, 32), (10, 32), (150, 8), (180, 8))), load=LONG),
+    scenario("boiling-frog", between((0, 32), (10, 32), (150, 8), (180, 8)), load=LONG),
     scenario("starts-overloaded", 16, first=128),
     scenario("size-step-up", load=Load(sizes=((0.0, 64), (60.0, 512))), steady=HALVES),
     scenario("size-step-down", load=Load(sizes=((0.0, 512), (60.0, 64))), steady=HALVES),

@@ -19,7 +19,7 @@ from flowguard.stress.grid.arc import Arc
 from flowguard.stress.grid.run import Run, Stretch
 from flowguard.stress.grid.scenarios import Scenario
 
-__all__ = ["PEERS", "PLAYERS", "Cell", "play"]
+__all__ = ["OURS", "PEERS", "PLAYERS", "Cell", "play", "stretches_of"]
 
 #: Latency up to this costs nothing.
 LATENCY_FREE: Final = 1.3
@@ -36,9 +36,12 @@ class Cell:
     """One player in one scenario with one seed.
 
     Args:
+        goodput: Work done, as a share of what could have been done.
+        latency: Service time, as a multiple of what it would have been alone.
         converged: Windows until nine tenths of the peak were reached, None for never.
-        recovered: Windows after capacity was lost until latency was 1.5 times its normal or
-            less; None where none is lost, -1 for never.
+        recovered: Windows after capacity was lost until service time was 1.5 times its normal
+            or less; None where none is lost, or for never.
+        moved: By which share the limit moved from the first steady span to the last one.
     """
 
     scenario: str
@@ -48,6 +51,7 @@ class Cell:
     latency: float
     converged: int | None
     recovered: int | None
+    moved: float
 
     @property
     def score(self) -> float:
@@ -58,8 +62,10 @@ class Cell:
 def play(scenario: Scenario, player: str, seed: int) -> Cell:
     """Run one cell."""
     stretches = stretches_of(scenario, player, seed)
-    steady = [each for each in stretches if is_steady(each, scenario)]
+    spans = [within(stretches, scenario, span) for span in scenario.steady]
+    steady = [each for span in spans for each in span]
     alone_s = sum(each.alone_s for each in steady)
+    first, last = mean_seats(spans[0]), mean_seats(spans[-1])
     return Cell(
         scenario.name,
         player,
@@ -68,6 +74,7 @@ def play(scenario: Scenario, player: str, seed: int) -> Cell:
         latency=sum(each.taken_s for each in steady) / alone_s if alone_s else 1.0,
         converged=first_index(each.work >= CONVERGED * each.peak for each in stretches),
         recovered=recovered_in(stretches, scenario.lost_at_s) if scenario.lost_at_s else None,
+        moved=last / first - 1.0 if first else 0.0,
     )
 
 
@@ -79,23 +86,28 @@ def stretches_of(scenario: Scenario, player: str, seed: int) -> Sequence[Stretch
     return Run(limiter, scenario.provider, scenario.load, seed).go()
 
 
-def is_steady(stretch: Stretch, scenario: Scenario) -> bool:
-    duration_s = scenario.load.duration_s
-    return any(
-        since * duration_s <= stretch.since_s and stretch.until_s <= until * duration_s
-        for since, until in scenario.steady
-    )
+def within(
+    stretches: Sequence[Stretch], scenario: Scenario, span: tuple[float, float]
+) -> list[Stretch]:
+    since_s, until_s = (share * scenario.load.duration_s for share in span)
+    return [each for each in stretches if since_s <= each.since_s and each.until_s <= until_s]
+
+
+def mean_seats(stretches: Sequence[Stretch]) -> float:
+    time_s = sum(each.until_s - each.since_s for each in stretches)
+    seats_s = sum((each.until_s - each.since_s) * each.seats for each in stretches)
+    return seats_s / time_s if time_s else 0.0
 
 
 def first_index(found: Iterable[bool]) -> int | None:
     return next((index for index, each in enumerate(found) if each), None)
 
 
-def recovered_in(stretches: Sequence[Stretch], lost_at_s: float) -> int:
+def recovered_in(stretches: Sequence[Stretch], lost_at_s: float) -> int | None:
     """Return in how many windows after a loss service time came back."""
     after = [each for each in stretches if each.since_s >= lost_at_s]
     risen = first_index(each.latency_ratio > RECOVERED for each in after)
     if risen is None:
         return 0
-    index = first_index(each.latency_ratio <= RECOVERED for each in after[risen:])
-    return -1 if index is None else risen + index
+    fell = first_index(each.latency_ratio <= RECOVERED for each in after[risen:])
+    return None if fell is None else risen + fell
