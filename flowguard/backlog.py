@@ -179,20 +179,39 @@ class Backlog:
             taken += self.take_out(lane, queue, records_max=rest.piece.count)
         return taken
 
-    def take_ahead(self, lane: int, wanted: Callable[[Waiting], bool]) -> list[Part]:
-        """Take what is too far ahead to be started, the oldest first, as long as it is wanted."""
+    def take_ahead(self, lane: int, wanted: Callable[[Waiting], int]) -> list[Part]:
+        """Take records that are too far ahead to be started, the oldest first.
+
+        Args:
+            wanted: Tells how many records of the next slice are taken; 0 ends it.
+        """
         taken: list[Part] = []
         for key in [key for key in self.ahead if key[1] == lane]:
             blocks = self.ahead[key]
-            while blocks and wanted(blocks[0].waiting[0]):
+            while blocks and (count := wanted(blocks[0].waiting[0])):
                 block = blocks[0].waiting
-                taken.append(block.pop(0).part)
-                self.ahead_bytes[lane] -= taken[-1].piece.num_bytes
+                first = block[0]
+                before_bytes = first.piece.num_bytes
+                taken.append(self._take_first(block, count))
+                left_bytes = first.piece.num_bytes if block and block[0] is first else 0
+                self.ahead_bytes[lane] -= before_bytes - left_bytes
                 if not block:
                     blocks.popleft()
             if not blocks:
                 del self.ahead[key]
         return taken
+
+    def _take_first(self, block: list[Waiting], count: int) -> Part:
+        """Take the first records of a block that waits ahead."""
+        waiting = block[0]
+        part = waiting.part
+        if count >= part.piece.count:
+            del block[0]
+            return part
+        chunk, start = part.piece.chunk, part.piece.start
+        waiting.run = waiting.ledger.split(part.run, chunk.offset_at(start + count))
+        waiting.piece = Slice(chunk, start + count, part.piece.count - count)
+        return part._replace(piece=Slice(chunk, start, count))
 
     def take_bytes(
         self,
@@ -217,12 +236,14 @@ class Backlog:
             taken += given
             left_bytes -= sum(part.piece.num_bytes for part in given)
 
-        def wanted(waiting: Waiting) -> bool:
+        def wanted(waiting: Waiting) -> int:
             nonlocal left_bytes
             if left_bytes <= 0 or not may_leave(waiting.queue):
-                return False
-            left_bytes -= waiting.piece.num_bytes
-            return True
+                return 0
+            piece = waiting.piece
+            count = piece.count if whole else records_of(left_bytes, piece)
+            left_bytes -= piece.num_bytes * count // piece.count
+            return count
 
         return taken + self.take_ahead(lane, wanted)
 
@@ -259,8 +280,10 @@ class Backlog:
             if may_leave(queue):
                 taken += self.take_out(lane, queue, records_max=count)
         return taken + self.take_ahead(
-            lane, lambda waiting: may_leave(waiting.queue) and wanted(waiting)
-        )
+            lane,
+            lambda waiting: waiting.piece.count if may_leave(waiting.queue) and wanted(waiting)
+            else 0,
+        )  # fmt: skip
 
     def put_back(self, lane: int, parts: Iterable[Part]) -> None:
         """Let records wait again, before all others of their sub-queues."""
@@ -339,3 +362,8 @@ class Backlog:
         """Return when the oldest record was read that may be started; None if there is none."""
         first = next(iter(self.waiting[lane].values()), None)
         return None if first is None else first.piece.chunk.fetched_ns
+
+
+def records_of(num_bytes: int, piece: Slice) -> int:
+    """Return how many records of a slice have so many bytes, rounded up."""
+    return min(piece.count, -(-num_bytes * piece.count // max(1, piece.num_bytes)))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import random
 import sys
 from collections import Counter
@@ -69,6 +70,7 @@ from flowguard.lanes.rules import Route
 from flowguard.lanes.split import Splitter
 from flowguard.observe.journal import Journal
 from flowguard.settle.dead_letter import DeadLetterWriter
+from flowguard.settle.divert import Diverter
 from flowguard.settle.watermarks import CommitContext
 from flowguard.settle.watermarks import decode as decode_watermarks
 from flowguard.settle.watermarks import encode as encode_watermarks
@@ -76,6 +78,7 @@ from flowguard.situation import snapshot_of
 from flowguard.snapshot import Snapshot
 from flowguard.tally import AGENTS_MAX
 from flowguard.units import MILLISECOND, SECOND
+from flowguard.unprocessed import lines_of
 
 if TYPE_CHECKING:
     from flowguard.app import App
@@ -105,6 +108,10 @@ SWITCH_INTERVAL_S: Final = 0.0005
 #: worker about as much as a hundred records do.
 FETCHES_A_TARGET: Final = 16
 FETCH_PACE_NS_MAX: Final = 5 * MILLISECOND
+
+#: Outcomes after which nobody has the record; what is conflated has a newer one in its place,
+#: and what is diverted is in another topic.
+LOST: Final = frozenset({"shed", "expired"})
 
 TOPIC_CHECK_S: Final = 10.0
 FETCH_RETRY_S: Final = 1.0
@@ -291,6 +298,11 @@ class FeedRuntime(Service):
         """Return where rejected records are written."""
         return DeadLetterWriter(f"{self.app.conf.id}.dlq", self.app.letters)
 
+    @cached_property
+    def diverter(self) -> Diverter:
+        """Return what writes records to the topics that lanes divert to."""
+        return Diverter(self.app.letters)
+
     # Facts.
 
     def deliver_threadsafe(self, facts: Sequence[Fetched | Stopped]) -> None:
@@ -429,8 +441,16 @@ class FeedRuntime(Service):
                 self._held = partitions
                 if self._fetcher is not None:
                     self._fetcher.hold(partitions)
-            case DivertBatch() | Unprocessed():
-                raise NotImplementedError(command)
+            case DivertBatch(cut, topic):
+                self._keep(self.loop.create_task(self._divert(cut, topic)))
+            case Unprocessed():
+                self._log_unprocessed(command)
+
+    def _log_unprocessed(self, command: Unprocessed) -> None:
+        """Say which records have left without an agent; where some are lost, louder."""
+        level = logging.WARNING if command.outcome in LOST else logging.INFO
+        for line in lines_of(command, self.lanes[command.lane].name):
+            self.log.log(level, "%s", line)
 
     @property
     def _thread(self) -> Any:
@@ -502,9 +522,27 @@ class FeedRuntime(Service):
             else:
                 self._deliver(cut, feed, decoded)
         else:
-            task = self.loop.create_task(self._decode_aside(cut, feed))
-            self._starting.add(task)
-            task.add_done_callback(self._starting.discard)
+            self._keep(self.loop.create_task(self._decode_aside(cut, feed)))
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        """Hold a task until it is done, or the worker stops."""
+        self._starting.add(task)
+        task.add_done_callback(self._starting.discard)
+
+    async def _divert(self, cut: Cut, topic: str) -> None:
+        """Write records to another topic, and tell how it ended."""
+        try:
+            await self.diverter.write(topic, cut.slices)
+        except Exception as error:  # whatever it is, the records wait
+            self.log.warning(
+                "lane %s: cannot divert %s records to %r, trying again: %s; they wait meanwhile",
+                self.lanes[cut.lane].name, cut.num_records, topic, error,
+            )  # fmt: skip
+            why = f"{type(error).__name__}: {error}"
+            self.observe(Failed(batch_id=cut.batch_id, why=why, at_ns=self.clock.now_ns()))
+            self._landed.set()
+        else:
+            self.finished(cut.batch_id, 0)
 
     async def _decode_aside(self, cut: Cut, feed: Feed) -> None:
         """Decode on another thread; columns that are being inferred one batch at a time."""
@@ -600,7 +638,10 @@ class FeedRuntime(Service):
         gc.freeze()
 
     async def on_stop(self) -> None:
-        """Forget timers and batches that were never delivered."""
+        """Forget timers and batches that were never delivered; say what is not said yet."""
+        for command in self.engine.overflow.flush() if self.joined else ():
+            if isinstance(command, Unprocessed):
+                self._log_unprocessed(command)
         if self._timer is not None:
             self._timer.cancel()
         for task in list(self._starting):

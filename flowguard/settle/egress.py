@@ -40,6 +40,7 @@ class Outgoing:
         partition_count: Partitions of the topic.
         common_headers: Headers of every record.
         own_headers: Headers of each record in place of those, or None.
+        encoded_headers: The same as they are on the wire, pa.BinaryArray, or None.
     """
 
     keys: pa.BinaryArray
@@ -49,6 +50,7 @@ class Outgoing:
     partition_count: int
     common_headers: Sequence[Header] = ()
     own_headers: Sequence[Sequence[Header]] | None = None
+    encoded_headers: pa.BinaryArray | None = None
 
     def headers_of(self, row: int) -> Sequence[Header]:
         """Return the headers of one record."""
@@ -56,21 +58,25 @@ class Outgoing:
 
     def rows(self) -> Rows:
         """Return them by partition, ready to become record batches."""
+        headers = self.encoded_headers
+        if headers is None and self.own_headers is not None:
+            headers = pa.array([encode_headers(each) for each in self.own_headers], pa.binary())
         return Rows(
             self.keys,
             self.values,
             self.partitions,
             self.timestamps,
-            encode_headers(self.common_headers)
-            if self.own_headers is None
-            else pa.array([encode_headers(each) for each in self.own_headers], pa.binary()),
+            encode_headers(self.common_headers) if headers is None else headers,
             self.partition_count,
         )
 
     @cached_property
     def num_bytes(self) -> int:
         """Return the size of what is sent, without framing."""
-        return int(self.keys.nbytes + self.values.nbytes) + TIMESTAMP_BYTES * len(self.values)
+        num_bytes = int(self.keys.nbytes + self.values.nbytes)
+        if self.encoded_headers is not None:
+            num_bytes += int(self.encoded_headers.nbytes)
+        return num_bytes + TIMESTAMP_BYTES * len(self.values)
 
 
 def split_frame(frame: Frame, key_by: str | None) -> tuple[Frame, pa.BinaryArray]:

@@ -6,7 +6,7 @@ with the `@reproduce_failure` or `--hypothesis-seed` that hypothesis prints.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import replace
 from typing import ClassVar, Literal
 
@@ -14,12 +14,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from flowguard.chunk import NO_FLOW, TopicPartition
-from flowguard.commands import Cut
+from flowguard.chunk import NO_FLOW, Chunk, TopicPartition
+from flowguard.commands import Cut, Unprocessed
 from flowguard.facts import Assigned
 from flowguard.lanes.lane import Lane
+from flowguard.lanes.overflow import Conflate, Divert, Shed
 from flowguard.serving import OCCASIONS
-from flowguard.units import MIB, MILLISECOND
+from flowguard.units import KIB, MIB, MILLISECOND
 from flowguard.view import AgentPlan
 from tests.builders import EngineDriver, chunk_of
 
@@ -33,6 +34,8 @@ class EngineMachine(RuleBasedStateMachine):
     """Kafka is a list of offsets a partition; what was settled is a set of them."""
 
     order: ClassVar[Literal["partition", "key", "none"]] = "partition"
+    lanes: ClassVar[tuple[Lane, ...]] = LANES
+    record_bytes: ClassVar[int] = 100
     by_partition: ClassVar[bool] = False
     flows: ClassVar[int] = 0  # how many keys, each with a flow of its own
     agents: ClassVar[tuple[str, ...]] = ("agent",)
@@ -47,6 +50,9 @@ class EngineMachine(RuleBasedStateMachine):
         self.committed = dict.fromkeys(NAMES, 0)
         self.watermarks: dict[TopicPartition, tuple[int, ...]] = {}
         self.returned: set[int] = set()
+        self.left: dict[TopicPartition, set[int]] = defaultdict(set)  # without an agent
+        self.newest_started: dict[tuple[object, ...], int] = {}
+        self.seen_batch = 0
 
     def new_worker(self) -> EngineDriver:
         plans = [
@@ -62,7 +68,7 @@ class EngineMachine(RuleBasedStateMachine):
             )
             for name in self.agents
         ]
-        return EngineDriver(lanes=LANES, agents=plans, memory_bytes=4 * MIB)
+        return EngineDriver(lanes=self.lanes, agents=plans, memory_bytes=4 * MIB)
 
     # What happens.
 
@@ -85,10 +91,7 @@ class EngineMachine(RuleBasedStateMachine):
         split: dict[tuple[int, int], list[int]] = defaultdict(list)
         for offset, lane in fresh:
             split[lane, self.flow_of(offset)].append(offset)
-        chunks = [
-            replace(chunk_of(offsets, partition=name, lane=lane), flow=flow)
-            for (lane, flow), offsets in split.items()
-        ]
+        chunks = [self.chunk(name, lane, flow, offsets) for (lane, flow), offsets in split.items()]
         self.d.fetch(name, *chunks, next_offset=fresh[-1][0] + 1, epoch=partition.epoch)
 
     @precondition(lambda self: self.unreturned())
@@ -159,9 +162,10 @@ class EngineMachine(RuleBasedStateMachine):
         """Lose the worker; the next one resumes each lane where it was committed."""
         self.d = self.new_worker()
         self.returned = set()
+        self.newest_started, self.seen_batch = {}, 0
         self.assign(set(NAMES))
         for name in NAMES:
-            before = self.watermarks.get(name, (0,) * len(LANES))
+            before = self.watermarks.get(name, (0,) * len(self.lanes))
             after = self.d.engine.partitions[name].ledger.point.watermarks
             assert all(new >= old for new, old in zip(after, before, strict=True))
 
@@ -169,6 +173,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     @invariant()
     def no_watermark_passes_an_unfinished_record_of_its_lane(self) -> None:
+        self.absorb()
         for name, point in self.d.engine.commit_points().items():
             missed = [
                 offset
@@ -179,6 +184,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     @invariant()
     def committable_never_passes_an_unfinished_record(self) -> None:
+        self.absorb()
         for name, committable in self.d.engine.committable().items():
             missed = [
                 offset
@@ -222,6 +228,19 @@ class EngineMachine(RuleBasedStateMachine):
                     older = older and other.agent == cut.agent
                     assert not (shared and older)
 
+    @invariant()
+    def records_of_an_ordered_sub_queue_start_in_order(self) -> None:
+        fresh = [cut for cut in self.d.running if cut.batch_id > self.seen_batch]
+        self.seen_batch = max([self.seen_batch, *(cut.batch_id for cut in fresh)])
+        for cut in fresh if self.order != "none" else ():
+            for part in self.d.engine.views[cut.agent].flights[cut.batch_id].parts:
+                name, epoch = part.partition.account
+                place = (cut.agent, cut.lane, name, epoch, part.piece.chunk.flow)
+                offsets = part.piece.offsets.to_pylist()
+                assert offsets == sorted(offsets)
+                assert offsets[0] > self.newest_started.get(place, -1)
+                self.newest_started[place] = offsets[-1]
+
     def teardown(self) -> None:
         """Work until nothing is left: every record must come out, none is lost."""
         self.assign(set(NAMES))
@@ -232,13 +251,19 @@ class EngineMachine(RuleBasedStateMachine):
         for _ in range(2_000):
             if self.d.running:
                 self.settle(self.d.running[0], 0)
+            elif self.d.diverting:
+                self.d.acknowledge(self.d.diverting[0])
             else:
                 self.d.wait(20_000)
-                if not self.d.running:
+                if not self.d.running and not self.d.diverting:
                     break
+        self.absorb()
         for name in NAMES:
-            for agent in self.agents:
-                assert {each[0] for each in self.log[name]} == self.done_by[agent, name], "lost"
+            everything = {each[0] for each in self.log[name]}
+            done = [self.done_by[agent, name] for agent in self.agents]
+            if any(lane.policies or lane.max_age for lane in self.lanes):
+                done = [set().union(*done)]  # what one processed, another may have given up
+            assert all(everything == each | self.left[name] for each in done), "lost"
         assert self.d.memory.used_bytes == 0
         for book in self.d.engine.books:
             assert book.counts.in_flight == book.counts.held == 0
@@ -262,8 +287,33 @@ class EngineMachine(RuleBasedStateMachine):
     def flow_of(self, offset: int) -> int:
         return offset % self.flows if self.flows else NO_FLOW
 
+    def chunk(self, name: TopicPartition, lane: int, flow: int, offsets: list[int]) -> Chunk:
+        """Return records as they are read now; every seventh has no key."""
+        keys = [None if each % 7 == 0 else b"k%d" % (each % 5) for each in offsets]
+        num_bytes = self.record_bytes * len(offsets)
+        chunk = chunk_of(offsets, partition=name, lane=lane, keys=keys, num_bytes=num_bytes)
+        return replace(chunk, flow=flow, fetched_ns=self.d.now_ns, born_ns=self.d.now_ns)
+
     def is_done(self, name: TopicPartition, offset: int) -> bool:
-        return all(offset in self.done_by[agent, name] for agent in self.agents)
+        return offset in self.left[name] or all(
+            offset in self.done_by[agent, name] for agent in self.agents
+        )
+
+    def absorb(self) -> list[Unprocessed]:
+        """Take in what has left without an agent, as far as it was not yet, and return it."""
+        self.d._carry_out(self.d.engine.overflow.flush())
+        told, self.d.unprocessed = self.d.unprocessed, []
+        for each in told:
+            self.left[each.partition] |= self.offsets_of(each)
+        return told
+
+    def offsets_of(self, told: Unprocessed) -> set[int]:
+        """Return the offsets of its lane in what has left."""
+        return {
+            offset
+            for offset, lane in self.log[told.partition]
+            if lane == told.lane and any(start <= offset < end for start, end in told.ranges)
+        }
 
     def settle(self, cut: Cut, rejected: int) -> None:
         if cut.batch_id not in self.returned:
@@ -287,6 +337,131 @@ class ByPartitionMachine(EngineMachine):
     """The same with batches of one partition."""
 
     by_partition: ClassVar[bool] = True
+
+
+MAX_AGE_MS = 15_000
+
+
+class OverflowMachine(EngineMachine):
+    """The same with records that are too many and too old, and policies for them.
+
+    A lane's share is 6 records; each policy acts often, while batches fail and partitions
+    come and go.
+    """
+
+    lanes = (
+        Lane("conflated", target="400ms", reserve=0.25, overflow=[Conflate(), Shed()]),
+        Lane("diverted", weight=3, overflow=Divert("later")),
+        Lane("shed", max_age=f"{MAX_AGE_MS}ms", overflow=Shed()),
+    )
+    record_bytes = 100 * KIB
+    outcomes = ({"conflated", "shed"}, {"diverted"}, {"shed", "expired"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: Counter[tuple[int, str]] = Counter()
+        self.diverted: dict[tuple[object, ...], int] = {}
+
+    def new_worker(self) -> EngineDriver:
+        self.told = Counter()
+        self.diverted = {}
+        return super().new_worker()
+
+    @precondition(lambda self: self.d.reading)
+    @rule(pick=which, lane=st.integers(0, 2), count=st.integers(5, 15))
+    def flood(self, pick: int, lane: int, count: int) -> None:
+        name = sorted(self.d.reading)[pick % len(self.d.reading)]
+        self.produce(name, [lane] * count, 0)
+        self.fetch(sorted(self.d.reading).index(name), 20)
+
+    @precondition(lambda self: self.d.diverting)
+    @rule(pick=which)
+    def acknowledge(self, pick: int) -> None:
+        cut = self.d.diverting[pick % len(self.d.diverting)]
+        for piece in cut.slices if self.order == "partition" else ():
+            name, offsets = piece.chunk.partition, piece.offsets.to_pylist()
+            if piece.chunk in {c for p in self.d.engine.partitions.values() for c in p.chunks}:
+                place = (cut.agent, cut.lane, self.d.engine.partitions[name].account)
+                assert offsets[0] > self.diverted.get(place, -1)
+                self.diverted[place] = offsets[-1]
+        self.d.acknowledge(cut)
+
+    @precondition(lambda self: self.d.diverting)
+    @rule(pick=which)
+    def bounce(self, pick: int) -> None:
+        self.d.bounce(self.d.diverting[pick % len(self.d.diverting)])
+
+    @rule(lane=st.integers(0, 2), ratio=st.sampled_from([0.0, 0.3, 1.0]))
+    def shed_ratio(self, lane: int, ratio: float) -> None:
+        self.d.engine.overflow.set_shed_ratio(lane, ratio, "a test says so")
+
+    def absorb(self) -> list[Unprocessed]:
+        told = super().absorb()
+        for each in told:
+            offsets = self.offsets_of(each)
+            assert len(offsets) == each.count, each
+            assert each.outcome in self.outcomes[each.lane]
+            self.told[each.lane, each.outcome] += each.count
+            if each.outcome == "conflated":
+                assert all(self.is_replaced(each.partition, each.lane, n) for n in offsets)
+        return told
+
+    def is_replaced(self, name: TopicPartition, lane: int, offset: int) -> bool:
+        """Tell whether a newer record of the same key follows in its lane."""
+        return offset % 7 != 0 and any(
+            other > offset and other % 5 == offset % 5 and other % 7 and rank == lane
+            for other, rank in self.log[name]
+        )
+
+    @invariant()
+    def what_left_without_an_agent_is_what_the_counts_say(self) -> None:
+        self.absorb()
+        for lane, book in enumerate(self.d.engine.books):
+            for outcome in ("shed", "conflated", "expired", "diverted"):
+                assert getattr(book.counts, outcome) == self.told[lane, outcome]
+
+    @invariant()
+    def nothing_too_old_is_started(self) -> None:
+        for cut in self.d.running:
+            for piece in cut.slices if cut.lane == 2 else ():
+                age_ns = cut.started_ns - piece.chunk.fetched_ns
+                assert age_ns <= MAX_AGE_MS * MILLISECOND
+
+    @rule()
+    def look(self) -> None:
+        """Let the loops look: what may be shed is no more than the lane's share then."""
+        self.d.wait(100)
+        for view in self.d.engine.views.values():
+            if not view._revoking:
+                assert view.backlog.queued_bytes(2) <= 7 * self.record_bytes
+
+    @invariant()
+    def the_backlog_and_the_scheduler_know_the_same_records(self) -> None:
+        for view in self.d.engine.views.values():
+            for lane, waiting in enumerate(view.backlog.waiting):
+                assert view.scheduler.queued_records(lane) == sum(
+                    each.piece.count for each in waiting.values()
+                )
+            ahead = [0] * len(self.lanes)
+            for (_, lane), blocks in view.backlog.ahead.items():
+                assert blocks
+                ahead[lane] += sum(
+                    each.piece.num_bytes for block in blocks for each in block.waiting
+                )
+            assert ahead == view.backlog.ahead_bytes
+
+
+class OverflowUnorderedMachine(OverflowMachine):
+    order = "none"
+
+
+class OverflowByKeyMachine(OverflowMachine):
+    order = "key"
+    flows = 3
+
+
+class OverflowSeveralAgentsMachine(OverflowMachine):
+    agents = ("one", "two")
 
 
 MANY = settings(
@@ -331,3 +506,10 @@ TestFallbackUnordered = FallbackUnorderedMachine.TestCase
 TestFallback.settings = TestFallbackUnordered.settings = MANY
 TestByKey.settings = TestSeveralAgents.settings = TestSeveralAgentsByKey.settings = MANY
 TestOrdered.settings = TestUnordered.settings = TestByPartition.settings = MANY
+
+TestOverflow = OverflowMachine.TestCase
+TestOverflowUnordered = OverflowUnorderedMachine.TestCase
+TestOverflowByKey = OverflowByKeyMachine.TestCase
+TestOverflowSeveralAgents = OverflowSeveralAgentsMachine.TestCase
+TestOverflow.settings = TestOverflowUnordered.settings = MANY
+TestOverflowByKey.settings = TestOverflowSeveralAgents.settings = MANY

@@ -11,6 +11,7 @@ from flowguard.errors import ConfigError
 from flowguard.lanes.fairness import Column
 from flowguard.lanes.lane import Lane
 from flowguard.lanes.lane_set import LaneSet
+from flowguard.lanes.overflow import Shed
 from flowguard.units import MIB
 
 LANES = LaneSet.of([Lane("real-time", target="50ms", reserve=0.5), Lane("backfill")])
@@ -109,6 +110,40 @@ def test_rates_and_age_limits_are_changed_by_variables_and_fair_shares_stay():
 
     [lane] = found.lanes
     assert (lane.rate_per_s, lane.demote_after, lane.fair_by) == (5.0, 3600.0, Column("tenant"))
+
+
+def test_ages_and_degradation_are_changed_by_variables_and_files_and_policies_stay():
+    hints = LaneSet.of([Lane("hints", max_age="10s", overflow=Shed(), degrade=False)])
+
+    (kept,) = settings(lanes=hints).lanes
+    (changed,) = settings(
+        lanes=hints,
+        environment={"FLOWGUARD_LANES__HINTS__MAX_AGE": "30s"},
+        file={"lanes": {"hints": {"degrade": True, "max_age": "5s"}}},
+    ).lanes
+
+    assert (kept.max_age, kept.degrade, kept.policies) == (10.0, False, (Shed(),))
+    assert (changed.max_age, changed.degrade, changed.policies) == (30.0, True, (Shed(),))
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"), [("true", True), ("Yes", True), ("1", True), ("off", False), ("0", False)]
+)
+def test_a_choice_is_read_from_a_variable(text: str, meant: bool):
+    lanes = LaneSet.of([Lane("hints")])
+
+    (lane,) = settings(lanes=lanes, environment={"FLOWGUARD_LANES__HINTS__DEGRADE": text}).lanes
+
+    assert lane.degrade is meant
+
+
+def test_what_is_no_choice_is_refused():
+    lanes = LaneSet.of([Lane("hints")])
+
+    with pytest.raises(ConfigError, match="degrade='maybe' is no choice; use true or false"):
+        settings(lanes=lanes, environment={"FLOWGUARD_LANES__HINTS__DEGRADE": "maybe"})
+    with pytest.raises(ConfigError, match="degrade='no' is no choice"):
+        settings(lanes=lanes, file={"lanes": {"hints": {"degrade": "no"}}})
 
 
 def test_rules_that_name_declared_lanes_find_those_that_settings_changed():

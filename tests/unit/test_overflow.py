@@ -141,8 +141,8 @@ def test_what_is_too_far_ahead_to_start_is_shed_when_nothing_else_is_left() -> N
     d.fail(poison)
     flood(d, 50, first=10)
 
-    assert d.counts(1)["shed"] == 20
-    assert waiting(d) == list(range(30, 60))
+    assert d.counts(1)["shed"] == 18
+    assert waiting(d) == list(range(28, 60))
 
 
 def test_a_lane_says_that_it_sheds_and_why_until_it_was_calm_for_a_second() -> None:

@@ -93,6 +93,75 @@ def test_block_below_a_target_in_one_partition_is_an_error(run: Run, module: Mod
     assert error["where"] == "feed orders"
 
 
+@pytest.mark.parametrize("overflow", ["fg.Shed()", "[fg.Conflate(), fg.Shed()]", 'fg.Divert("d")'])
+def test_another_overflow_below_a_target_in_one_partition_is_fine(
+    run: Run, module: Module, overflow: str
+) -> None:
+    name = module(
+        f'{HEAD}backfill = fg.Lane("backfill", max_age="30s", overflow={overflow})\n'
+        'app = fg.App("x", broker="kafka://h", lanes=[realtime, backfill])\n'
+        'orders = app.feed("orders", lanes=fg.by_header("l", {"r": realtime}, backfill))\n' + AGENT
+    )
+    assert run("check", "-A", name).exit_code == OK
+    assert findings(run, name)["error"] == []
+
+
+def test_what_a_lane_does_when_it_is_full_or_too_old_is_shown(run: Run, module: Module) -> None:
+    name = module(
+        'import flowguard as fg\nmost = fg.Lane("most", max_age="30s", degrade=False,\n'
+        '    overflow=[fg.Conflate("id"), fg.Divert("later"), fg.Shed()])\n'
+        'app = fg.App("x", broker="kafka://h", lanes=[most, fg.Lane("rest")])\n'
+        'orders = app.feed("orders", columns={"id": "int64"}, lanes=most)\n' + AGENT
+    )
+    printed = run("check", "-A", name).stdout
+    most, rest = json.loads(run("check", "-A", name, "--json").stdout)["lanes"]
+
+    assert (most["max_age"], most["degrade"]) == (30.0, False)
+    assert most["overflow"] == "conflate by id, divert to later, shed"
+    assert (rest["max_age"], rest["degrade"], rest["overflow"]) == (None, True, "block")
+    assert "conflate by id, divert to later, shed  no" in printed and "30.0 s" in printed
+
+
+def test_diverting_to_a_feed_of_the_same_app_is_an_error(run: Run, module: Module) -> None:
+    name = module(
+        'import flowguard as fg\nlane = fg.Lane("lane", overflow=fg.Divert("orders"))\n'
+        'app = fg.App("x", broker="kafka://h", lanes=[lane])\norders = app.feed("orders")\n' + AGENT
+    )
+    assert run("check", "-A", name).exit_code == FAILED
+    (error,) = findings(run, name)["error"]
+    assert "lane 'lane' diverts to 'orders', which is a feed that this app reads" in error["what"]
+
+
+def test_conflating_by_a_column_that_nobody_declared_is_an_error(run: Run, module: Module) -> None:
+    name = module(
+        'import flowguard as fg\nlane = fg.Lane("lane", overflow=fg.Conflate("symbl"))\n'
+        'app = fg.App("x", broker="kafka://h", lanes=[lane])\n'
+        'orders = app.feed("orders", columns={"symbol": "string"})\n' + AGENT
+    )
+    assert run("check", "-A", name).exit_code == FAILED
+    (error,) = findings(run, name)["error"]
+    assert "did you mean 'symbol'?" in error["what"]
+
+
+def test_conflating_what_the_app_sends_without_keys_is_a_warning(run: Run, module: Module) -> None:
+    source = (
+        'import flowguard as fg\nlane = fg.Lane("lane", overflow=fg.Conflate())\n'
+        'app = fg.App("x", broker="kafka://h", lanes=[lane])\n'
+        'orders = app.feed("orders")\nscores = app.feed("scores"KEY)\n'
+        "@app.agent(orders, sink=[scores])\n"
+        "async def score(batches):\n    async for batch in batches:\n        yield\n"
+        "@app.agent(scores)\n"
+        "async def read(batches):\n    async for batch in batches:\n        yield\n"
+    )
+
+    keyless = findings(run, module(source.replace("KEY", "")))["warning"]
+    keyed = findings(run, module(source.replace("KEY", ', key_by="id"')))["warning"]
+
+    assert [each["where"] for each in keyless] == ["feed scores"]
+    assert "of which nothing is left out" in keyless[0]["what"]
+    assert keyed == []
+
+
 def test_a_declaration_that_cannot_work_is_an_error(run: Run, module: Module) -> None:
     name = module(
         HEAD + 'app = fg.App("x", broker="kafka://h", processing_guarantee="exactly_once")\n'

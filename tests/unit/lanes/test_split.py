@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -10,13 +11,15 @@ import pyarrow as pa
 import pytest
 
 from flowguard._native import wire
-from flowguard.chunk import NO_FLOW
+from flowguard.chunk import NO_FLOW, TopicPartition
 from flowguard.errors import ConfigError, RegistryError
+from flowguard.intake.chunks import Arrival, chunks_of
 from flowguard.intake.codec import make_codec
 from flowguard.intake.schema import Schema
 from flowguard.lanes.fairness import FLOWS, header, key
 from flowguard.lanes.lane import Lane
 from flowguard.lanes.lane_set import LaneSet
+from flowguard.lanes.overflow import Conflate
 from flowguard.lanes.rules import by_column, by_header, compile_rule, rule_fingerprint
 from flowguard.lanes.split import Splitter
 
@@ -202,6 +205,76 @@ def test_fairness_by_a_column_that_nobody_declared_is_an_error():
     fair = Lane("fair", fair_by="tennant")
     with pytest.raises(ConfigError, match="did you mean 'tenant'"):
         splitter(fair, LaneSet.of([fair]), order="none")
+
+
+def test_a_lane_that_is_conflated_by_a_column_keeps_its_values():
+    latest = Lane("latest", overflow=Conflate("tenant"))
+    split = splitter(by_column({"kind": {"l": latest}}, SLOW), LaneSet.of([FAST, latest, SLOW]))
+    columns = chunk(
+        {"kind": "l", "size": 1, "tenant": "a"},
+        {"kind": "x", "size": 1, "tenant": "a"},
+        {"kind": "l", "size": 1},
+        {"kind": "l", "size": 1, "tenant": "b"},
+    )
+
+    [first, second] = split.split(columns, 2)
+
+    assert split.needed and split.decodes
+    assert (first.lane, first.entity.to_pylist()) == (1, [b"a", None, b"b"])
+    assert (second.lane, second.entity) == (2, None)
+    assert first.columns.schema == second.columns.schema == columns.schema
+
+
+def test_records_that_cannot_be_decoded_and_tombstones_are_nothing_that_is_conflated():
+    latest = Lane("latest", overflow=Conflate("size"))
+    split = splitter(latest, LaneSet.of([latest]))
+
+    [part] = split.split(chunk({"size": 5}, b"{", None, {"size": None}, {"size": 5}), 0)
+
+    assert part.entity.to_pylist() == [b"5", None, None, None, b"5"]
+    assert part.columns.num_rows == 5
+
+
+def test_values_that_a_lane_is_conflated_by_follow_their_records_into_flows():
+    latest = Lane("latest", overflow=Conflate("tenant"))
+    split = splitter(latest, LaneSet.of([latest]), order="key")
+    columns = chunk(
+        *({"size": n, "tenant": f"t{n}"} for n in range(8)),
+        keys=[b"%d" % (n % 3) for n in range(8)],
+    )
+
+    parts = split.split(columns, 0)
+
+    assert len(parts) == 3
+    for part in parts:
+        numbers = [offset - 10 for offset in part.columns.column("offset").to_pylist()]
+        assert part.entity.to_pylist() == [b"t%d" % n for n in numbers]
+
+
+def test_conflating_by_the_key_needs_no_splitting():
+    latest = Lane("latest", overflow=Conflate())
+
+    assert not splitter(latest, LaneSet.of([latest])).needed
+
+
+def test_conflating_by_a_column_that_nobody_declared_is_an_error():
+    latest = Lane("latest", overflow=Conflate("tenent"))
+
+    with pytest.raises(ConfigError, match="did you mean 'tenant'"):
+        splitter(latest, LaneSet.of([latest]))
+
+
+def test_what_is_kept_for_conflating_is_counted_as_memory():
+    latest = Lane("latest", overflow=Conflate("tenant"))
+    split = splitter(latest, LaneSet.of([latest]))
+    columns = chunk(*({"size": n, "tenant": f"t{n}"} for n in range(8)))
+    parsed = SimpleNamespace(lane=0, columns=columns, num_bytes=columns.nbytes)
+
+    [read] = chunks_of(TopicPartition("orders", 0), [parsed], Arrival(0, 0), splitter=split)
+
+    assert read.entity is not None and read.entity.to_pylist()[0] == b"t0"
+    assert read.num_bytes == columns.nbytes + read.entity.nbytes
+    assert read.entities is read.entity
 
 
 def test_a_registry_that_does_not_answer_decides_nothing():
