@@ -67,6 +67,9 @@ from flowguard.lanes.lane_set import LaneSet
 from flowguard.lanes.rules import Route
 from flowguard.lanes.split import Splitter
 from flowguard.observe.journal import Journal
+from flowguard.observe.pressure import pressure_document
+from flowguard.observe.state import worker_name
+from flowguard.pressure_topic import ControlTopic, PressureWriter
 from flowguard.settle.dead_letter import DeadLetterWriter
 from flowguard.settle.watermarks import CommitContext
 from flowguard.settle.watermarks import decode as decode_watermarks
@@ -82,6 +85,9 @@ if TYPE_CHECKING:
 __all__ = ["FeedRuntime"]
 
 logger = get_logger(__name__)
+
+#: What people want to read about a worker that works as it should.
+WORKER_LOG: Final = "flowguard.worker"
 
 #: How often control loops look at the worker.
 TICK_S: Final = 0.1
@@ -263,7 +269,7 @@ class FeedRuntime(Service):
     @cached_property
     def journal(self) -> Journal:
         """Return what tells the log of rungs, and of what is unavailable."""
-        return Journal(self.engine, self.log)
+        return Journal(self.engine, get_logger(WORKER_LOG))
 
     @cached_property
     def ranks_of(self) -> dict[str, frozenset[int]]:
@@ -556,6 +562,24 @@ class FeedRuntime(Service):
 
     # Watching.
 
+    @cached_property
+    def pressure_writer(self) -> PressureWriter:
+        """Return what tells upstream services of pressure."""
+        worker = worker_name()
+        return PressureWriter(
+            f"{self.app.conf.id}.control",
+            ControlTopic(self.app),
+            worker=worker,
+            read=lambda: pressure_document(self.engine, worker=worker),
+            log=self.log,
+        )
+
+    @Service.task
+    async def _tell_upstream(self) -> None:
+        while not (self.joined or self.should_stop):
+            await self.sleep(TOPIC_CHECK_S / 10)
+        await self.pressure_writer.run()
+
     @Service.task
     async def _look_for_topics(self) -> None:
         """Say which topics of feeds do not exist."""
@@ -588,11 +612,12 @@ class FeedRuntime(Service):
         gc.freeze()
 
     async def on_stop(self) -> None:
-        """Forget timers and batches that were never delivered."""
+        """Forget timers and batches that were never delivered, and take leave of upstream."""
         if self._timer is not None:
             self._timer.cancel()
         for task in list(self._starting):
             task.cancel()
+        await self.pressure_writer.close()
 
 
 def decode(feed: Feed, cut: Cut) -> Decoded:

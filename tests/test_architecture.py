@@ -44,6 +44,7 @@ LAYERS = {
     "flowguard.dimming": 3, "flowguard.serving": 3, "flowguard.queue_waits": 3,
     "flowguard.app": 5, "flowguard.worker": 5, "flowguard.runtime": 5, "flowguard.web": 5,
     "flowguard.security": 4, "flowguard.faust_conf": 5,
+    "flowguard.pressure_topic": 4, "flowguard.upstream": 4,
 }  # fmt: skip
 
 PREFIXES = [
@@ -77,6 +78,7 @@ FAUST_PLACES = (
     "flowguard.intake.", "flowguard.agents.", "flowguard.app", "flowguard.runtime",
     "flowguard.worker", "flowguard.cli", "flowguard.web", "flowguard.faust_conf",
     "flowguard.bench", "flowguard.observe.web", "flowguard.observe.service",
+    "flowguard.upstream",  # aiokafka only: it is a client of its own
     "flowguard.stress.live", "flowguard.stress.load",  # aiokafka only: they are Kafka clients
 )  # fmt: skip
 
