@@ -6,7 +6,7 @@
     shed, lanes with one ───────────────────────────▶      from rung 6 on
 
 One ratio after the other is raised, and lowered in the opposite order. A lane never gives way
-for a lower one.
+for a lower one, and one that has nothing to do is passed over.
 """
 
 from __future__ import annotations
@@ -130,12 +130,17 @@ class Dimming:
                 each.dimmer.ratio = 0.0  # only what is not enforced can be left over here
             elif suffering is not None and each.rank < suffering:
                 self._lower(each, LOWER_PER_S, now_ns)
-            elif suffering is not None and step > 0.0:
+            elif suffering is not None and step > 0.0 and self._has_work(each.rank):
                 step = each.dimmer.raise_by(step, now_ns, load=self._load)
         if step < 0.0:
             self._lower_last(-step, now_ns)
         for each in self.chain:
             self._apply(each, why, now_ns)
+
+    def _has_work(self, rank: int) -> bool:
+        """Tell whether a lane has records that it could give way with."""
+        counts = self._engine.books[rank].counts
+        return counts.held + counts.in_flight > 0
 
     def _lower_last(self, step: float, now_ns: int) -> None:
         before = [each.dimmer.ratio for each in self.chain]

@@ -69,6 +69,9 @@ from flowguard.lanes.overflow import Divert
 from flowguard.lanes.rules import Route
 from flowguard.lanes.split import Splitter
 from flowguard.observe.journal import Journal
+from flowguard.observe.pressure import pressure_document
+from flowguard.observe.state import worker_name
+from flowguard.pressure_topic import ControlTopic, PressureWriter
 from flowguard.settle.dead_letter import DeadLetterWriter
 from flowguard.settle.divert import Diverter
 from flowguard.settle.watermarks import CommitContext
@@ -86,6 +89,9 @@ if TYPE_CHECKING:
 __all__ = ["FeedRuntime"]
 
 logger = get_logger(__name__)
+
+#: What people want to read about a worker that works as it should.
+WORKER_LOG: Final = "flowguard.worker"
 
 #: How often control loops look at the worker.
 TICK_S: Final = 0.1
@@ -282,7 +288,7 @@ class FeedRuntime(Service):
     @cached_property
     def journal(self) -> Journal:
         """Return what tells the log of rungs, and of what is unavailable."""
-        return Journal(self.engine, self.log)
+        return Journal(self.engine, get_logger(WORKER_LOG))
 
     @cached_property
     def ranks_of(self) -> dict[str, frozenset[int]]:
@@ -538,8 +544,7 @@ class FeedRuntime(Service):
                 "lane %s: cannot divert %s records to %r, trying again: %s; they wait meanwhile",
                 self.lanes[cut.lane].name, cut.num_records, topic, error,
             )  # fmt: skip
-            why = f"{type(error).__name__}: {error}"
-            self.observe(Failed(batch_id=cut.batch_id, why=why, at_ns=self.clock.now_ns()))
+            self.observe(failure_of(error, batch_id=cut.batch_id, at_ns=self.clock.now_ns()))
             self._landed.set()
         else:
             self.finished(cut.batch_id, 0)
@@ -606,6 +611,24 @@ class FeedRuntime(Service):
 
     # Watching.
 
+    @cached_property
+    def pressure_writer(self) -> PressureWriter:
+        """Return what tells upstream services of pressure."""
+        worker = worker_name()
+        return PressureWriter(
+            f"{self.app.conf.id}.control",
+            ControlTopic(self.app),
+            worker=worker,
+            read=lambda: pressure_document(self.engine, worker=worker),
+            log=self.log,
+        )
+
+    @Service.task
+    async def _tell_upstream(self) -> None:
+        while not (self.joined or self.should_stop):
+            await self.sleep(TOPIC_CHECK_S / 10)
+        await self.pressure_writer.run()
+
     @Service.task
     async def _look_for_topics(self) -> None:
         """Say which topics of feeds do not exist."""
@@ -638,7 +661,7 @@ class FeedRuntime(Service):
         gc.freeze()
 
     async def on_stop(self) -> None:
-        """Forget timers and batches that were never delivered; say what is not said yet."""
+        """Say what is not said yet, forget what was never delivered, take leave of upstream."""
         for command in self.engine.overflow.flush() if self.joined else ():
             if isinstance(command, Unprocessed):
                 self._log_unprocessed(command)
@@ -646,6 +669,7 @@ class FeedRuntime(Service):
             self._timer.cancel()
         for task in list(self._starting):
             task.cancel()
+        await self.pressure_writer.close()
 
 
 def decode(feed: Feed, cut: Cut) -> Decoded:

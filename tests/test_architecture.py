@@ -50,6 +50,7 @@ LAYERS = {
     "flowguard.gate": 3, "flowguard.leaving": 3, "flowguard.unprocessed": 3,
     "flowguard.app": 5, "flowguard.worker": 5, "flowguard.runtime": 5, "flowguard.web": 5,
     "flowguard.security": 4, "flowguard.faust_conf": 5,
+    "flowguard.pressure_topic": 4, "flowguard.upstream": 4,
 }  # fmt: skip
 
 PREFIXES = [
@@ -84,6 +85,7 @@ FAUST_PLACES = (
     "flowguard.worker", "flowguard.cli", "flowguard.web", "flowguard.faust_conf",
     "flowguard.bench", "flowguard.observe.web", "flowguard.observe.service",
     "flowguard.stress.cluster", "flowguard.stress.sender", "flowguard.stress.reader",  # as clients
+    "flowguard.upstream",  # aiokafka only: it is a client of its own
 )  # fmt: skip
 
 

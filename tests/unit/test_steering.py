@@ -289,6 +289,7 @@ def test_an_assignment_says_again_what_is_left_out() -> None:
 
 def test_brownout_grows_until_the_lane_keeps_up_lowest_lane_first() -> None:
     d = worker("brownout")
+    d.records(SLOW, range(3), lane=1)
     overload(d, 7)
     shares = d.engine.views["agent"].serving.shares
     assert shares[1] > 0 and shares[0] == 0
@@ -303,6 +304,7 @@ def test_brownout_grows_until_the_lane_keeps_up_lowest_lane_first() -> None:
 
 def test_a_lane_may_opt_out_of_brownouts() -> None:
     d = worker("brownout", lanes=(Lane("realtime", target="50ms", degrade=False), BULK))
+    d.records(SLOW, range(3), lane=1)
     overload(d, 30)
     assert d.engine.views["agent"].serving.shares == [0.0, 1.0]
 
@@ -337,6 +339,7 @@ def test_lanes_that_may_be_shed_are_shed_last_and_those_with_a_target_after_all(
 ) -> None:
     lanes = (sheddable(Lane("realtime", target="50ms")), sheddable(Lane("hints")))
     d = worker("brownout", lanes=lanes)
+    d.records(SLOW, range(3), lane=1)
     first: dict[str, int] = {}
     for tick in range(600):
         overload(d, 0.1)
@@ -358,6 +361,12 @@ def test_a_lane_without_such_a_policy_is_never_shed(shed_ratios: dict[int, float
     d = worker("brownout")
     overload(d, 60)
     assert shed_ratios == {}
+
+
+def test_a_lane_that_has_nothing_to_do_is_passed_over() -> None:
+    d = worker("brownout")
+    overload(d, 30)
+    assert d.engine.views["agent"].serving.shares == [1.0, 0.0]
 
 
 # Shadow.
@@ -400,5 +409,6 @@ def test_what_is_admitted_is_less_while_a_lane_is_shed_or_not_read(
     assert steering(d).admitted(1) == pytest.approx(0.5, abs=0.01), "one of its two topics"
     assert steering(d).admitted(0) == 1.0
     d = worker(lanes=(REALTIME, sheddable(Lane("hints"))))
+    d.records(SLOW, range(3), lane=1)
     overload(d, 60)
     assert steering(d).admitted(1) == pytest.approx(0.05)

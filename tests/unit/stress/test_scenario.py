@@ -161,7 +161,10 @@ def test_what_is_left_out_has_a_default() -> None:
         (('name = "realtime"', 'name = "realtime"\ntaget = "1s"'), "did you mean target"),
         (('name = "realtime"', 'name = "realtime"\noverflow = "drop"'), "overflow='drop'"),
         (("[[worker.lanes]]", "[worker]\nconcurrency = 0\n[[worker.lanes]]"), "concurrency=0"),
-        (("[[worker.lanes]]", "[worker]\nconcurrency = {max = 0}\n[[worker.lanes]]"), "Adaptive.max=0 is no number"),
+        (
+            ("[[worker.lanes]]", "[worker]\nconcurrency = {max = 0}\n[[worker.lanes]]"),
+            "Adaptive.max=0 is no number",
+        ),
         (("[[worker.lanes]]", "[worker]\nmemory = '1kB'\n[[worker.lanes]]"), "memory is too"),
         (("[[worker.lanes]]", "[worker]\norder = 'keys'\n[[worker.lanes]]"), "did you mean key"),
         (("[[worker.lanes]]", "[worker]\npartitions = 0\n[[worker.lanes]]"), "partitions=0"),
