@@ -23,7 +23,8 @@ import pytest
 from flowguard.agents.delivered import Delivered
 from flowguard.control.memory import MemoryBudget
 from flowguard.lanes.lane import Lane
-from flowguard.units import MIB
+from flowguard.lanes.overflow import Conflate, Divert, Shed
+from flowguard.units import KIB, MIB
 from tests.builders import BULK, A, B, EngineDriver, chunk_of, only_offsets
 from tests.simulator.small import in_full, ran, scenario_of
 
@@ -117,6 +118,35 @@ def test_promise_2_the_counts_of_a_lane_balance_whatever_happens() -> None:
     }  # fmt: skip
 
 
+def overflowing(*policies: Any, **options: Any) -> EngineDriver:
+    """Return a worker with records of a lane that are too many: 50 of 100 KiB in 16 MiB."""
+    lanes = (REALTIME, Lane("hints", overflow=list(policies), max_age="10s"))
+    d = driver(lanes=lanes, memory_bytes=16 * MIB, **options)
+    d.fresh(B, [0], 1)
+    for start in range(0, 50, 10):
+        keys = [b"%d" % (number % 45) for number in range(start, start + 10)]
+        d.fresh(A, range(start, start + 10), 1, num_bytes=10 * 100 * KIB, keys=keys)
+    return d
+
+
+@pytest.mark.parametrize("policy", [Shed(), Conflate(), Divert("later")])
+def test_promise_2_what_leaves_without_an_agent_is_counted_and_its_offsets_are_logged(
+    policy: Any,
+) -> None:
+    d = overflowing(policy)  # counts are balanced after every fact, or `check` fails
+    while d.diverting:
+        d.acknowledge(d.diverting[0])
+    d.wait(11_000)
+
+    counts = d.counts(1)
+    outcomes = ("shed", "conflated", "diverted", "expired")
+    logged = [offset for outcome in outcomes for offset in d.left(outcome)]
+    assert sorted(logged) == list(range(50))
+    assert sum(counts.get(outcome, 0) for outcome in outcomes) == len(logged)
+    assert len([outcome for outcome in outcomes if counts.get(outcome)]) == 2
+    assert d.commit()[A] == 50
+
+
 # 3. Bounded. Deeper: unit/control/test_memory.py (property), unit/intake/test_fetcher.py
 #    (`…unpacks_to_much…`), simulator (`test_memory_stays_in_its_budget…`).
 
@@ -179,6 +209,33 @@ def test_promise_5_nothing_more_is_started_when_a_send_of_an_earlier_batch_fails
     assert only_offsets(third) == [10, 11, 12, 13, 14]
 
 
+def test_promise_5_nothing_is_started_before_older_records_that_are_being_diverted() -> None:
+    d = overflowing(Divert("later"))
+    (first,) = d.running
+
+    d.finish(first)
+    assert d.running == []
+    d.bounce(d.diverting[0])
+
+    assert only_offsets(d.running[0])[0] == 0
+
+
+def test_promise_5_records_that_could_not_be_diverted_come_out_before_newer_ones() -> None:
+    d = overflowing(Divert("later"), records_max=4)
+    order = []
+
+    d.bounce(d.diverting[0])
+    for _ in range(50):
+        order += [offset for cut in d.running for offset in only_offsets(cut)]
+        for cut in list(d.running):
+            d.finish(cut)
+        for cut in list(d.diverting):
+            d.acknowledge(cut)
+
+    assert order == sorted(order)
+    assert order[:3] == [0, 0, 1]  # that of partition B, and the first of A
+
+
 # 6. Priority. Deeper: property/test_scheduler.py, simulator/test_small_run.py.
 
 
@@ -227,14 +284,21 @@ MUTATIONS = [
      "        return self.admit(rest_offset, run.ordinal)",
      "        return Run(rest_offset, run.ordinal)"),
     ("promise_2", "tally.py", "        counts.released += count\n", ""),
+    ("promise_2_what_leaves", "leaving.py", "        if given_up.count:\n", "        if False:\n"),
+    ("promise_2_what_leaves", "tally.py",
+     "        setattr(counts, outcome, getattr(counts, outcome) + given_up)\n", ""),
     ("promise_3_columns", "control/memory.py",
      "        self._pool_used += max(0, before + num_bytes - own) - max(0, before - own)\n", ""),
     ("promise_3_a_partition", "control/memory.py",
      "        self._held[partition] = before + num_bytes\n", ""),
     ("promise_5_a_lane", "view.py", "exclusive=self._ordered,", "exclusive=False,"),
     ("promise_5_nothing", "view.py",
-     "                self.scheduler.close(cut.lane, queue)\n",
-     "                self.scheduler.open(cut.lane, queue)\n"),
+     "            self.scheduler.close(flight.cut.lane, queue)\n",
+     "            self.scheduler.open(flight.cut.lane, queue)\n"),
+    ("promise_5_nothing_is_started", "view.py",
+     "        if self._ordered:\n            self._close_for(flight)\n", ""),
+    ("promise_5_records", "backlog.py",
+     "self._admit(self.scheduler.put_back,", "self._admit(self.scheduler.admit,"),
     ("promise_6_a_record", "view.py",
      "    def _lane_mask(self, now_ns: int) -> int:",
      "    def _lane_mask(self, now_ns: int) -> int:\n"
