@@ -25,7 +25,7 @@ from flowguard.control.memory import MemoryBudget
 from flowguard.lanes.lane import Lane
 from flowguard.lanes.overflow import Conflate, Divert, Shed
 from flowguard.units import KIB, MIB
-from tests.builders import BULK, A, B, EngineDriver, chunk_of, only_offsets
+from tests.builders import BULK, REALTIME, A, B, EngineDriver, chunk_of, only_offsets
 from tests.simulator.small import in_full, ran, scenario_of
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -45,8 +45,10 @@ READ_COMMITTED: Final = 1
 #: meanwhile joins the next request, so it must be short for partitions that are paused.
 URGENT_WAIT_MS: Final = 500
 SHARED_WAIT_MS: Final = 50
-#: While partitions are left out, one that is taken in again must be read within 50 ms.
+#: While partitions are left out, and for a moment after, requests are short: one that is taken
+#: in again is read within 50 ms, also if there is little in it.
 HELD_WAIT_MS: Final = 20
+AFTER_HOLD_S: Final = 0.2
 
 #: Where no record is urgent, a little more at a time saves most of the requests.
 BULK_BYTES_MIN: Final = 64 * 1024
@@ -195,6 +197,7 @@ class Fetcher:
         self._tasks: dict[tuple[int, bool], asyncio.Task[None]] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._held: frozenset[TopicPartition] = frozenset()
+        self._quick_until_s = 0.0
         self._changed = asyncio.Event()
         self._director: asyncio.Task[None] | None = None
         self._requests = 0
@@ -226,6 +229,7 @@ class Fetcher:
         Their cursors stay where they are, also through an assignment.
         """
         self._held = partitions
+        self._quick_until_s = self._loop.time() + AFTER_HOLD_S
         self.wake()
 
     def wake(self) -> None:
@@ -445,7 +449,7 @@ class Fetcher:
             topics[name.topic].append((name.partition, -1, offset, -1, share_bytes))
         request = FetchRequest_v11(
             -1,  # replica_id: a consumer
-            URGENT_WAIT_MS if urgent else HELD_WAIT_MS if self._held else SHARED_WAIT_MS,
+            self._wait_ms(urgent),
             1 if may_be_urgent else min(BULK_BYTES_MIN, asked.reservation.total_bytes),
             asked.reservation.total_bytes,
             READ_COMMITTED,
@@ -458,6 +462,13 @@ class Fetcher:
         asked.sent_s = self._loop.time()
         asked.pace_s = min(each.plan.pace_s for each in asked.cursors.values())
         return connection.send_fetch(request)
+
+    def _wait_ms(self, urgent: bool) -> int:
+        """Return how long the broker may hold a request that has nothing to bring."""
+        if urgent:
+            return URGENT_WAIT_MS
+        quick = self._held or self._loop.time() < self._quick_until_s
+        return HELD_WAIT_MS if quick else SHARED_WAIT_MS
 
     # The response.
 

@@ -52,6 +52,7 @@ def test_a_lane_that_cannot_keep_up_is_browned_out_step_by_step_and_comes_back(
     outside.produce(bulk, [Record({"id": 1_000_000 + number}) for number in range(500)])
     worker = workers.start(BROWNOUT, EVENTS=events, BULK=bulk, DONE=done)
     seen: set[int] = set()
+    bulk_waits: set[str] = set()
     sent = 0
     producer = outside.producer()
     begun_s = time.monotonic()
@@ -60,10 +61,13 @@ def test_a_lane_that_cannot_keep_up_is_browned_out_step_by_step_and_comes_back(
         outside.send(producer, events, [Record({"id": number}) for number in range(sent, due)])
         sent = due
         producer.flush(5)
-        seen.add(worker.state.get("rung", 0))
+        state = worker.state
+        seen.add(state.get("rung", 0))
+        bulk_waits.add(str(state["lanes"].get("bulk", {}).get("why")))
         time.sleep(0.02)
 
     assert {1, 4} <= seen
+    assert any("so that a lane above gets what it needs" in why for why in bulk_waits)
     state = worker.state
     assert state["rung_name"] == "brownout" and state["lanes"]["realtime"]["state"] == "brownout"
     worker.until(lambda: outside.is_done(worker.group, events), what="not all is committed")

@@ -254,3 +254,47 @@ def test_a_file_that_is_no_toml_is_a_config_error(tmp_path, text):
 def test_a_named_file_that_does_not_exist_is_a_config_error(tmp_path):
     with pytest.raises(ConfigError, match="there is no such file"):
         read_config_file(str(tmp_path / "none.toml"))
+
+
+# Loops in shadow.
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected", "where"),
+    [
+        ({}, set(), "default"),
+        ({"code": {"shadow": ["ladder"]}}, {"ladder"}, "code"),
+        ({"file": {"shadow": ["brownout", "shed"]}}, {"brownout", "shed"}, "app.toml"),
+        ({"environment": {"FLOWGUARD_SHADOW": "ladder, shed"}}, {"ladder", "shed"},
+         "FLOWGUARD_SHADOW"),
+        ({"code": {"shadow": ["ladder"]}, "environment": {"FLOWGUARD_SHADOW": ""}}, set(),
+         "FLOWGUARD_SHADOW"),
+        ({"code": {"shadow": {"ladder": True, "shed": False}}}, {"ladder"}, "code"),
+    ],
+)  # fmt: skip
+def test_loops_in_shadow_come_from_any_layer(
+    layers: dict[str, Any], expected: set[str], where: str
+):
+    found = settings(**layers)
+
+    assert found.shadow == expected
+    assert origin(found, "shadow") == where
+    assert next(each.value for each in found.origins if each.name == "shadow") == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    ("layers", "says"),
+    [
+        ({"code": {"shadow": ["laddr"]}},
+         "shadow: there is no control loop 'laddr'; did you mean 'ladder'"),
+        ({"environment": {"FLOWGUARD_SHADOW": "ladder,brown-out"}},
+         "FLOWGUARD_SHADOW: there is no control loop 'brown-out'; did you mean 'brownout'"),
+        ({"file": {"shadow": ["xyzzy"]}}, "app.toml: .*'xyzzy'; use concurrency, batch-size"),
+        ({"file": {"shadow": 7}}, "7 names no control loops"),
+        ({"file": {"shadow": {"ladr": False}}}, "did you mean 'ladder'"),
+        ({"file": {"shadow": [["ladder"]]}}, "there is no control loop"),
+    ],
+)  # fmt: skip
+def test_a_loop_that_does_not_exist_is_an_error(layers: dict[str, Any], says: str):
+    with pytest.raises(ConfigError, match=says):
+        settings(**layers)

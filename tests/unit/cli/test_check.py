@@ -235,3 +235,22 @@ def test_a_report_is_written_to_a_file(run: Run, good_app: str, tmp_path: Path) 
 def test_a_configuration_file_that_is_not_there(run: Run, good_app: str) -> None:
     result = run("check", "-A", good_app, "--config", "nowhere.toml")
     assert (result.exit_code, result.stderr.count("\n")) == (USAGE, 1)
+
+
+def test_loops_in_shadow_are_shown_and_unknown_ones_are_errors(
+    run: Run, module: Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declared = HEAD + 'app = fg.App("shop", broker="kafka://127.0.0.1:1", shadow={"ladder"})\n'
+    source = declared + 'orders = app.feed("orders")\n' + AGENT
+    document = json.loads(run("-A", module(source), "check", "--json").stdout)
+    assert values(document)["shadow"] == (["ladder"], "code")
+
+    monkeypatch.setenv("FLOWGUARD_SHADOW", "brown-out")
+    (error,) = findings(run, module(source))["error"]
+    assert "did you mean 'brownout'" in error["what"]
+
+
+def test_an_app_refuses_a_loop_that_does_not_exist(run: Run, module: Module) -> None:
+    name = module('import flowguard as fg\napp = fg.App("shop", shadow={"laddr"})\n')
+    result = run("-A", name, "check")
+    assert result.exit_code != OK and "did you mean 'ladder'" in result.output
