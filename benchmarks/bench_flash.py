@@ -238,7 +238,7 @@ def listen(pipe: Connection, states: list[dict[str, Any]], until_s: float) -> No
             if pipe.poll(min(wait_s, 1.0)):
                 states.append(pipe.recv())
         except EOFError:
-            return
+            raise FlowguardError("the contender ended early; its output says why") from None
 
 
 def wait_until_done(

@@ -185,7 +185,8 @@ def scorecard_of(
     result, why = judge(
         objectives,
         broken=broken_promises(outcome, deliveries, worker),
-        invalid=[*lagging(outcome.sent), *crowded_out(outcome)],
+        invalid=crowded_out(outcome),
+        lagging=lagging(outcome.sent),
     )
     return Scorecard(
         scenario="demo",

@@ -161,7 +161,8 @@ def scorecard_of(run: RealRun, outcome: Outcome) -> Scorecard:
     result, why = judge(
         objectives,
         broken=broken_promises(outcome, deliveries, worker),
-        invalid=[*lagging(outcome.sent), *crowded_out(outcome)],
+        invalid=crowded_out(outcome),
+        lagging=lagging(outcome.sent),
     )
     ended_ns = end_of_faults(scenario)
     return Scorecard(

@@ -169,17 +169,23 @@ class Scorecard:
 
 
 def judge(
-    objectives: Sequence[Objective], *, broken: Sequence[str], invalid: Sequence[str]
+    objectives: Sequence[Objective],
+    *,
+    broken: Sequence[str],
+    invalid: Sequence[str],
+    lagging: Sequence[str] = (),
 ) -> tuple[Result, str]:
     """Return the result and its reason.
 
     A promise that was broken is broken on any machine; whether an objective was missed can
-    only be said where the run was not disturbed.
+    only be said where the run was not disturbed; and nothing can be said where the load was
+    not what it should have been.
 
     Args:
         objectives: What had to hold.
         broken: Promises that were not kept, for people.
         invalid: What disturbed the run, for people.
+        lagging: Who did not offer what was planned, when it was planned, for people.
     """
     missed = [
         f"{each.name} is {number(each.name, each.value)}, "
@@ -189,8 +195,8 @@ def judge(
     ]
     if broken:
         return "fail", "; ".join([*broken, *missed])
-    if missed and invalid:
-        return "invalid", "; ".join([*missed, *invalid])
+    if lagging or (missed and invalid):
+        return "invalid", "; ".join([*lagging, *missed, *invalid])
     if missed:
         return "fail", "; ".join(missed)
     return "pass", f"all {len(objectives)} objectives held"

@@ -126,3 +126,15 @@ def test_a_broken_promise_is_broken_on_a_busy_machine_too() -> None:
     late = Objective(name="realtime p99", limit=0.05, value=0.08)
 
     assert judge([late], broken=["7 records are lost"], invalid=["too slow"])[0] == "fail"
+
+
+def test_a_run_that_was_not_offered_what_was_planned_says_nothing() -> None:
+    held = Objective(name="lost", limit=0, value=0)
+
+    result, why = judge([held], broken=[], invalid=[], lagging=["the sender sent half"])
+
+    assert (result, why) == ("invalid", "the sender sent half")
+
+
+def test_a_broken_promise_is_broken_whatever_was_offered() -> None:
+    assert judge([], broken=["7 records are lost"], invalid=[], lagging=["too slow"])[0] == "fail"
