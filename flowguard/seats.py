@@ -38,12 +38,13 @@ class Seats:
         shadow: frozenset[str] = frozenset(),
     ) -> None:
         adaptive = plan.adaptive
+        self.shadow = LOOP in shadow
         self.limiter = Limiter(
             Fixed() if adaptive is None else make_algorithm(adaptive.algorithm),
             limit_min=plan.seats if adaptive is None else adaptive.min,
             limit_max=plan.seats,
+            enforced=not self.shadow,
         )
-        self.shadow = LOOP in shadow
         self._plan = plan
         self._lanes = lanes
         self._decisions = decisions
@@ -79,7 +80,7 @@ class Seats:
             self._apply()
 
     def _apply(self) -> None:
-        self.limit = self._plan.seats if self.shadow else self.limiter.seats
+        self.limit = self.limiter.seats
         self.reserved = reserves(self._lanes, self.limit)
 
     def _keep(self, change: Change, now_ns: int) -> None:

@@ -183,6 +183,8 @@ class Limiter:
         algorithm: What moves it.
         limit_min: Least limit, >= 1.
         limit_max: Most, >= `limit_min`.
+        enforced: Whether the limit is followed; if not, it stays at `limit_max`, and what is
+            decided is only what would be done from there.
         cost: What batches cost; shared with whoever else wants to know.
     """
 
@@ -192,6 +194,7 @@ class Limiter:
         *,
         limit_min: int,
         limit_max: int,
+        enforced: bool = True,
         cost: CostFit | None = None,
     ) -> None:
         self.algorithm = algorithm
@@ -199,9 +202,12 @@ class Limiter:
         self.limit_max = limit_max
         self.cost = cost or CostFit()
         self.rule: WindowRule = getattr(algorithm, "windows", None) or WindowRule()
-        self.limit = self._bounded(float(getattr(algorithm, "first", LIMIT_FIRST)))
+        self.enforced = enforced
+        first = getattr(algorithm, "first", LIMIT_FIRST) if enforced else limit_max
+        self.limit = self._bounded(float(first))
         self.window_ns = self.rule.min_ns
         self._samples: list[Sample] = []
+        self._busy = False  # a batch has ended since the last tick
         self._opened_ns: int | None = None
         self._changed_ns = 0  # what began before is not compared with what came after
         self._taught_ns: int | None = None
@@ -230,6 +236,7 @@ class Limiter:
         if self._opened_ns is None:
             self._opened_ns = self._taught_ns = at_ns - service_ns
         if at_ns >= self._opened_ns:
+            self._busy = True
             late = at_ns - service_ns < self._changed_ns
             self._samples.append(Sample(records, service_ns, outcome, in_flight, late))
 
@@ -247,10 +254,18 @@ class Limiter:
             if in_flight:
                 self._opened_ns = self._taught_ns = now_ns
             return None
-        if not in_flight and not self._samples:  # idle: there is nothing to learn from
+        busy, self._busy = in_flight > 0 or self._busy, False
+        if not busy:  # what is measured from here on has nothing to do with what was before
+            self._samples.clear()
             self._opened_ns = self._taught_ns = now_ns
             self._invalid = ""
             return None
+        change = self._change(now_ns)
+        if not self.enforced and change is not None:
+            self.limit = change.before
+        return change
+
+    def _change(self, now_ns: int) -> Change | None:
         if self._invalid:
             return self._throw_away(now_ns)
         if self._is_full(now_ns):

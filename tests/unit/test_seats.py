@@ -114,13 +114,13 @@ def test_every_step_is_in_the_log_with_its_reason():
 
 
 def test_in_shadow_mode_the_limit_is_only_said():
-    d = driver(Scripted(2.0, 1.0, first=4.0), limit_max=8, shadow=frozenset({"concurrency"}))
+    d = driver(Scripted(2.0, 1.0), limit_max=8, shadow=frozenset({"concurrency"}))
     d.records(A, range(200), lane=0)
 
     work(d, ms=100)
 
     assert limit_of(d) == len(d.running) == 8
-    assert [each.after for each in d.engine.decisions][:1] == [2]
+    assert [(each.before, each.after) for each in d.engine.decisions][:2] == [(8, 2), (8, 1)]
     assert all(each.shadow for each in d.engine.decisions)
 
 

@@ -25,6 +25,9 @@ KEEP: Final = 0.985
 #: A mean follows what is measured: it never counts for more than so many windows.
 WINDOWS_COUNTED: Final = 20.0
 
+#: What counts for less than a hundredth of a noisy window is forgotten.
+PRECISION_MIN: Final = 0.1
+
 #: What windows are taken to differ by at first, and at least, as deviations.
 NOISE_FIRST: Final = 0.1
 NOISE_MIN: Final = 0.02
@@ -90,7 +93,10 @@ class Noise:
         served = max(1e-6, 1.0 - window.dropped_share)
         return Reading(
             Said(log(busy / window.goodput_per_s), self.goodput + window.goodput_error**2),
-            Said(log(window.service_ns / SECOND / served), self.service + window.service_error**2),
+            Said(
+                log(max(1.0, window.service_ns) / SECOND / served),
+                self.service + window.service_error**2,
+            ),
         )
 
     def learn(self, off: Reading) -> None:
@@ -136,6 +142,11 @@ class Level:
     def known(self) -> bool:
         """Tell whether anything was."""
         return self.goodput.precision > 0.0
+
+    @property
+    def counts(self) -> bool:
+        """Tell whether what is known still counts for anything, or is about to be."""
+        return not self.known or self.goodput.precision > PRECISION_MIN
 
     @property
     def reading(self) -> Reading:

@@ -182,6 +182,7 @@ class Goodput:
             self._forget()
         for level in self._levels.values():
             level.forget()
+        self._levels = {seats: each for seats, each in self._levels.items() if each.counts}
         self._refused *= REFUSED_KEEP
         if window.dropped_share > OUTAGE:
             return self._outage(window)
@@ -191,6 +192,8 @@ class Goodput:
             return self._unsaturated(window)
         reading = self._noise.read(window)
         _, self._deviation = combine(reading)
+        if self._trial is not None and self._trial.after != window.seats:
+            self._trial = None  # somebody else has moved the limit, or nobody follows it
         if self._trial is not None:
             self._level(self._trial.after).add(reading)
             return self._judge(window, self._trial)

@@ -78,13 +78,11 @@ class Provider:
             factor *= 1.0 + self.degradation * (present - servers)
         return factor
 
-    def peak_per_s(self, at_s: float, noise: float = 1.0) -> float:
-        """Return the most batches of normal size a second that it can do at this time."""
-        servers = self.servers(at_s)
+    def best_per_s(self, servers: float) -> float:
+        """Return the most batches of normal size a second that so many servers can do."""
         most = int(min(servers, self.refuses_above))
         best = max((n / self.slowed(n, n, servers) for n in range(1, most + 1)), default=0.0)
-        good = 1.0 if self.errors is None else 1.0 - self.errors(at_s)
-        return min(best / self.service_s / noise, self.rate_max_per_s) * good
+        return best / self.service_s
 
 
 class Weather:

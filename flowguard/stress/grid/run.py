@@ -231,10 +231,8 @@ class Run:
         heappush(self._events, (now_s + taken_s, self._sequence, DONE, order))
 
     def _serve_line(self, now_s: float) -> None:
-        if self._line:
-            servers = self.provider.servers(now_s)
-            while self._line and self._working < servers:
-                self._serve(now_s, self._line.popleft())
+        while self._line and self._working < self.provider.servers(now_s):
+            self._serve(now_s, self._line.popleft())
 
     def _push(self, at_s: float, kind: int, order: Order) -> None:
         self._sequence += 1
@@ -272,10 +270,16 @@ class Run:
     def _peaks_by_slot(self) -> list[float]:
         """Return what could have been done up to each slot, at most what there was to do."""
         provider, load = self.provider, self.load
+        best_per_s: dict[float, float] = {}
         total, sums = 0.0, [0.0]
         for slot in range(int(load.duration_s / SLOT_S) + 1):
             at_s = (slot + 0.5) * SLOT_S
-            peak = provider.peak_per_s(at_s, self.weather.noise[slot])
+            servers = provider.servers(at_s)
+            if servers not in best_per_s:
+                best_per_s[servers] = provider.best_per_s(servers)
+            peak = min(best_per_s[servers] / self.weather.noise[slot], provider.rate_max_per_s)
+            if provider.errors is not None:
+                peak *= 1.0 - provider.errors(at_s)
             if load.arrivals_per_s is not None and at_s < load.backlog_from_s:
                 peak = min(peak, load.arrivals_per_s)
             total += peak * SLOT_S
