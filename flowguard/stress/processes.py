@@ -257,7 +257,10 @@ class Worker:
     def send(self, what: signal.Signals) -> None:
         """Send it a signal, if it runs."""
         if self._process is not None and self.running:
-            self._process.send_signal(what)
+            try:
+                self._process.send_signal(what)
+            except ProcessLookupError:
+                pass  # it has just ended
 
     async def drain(self) -> int | None:
         """Let it finish and leave; return its exit code, None if it had to be killed."""
@@ -328,5 +331,8 @@ def own_seconds() -> float:
 async def end_process(process: asyncio.subprocess.Process) -> None:
     """Kill a process with its whole session, if it has not ended."""
     if process.returncode is None:
-        os.killpg(process.pid, signal.SIGKILL)
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # it has ended by itself, and nobody has told us yet
     await process.wait()
