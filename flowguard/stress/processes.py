@@ -28,7 +28,7 @@ from flowguard.stress.load import Task, as_argument
 __all__ = ["LAST_STATE_FILE", "Child", "CpuMeter", "Worker", "end_process"]
 
 STATE_EVERY_S: Final = 0.2
-READY_WITHIN_S: Final = 30.0
+READY_WITHIN_S: Final = 60.0
 DRAIN_WITHIN_S: Final = 30.0
 LOG_LINES: Final = 200
 
