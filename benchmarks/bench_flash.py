@@ -51,7 +51,6 @@ TARGET_S = 0.025
 RATES = {"rt": 300.0, "hints": 400.0, "bulk": 800.0}
 FACTOR = 10.0
 QUIET_S = 12.0
-COLD_S = 5.0
 READY_WITHIN_S = 60.0
 SAMPLE_S = 0.25
 

@@ -107,7 +107,6 @@ class DemoPlan:
             per_s=self.flood_per_s,
         )  # fmt: skip
         return Setup(
-            name="demo",
             group=GROUP,
             command=RUN_WORKER,
             environment={

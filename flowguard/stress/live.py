@@ -95,7 +95,6 @@ class Setup:
     """What a live run consists of.
 
     Args:
-        name: What it is called in messages and in the name of its directory.
         group: The worker's consumer group.
         command: What runs the worker, after `python`.
         environment: Variables of the worker, beside ours.
@@ -111,7 +110,6 @@ class Setup:
         worker_directory: Where the worker is started; None: in a directory of the run.
     """
 
-    name: str
     group: str
     command: Sequence[str]
     environment: Mapping[str, str]

@@ -116,7 +116,7 @@ def lagging(sent: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
         if in_time < KEPT_UP * planned:
             found.append(
                 f"the sender of {name} sent only {in_time:,} of {planned:,} records in "
-                f"time; this machine is too busy to tell"
+                f"time, so this machine is too busy to tell"
             )
     return found
 

@@ -28,7 +28,7 @@ from flowguard.stress.load import Task, as_argument
 __all__ = ["LAST_STATE_FILE", "Child", "CpuMeter", "Worker", "end_process"]
 
 STATE_EVERY_S: Final = 0.2
-READY_WITHIN_S: Final = 30.0
+READY_WITHIN_S: Final = 60.0
 DRAIN_WITHIN_S: Final = 30.0
 LOG_LINES: Final = 200
 
@@ -257,7 +257,10 @@ class Worker:
     def send(self, what: signal.Signals) -> None:
         """Send it a signal, if it runs."""
         if self._process is not None and self.running:
-            self._process.send_signal(what)
+            try:
+                self._process.send_signal(what)
+            except ProcessLookupError:
+                pass  # it has just ended
 
     async def drain(self) -> int | None:
         """Let it finish and leave; return its exit code, None if it had to be killed."""
@@ -328,5 +331,8 @@ def own_seconds() -> float:
 async def end_process(process: asyncio.subprocess.Process) -> None:
     """Kill a process with its whole session, if it has not ended."""
     if process.returncode is None:
-        os.killpg(process.pid, signal.SIGKILL)
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # it has ended by itself, and nobody has told us yet
     await process.wait()

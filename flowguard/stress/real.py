@@ -147,17 +147,12 @@ def scorecard_of(run: RealRun, outcome: Outcome) -> Scorecard:
         for lane in run.setup.lanes
     }
     lost = sum(each.lost for each in known.values()) if known else None
+    memory = Objective(name="memory", limit=budget_of(run) * MEMORY_SLACK, value=worker.peak_memory)
+    asserted = objectives_of(scenario, recording)
+    objectives = [memory, *asserted]
     # Whether an app of the user's delivered everything, only its own counts can tell.
-    ours = [Objective(name="lost", limit=0, value=lost)] if known else []
-    objectives = [
-        *ours,
-        Objective(
-            name="memory",
-            limit=budget_of(run) * MEMORY_SLACK,
-            value=worker.peak_memory,
-        ),
-        *objectives_of(scenario, recording),
-    ]
+    if known and not any(each.metric == "lost" for each in scenario.expect):
+        objectives.insert(0, Objective(name="lost", limit=0, value=lost))
     result, why = judge(
         objectives,
         broken=broken_promises(outcome, deliveries, worker),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
 import polars as pl
 
 from flowguard.errors import FlowguardError
+from flowguard.lanes.lane import Lane
 from flowguard.stress.brief import Brief
 from flowguard.stress.chance import Chance
 from flowguard.stress.cluster import partitions_of
@@ -64,7 +65,8 @@ class OwnPipeline:
         scenario, brief = self.scenario, self.brief
         brief.write(directory)
         partitions = scenario.worker.partitions
-        names = [*(brief.prefix + topic for topic in scenario.topics), brief.sink]
+        names = [*(brief.prefix + topic for topic in scenario.topics), brief.sink,
+                 f"{brief.group}.dlq", *diverted_to(scenario)]  # fmt: skip
         topics = dict.fromkeys(names, partitions)
         addresses = {
             each.lane: Address(
@@ -74,7 +76,6 @@ class OwnPipeline:
         }
         lanes = lanes_of(scenario, addresses, {each.name: each for each in scenario.worker.lanes})
         return Setup(
-            name=scenario.name,
             group=brief.group,
             command=(*RUN_WORKER, PIPELINE),
             environment={},
@@ -139,7 +140,6 @@ class UsersPipeline:
             earliest=False,
         )
         return Setup(
-            name=scenario.name,
             group=found.group,
             command=(*RUN_WORKER, found.spec),
             environment={},
@@ -156,8 +156,17 @@ class UsersPipeline:
         )
 
 
+def diverted_to(scenario: Scenario) -> set[str]:
+    """Return the topics that lanes divert to, which nothing else names."""
+    policies: list[object] = []
+    for lane in scenario.worker.lanes:
+        given: object = lane.overflow
+        policies += given if isinstance(given, (list, tuple)) else [given]
+    return {str(topic) for each in policies if (topic := getattr(each, "topic", None))}
+
+
 def lanes_of(
-    scenario: Scenario, addresses: Mapping[str, Address], lanes: Mapping[str, LaneLike]
+    scenario: Scenario, addresses: Mapping[str, Address], lanes: Mapping[str, Lane]
 ) -> list[LaneSetup]:
     """Return the lanes that records are sent to, highest first."""
     return [
@@ -165,15 +174,6 @@ def lanes_of(
         for name, lane in lanes.items()
         if name in addresses
     ]
-
-
-class LaneLike(Protocol):
-    """A lane, as far as it is needed here."""
-
-    @property
-    def target(self) -> float | None:
-        """Return the wanted p99 in seconds, or None."""
-        ...
 
 
 def phases_of(scenario: Scenario) -> tuple[Phase, ...]:
@@ -194,13 +194,13 @@ class Senders:
     records: Plan
     bootstrap: str
     directory: Path
-    _values: dict[str, str] | None = None
+    _values: dict[str, str] = field(default_factory=dict)
 
     def use_values(self, topic: str, values: Sequence[bytes]) -> None:
         """Send these values to a topic, in turn."""
-        file = self.directory / f"values-{len(self._values or {})}.arrow"
+        file = self.directory / f"values-{len(self._values)}.arrow"
         pl.DataFrame({"value": values}, schema={"value": pl.Binary}).write_ipc(file)
-        self._values = {**(self._values or {}), topic: str(file)}
+        self._values[topic] = str(file)
 
     def of(
         self,
@@ -246,7 +246,7 @@ class Senders:
             urgent=lane.target is not None,
             source=source,
             key_prefix=address.key_prefix,
-            values=(self._values or {}).get(address.topic, ""),
+            values=self._values.get(address.topic, ""),
         )
 
 
