@@ -277,7 +277,8 @@ class View:
         self.retries.remove(cut)
         flight = self.flights[cut.batch_id]
         cut.again = True
-        cut.attempt += not flight.held
+        if not flight.held:
+            cut.attempt += 1
         return flight
 
     def _next_retry(self, now_ns: int) -> Cut | None:
@@ -328,8 +329,8 @@ class View:
         due = [max(due_ns, gate_ns) for due_ns, cut in self.retries.items() if self._may_retry(cut)]
         for rank in range(len(self.lanes)):
             if ready >> rank & 1 and self._may_sit(rank):
-                lane_due = self._lane_due_ns(rank)
-                due += [max(each, gate_ns) for each in lane_due] or [gate_ns] * (gate_ns > 0)
+                lane_due = self._lane_due_ns(rank) or ([gate_ns] if gate_ns else [])
+                due += [max(each, gate_ns) for each in lane_due]
         return min(due, default=None)
 
     def _lane_due_ns(self, rank: int) -> list[int]:
