@@ -35,6 +35,7 @@ __all__ = [
     "Batches",
     "BrokerPlan",
     "Fallback",
+    "Heading",
     "ProviderPlan",
     "Scenario",
     "WorkerPlan",
