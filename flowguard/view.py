@@ -366,7 +366,8 @@ class View:
         review = self.limit.review(
             now_ns,
             fixed_ns=limiter.cost.fixed_ns,
-            record_ns=limiter.cost.record_ns,
+            record_ns=limiter.cost.record_ns if limiter.cost.known else None,
+            service_ns=self.service_ns,
             window_ns=limiter.window_ns,
             enforce=not shadow,
         )

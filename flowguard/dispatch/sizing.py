@@ -23,6 +23,9 @@ RECORDS_FIRST: Final = 64
 FIXED_PART: Final = 20
 WORTHWHILE_NS: Final = 50 * MILLISECOND
 
+#: A batch that takes this long is worth finding out about.
+LONG_NS: Final = 4 * WORTHWHILE_NS
+
 #: The slow loop looks so often, and never more than once in so many windows of the limit.
 REVIEW_NS: Final = 10 * SECOND
 REVIEW_WINDOWS: Final = 5
@@ -110,7 +113,8 @@ class BatchLimit:
         now_ns: int,
         *,
         fixed_ns: float,
-        record_ns: float,
+        record_ns: float | None,
+        service_ns: float = 0.0,
         window_ns: int = 0,
         enforce: bool = True,
     ) -> Review | None:
@@ -118,7 +122,8 @@ class BatchLimit:
 
         Args:
             fixed_ns: What a batch takes whatever its size.
-            record_ns: What each record takes, 0 while unknown.
+            record_ns: What each record takes; None while that is not known.
+            service_ns: What batches take now.
             window_ns: How long the limit of concurrency looks before it decides.
             enforce: Whether to do it, or only to say it.
         """
@@ -127,18 +132,21 @@ class BatchLimit:
         if now_ns - self._reviewed_ns < max(REVIEW_NS, REVIEW_WINDOWS * window_ns):
             return None
         self._reviewed_ns = now_ns
-        if record_ns <= 0.0:
-            return None
         before = self._worthwhile
-        wanted = max(WORTHWHILE_NS, FIXED_PART * fixed_ns) / record_ns
+        if record_ns is None:
+            # Batches of one size do not tell what makes them long; half as many records do.
+            wanted = before / REVIEW_FACTOR if service_ns > LONG_NS else float(before)
+            why = f"batches take {service_ns / MILLISECOND:.0f} ms, and nobody knows what for"
+        else:
+            wanted = max(WORTHWHILE_NS, FIXED_PART * fixed_ns) / max(record_ns, 1e-3)
+            each_us, fixed_ms = record_ns / 1e3, fixed_ns / MILLISECOND
+            why = f"a record takes {each_us:.0f} us, and a batch {fixed_ms:.1f} ms beside"
         wanted = max(before / REVIEW_FACTOR, min(wanted, before * REVIEW_FACTOR))
         after = max(1, min(self.records_max, round(wanted)))
         if max(after, before) < REVIEW_RATIO * min(after, before):
             return None
         if enforce:
             self._worthwhile = after
-        each_us, fixed_ms = record_ns / 1e3, fixed_ns / MILLISECOND
-        why = f"a record takes {each_us:.0f} us, and a batch {fixed_ms:.1f} ms beside"
         return Review(before, after, why)
 
     def sample(self, *, records: int, service_ns: int) -> None:

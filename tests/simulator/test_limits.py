@@ -63,9 +63,7 @@ def between(name: str, since_s: float, until_s: float) -> list[Stretch]:
 def test_limit_goodput_and_latency_stay_in_their_ranges(name: str):
     (least, most), goodput_min, latency_max = EXPECTED[name]
     scenario = BY_NAME[name]
-    steady = [
-        each for span in scenario.steady for each in within(stretches(name), scenario, span)
-    ]
+    steady = [each for span in scenario.steady for each in within(stretches(name), scenario, span)]
 
     cell = play(scenario, OURS, SEED)
 

@@ -242,3 +242,69 @@ def test_batches_that_a_fallback_serves_teach_nothing_of_the_agent():
 
     limiter = d.engine.views["agent"].seats.limiter
     assert not limiter._samples
+
+
+# Batch size.
+
+
+def shop(*, shadow: frozenset[str] = frozenset(), **options) -> EngineDriver:
+    """Return an agent to which a record takes a millisecond, whatever the batch."""
+    d = EngineDriver(order="none", seats=1, shadow=shadow, **({"lanes": (Lane("only"),)} | options))
+    d.assign(A=0)
+    return d
+
+
+def serve(d: EngineDriver, *, seconds: float, lane: int = 0) -> list[int]:
+    """Work through a flood; return how large the batches were."""
+    sizes = []
+    until_ns = d.now_ns + round(seconds * 1000 * MILLISECOND)
+    next_offset = d.engine.partitions[A].ledger.position
+    while d.now_ns < until_ns:
+        if sum(d.engine.views["agent"].scheduler.ready_records(i) for i in range(1)) < 5000:
+            d.records(A, range(next_offset, next_offset + 3000), lane=lane)
+            next_offset += 3000
+        [cut] = d.running
+        sizes.append(cut.num_records)
+        for start in range(0, cut.num_records, 100):
+            d.wait(min(100, cut.num_records - start))
+        d.finish(cut)
+    return sizes
+
+
+def test_batches_without_a_target_become_as_short_as_is_worth_it():
+    d = shop(records_max=1000)
+
+    sizes = serve(d, seconds=90)
+
+    assert sizes[0] == 1000
+    assert sizes[-1] <= 130
+    steps = [each for each in d.engine.decisions if each.loop == "batch-size"]
+    assert steps[0].action == "down"
+    assert all(each.after >= each.before / 2 for each in steps)
+    assert "a record takes" in steps[0].why
+
+
+def test_in_shadow_mode_the_batch_size_is_only_said():
+    d = shop(records_max=1000, shadow=frozenset({"batch-size"}))
+
+    sizes = serve(d, seconds=40)
+
+    assert sizes[-1] == 1000
+    steps = [each for each in d.engine.decisions if each.loop == "batch-size"]
+    assert steps
+    assert all(each.shadow for each in steps)
+
+
+def test_bulk_batches_may_grow_where_no_lane_with_a_target_shares_the_agent():
+    lanes = (Lane("urgent", target="40ms"), Lane("bulk"))
+    d = shop(lanes=lanes, records_max=1000)
+    view = d.engine.views["agent"]
+    d.records(A, range(500), lane=1)
+    view.let_bulk_grow(4.0)
+    assert view.limit.records == 256
+
+    d.records(A, range(500, 510), lane=0)
+    assert view.limit.records == 64  # they share the agent now
+
+    view.let_bulk_grow(4.0)
+    assert view.limit.records == 64

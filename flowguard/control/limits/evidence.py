@@ -23,7 +23,7 @@ __all__ = ["Level", "Noise", "Reading", "Said", "combine"]
 KEEP: Final = 0.985
 
 #: A mean follows what is measured: it never counts for more than so many windows.
-WINDOWS_COUNTED: Final = 20.0
+WINDOWS_COUNTED: Final = 10.0
 
 #: What counts for less than a hundredth of a noisy window is forgotten.
 PRECISION_MIN: Final = 0.1

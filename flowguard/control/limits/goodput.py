@@ -36,16 +36,20 @@ SIZE_MIN: Final = 0.06
 
 #: A trial goes so far that its payoff can be known to this deviation within eight windows.
 ERROR_WANTED: Final = 0.25
-PER_WINDOW: Final = (1 / 8 + 1 / 20) ** 0.5  # beside twenty at the limit itself
+PER_WINDOW: Final = (1 / 8 + 1 / 10) ** 0.5  # beside ten at the limit itself
 
 #: More has to pay so much to be worth it.
 PAYS: Final = 0.55
 
-#: A trial ends when the payoff is so many deviations away from that, more for a change than
-#: against it; when it is known to so little; or when more windows would not tell more.
-SURE_OF_CHANGE: Final = 1.5
+#: A trial ends when the payoff is so many deviations away from that: on either side for a
+#: change, or against it; when it is known to so little; or when more windows would not tell
+#: more, and then less is enough for a change. To do less without any sign that it is time for
+#: that costs more if it is wrong.
+SURE: Final = 1.5
+SURE_OF_LESS: Final = 2.0
 SURE_OF_NONE: Final = 1.0
-SURE_ENOUGH: Final = 0.75  # for a change, once more windows would not tell more
+SURE_ENOUGH: Final = 0.75
+SURE_ENOUGH_OF_LESS: Final = 1.25
 ERROR_SMALL: Final = 0.15
 WINDOWS_MIN: Final = 2
 WINDOWS_MAX: Final = 10
@@ -54,9 +58,11 @@ WINDOWS_MAX: Final = 10
 START_PAYS: Final = 0.35
 START_SURE_OF_NONE: Final = 2.0
 
-#: A payoff outside of this is taken for all or nothing; within, the knee lies between.
+#: A payoff outside of this is taken for all or nothing; within, the knee lies between, if it
+#: is known as well as this (on the way up; `ERROR_SMALL` on the way down).
 NOTHING: Final = 0.3
 ALL: Final = 0.7
+ERROR_BETWEEN: Final = 0.3
 
 #: From here on a trial that pays is followed by one that goes further.
 PAYS_FULLY: Final = 0.85
@@ -68,7 +74,7 @@ KEEP_STALE: Final = 0.4
 #: each in vain doubles the wait.
 WAIT_SOON: Final = 1
 WAIT_FIRST: Final = 4
-WAIT_UP_MAX: Final = 24
+WAIT_UP_MAX: Final = 24  # twice that after one that did harm
 WAIT_DOWN_MAX: Final = 96
 
 #: A trial that was in vain is remembered for so many windows between trials.
@@ -124,11 +130,12 @@ class Direction:
         if self.sign * (limit - self.wall) >= 0:
             self.wall = 0
 
-    def in_vain(self, size: float, least: float, limit: int) -> None:
+    def in_vain(self, size: float, least: float, limit: int, *, harmful: bool) -> None:
         """Go half as far next; once that would tell nothing, wait longer each time."""
         self.wall, self.wall_age = limit, 0
+        wait_max = self.wait_max * (2 if harmful else 1)
         if size <= 1.5 * least or self.rest:
-            self.rest = min(max(WAIT_FIRST, 2 * self.rest), self.wait_max)
+            self.rest = min(max(WAIT_FIRST, 2 * self.rest), wait_max)
         self.wait = self.rest or WAIT_SOON
         self.size, self.since = size / 2, 0
 
@@ -139,6 +146,7 @@ class Trial(NamedTuple):
     before: int
     after: int
     refused: float = 0.0  # the share of refusals that it is about
+    unasked: bool = False  # to do less, without any sign that it is time for that
 
     @property
     def sign(self) -> int:
@@ -280,7 +288,8 @@ class Goodput:
         if self._up.due and window.seats < window.limit_max:
             return self._try(window, 1, self._up.reach(window.seats), "would more pay?")
         if self._down.due and window.seats > window.limit_min:
-            return self._try(window, -1, self._down.reach(window.seats), "would less do?")
+            size = self._down.reach(window.seats)
+            return self._try(window, -1, size, "would less do?", unasked=True)
         return Step(window.limit, "hold", "between trials")
 
     # Trials.
@@ -292,7 +301,14 @@ class Goodput:
         return max(SIZE_MIN, min(wanted, SIZE_MAX), one_seat)
 
     def _try(
-        self, window: Window, sign: int, size: float, why: str, *, refused: float = 0.0
+        self,
+        window: Window,
+        sign: int,
+        size: float,
+        why: str,
+        *,
+        refused: float = 0.0,
+        unasked: bool = False,
     ) -> Step:
         seats = window.seats
         size = max(self._least(seats, sign), min(size, SIZE_MAX))
@@ -302,7 +318,7 @@ class Goodput:
         if after == seats:
             return Step(window.limit, "hold", "the limit is at its bound")
         self._level(after).forget(KEEP_STALE)
-        self._trial, self._windows = Trial(seats, after, refused), 0
+        self._trial, self._windows = Trial(seats, after, refused, unasked), 0
         return Step(after, "probe", why)
 
     def _judge(self, window: Window, trial: Trial) -> Step:
@@ -313,20 +329,23 @@ class Goodput:
         starting = trial.sign > 0 and not self._tried
         change = trial.sign * (payoff - PAYS) / error
         none = START_SURE_OF_NONE if starting else SURE_OF_NONE
+        sure, enough = (SURE_OF_LESS, SURE_ENOUGH_OF_LESS) if trial.unasked else (SURE, SURE_ENOUGH)
         told = self._windows >= WINDOWS_MAX or (
             self._windows >= WINDOWS_MIN and combine(after)[1] < 0.7 * combine(before)[1]
         )
         why = f"from {trial.before} to {trial.after} pays {payoff:.2f} ± {error:.2f}"
-        if not (told or error < ERROR_SMALL or not -none < change < SURE_OF_CHANGE):
+        if not (told or error < ERROR_SMALL or not -none < change < sure):
             return Step(window.limit, "probe", why)
         self._trial = None
         share = 0.0 if payoff < NOTHING else 1.0 if payoff > ALL else payoff
-        if error > ERROR_SMALL:  # a change needs evidence
-            paid = payoff > START_PAYS if starting else change > SURE_ENOUGH
+        if error > (ERROR_BETWEEN if trial.sign > 0 else ERROR_SMALL):  # a change needs evidence
+            paid = payoff > START_PAYS if starting else change > enough
             share = float(paid if trial.sign > 0 else not paid)
-        return self._decide(window, trial, payoff, share, why)
+        return self._decide(window, trial, payoff, error, share, why)
 
-    def _decide(self, window: Window, trial: Trial, payoff: float, share: float, why: str) -> Step:
+    def _decide(
+        self, window: Window, trial: Trial, payoff: float, error: float, share: float, why: str
+    ) -> Step:
         """Keep the change, undo it, or go to what lies between."""
         low, high = sorted((trial.before, trial.after))
         limit = round(low * (high / low) ** share)
@@ -341,5 +360,7 @@ class Goodput:
         self._refused = max(self._refused, trial.refused)
         self._tried = True
         self._queued = trial.sign > 0
-        direction.in_vain(trial.size, self._least(trial.before, trial.sign), trial.after)
+        least = self._least(trial.before, trial.sign)
+        harmful = trial.sign > 0 and payoff < -error
+        direction.in_vain(trial.size, least, trial.after, harmful=harmful)
         return Step(limit, "restore" if limit == trial.before else "hold", why)

@@ -6,7 +6,7 @@ import pytest
 
 from flowguard.dispatch.sizing import RECORDS_FIRST, BatchLimit, BatchSize
 from flowguard.errors import ConfigError
-from flowguard.units import MICROSECOND, MILLISECOND
+from flowguard.units import MICROSECOND, MILLISECOND, SECOND
 
 TARGET_NS = 40 * MILLISECOND  # a quarter of it is 10 ms
 
@@ -124,3 +124,123 @@ def test_an_agent_that_becomes_slow_gets_smaller_batches():
         limit.sample(records=limit.records, service_ns=limit.records * 100 * MICROSECOND)
 
     assert limit.records <= 100
+
+
+# The slow loop.
+
+
+class Reviewed(BatchLimit):
+    """A limit that knows how late it is."""
+
+    reviewed_s = 0
+
+
+def review_all(limit: Reviewed, count: int, **figures) -> list[int]:
+    """Let ten seconds pass so many times; return what batches may have after each."""
+    found = []
+    for _ in range(count):
+        limit.reviewed_s += 10
+        limit.review(limit.reviewed_s * SECOND, **figures)
+        found.append(limit.records)
+    return found
+
+
+def costs(*, fixed_ms: float, record_us: float) -> dict[str, float]:
+    return {"fixed_ns": fixed_ms * MILLISECOND, "record_ns": record_us * MICROSECOND}
+
+
+def test_records_that_only_make_batches_longer_are_left_out_step_by_step():
+    limit = Reviewed(4096, target_ns=None)
+    limit.review(0, **costs(fixed_ms=0, record_us=1000))
+
+    found = review_all(limit, 9, **costs(fixed_ms=0, record_us=1000))
+
+    assert found[:4] == [2048, 1024, 512, 256]
+    assert found[-1] == 50  # 50 ms
+
+
+def test_a_large_fixed_part_keeps_batches_large():
+    limit = Reviewed(4096, target_ns=None)
+    limit.review(0, **costs(fixed_ms=100, record_us=500))
+
+    assert review_all(limit, 5, **costs(fixed_ms=100, record_us=500)) == [4096] * 5
+
+
+def test_batches_become_larger_again_when_records_become_cheap():
+    limit = Reviewed(4096, target_ns=None)
+    limit.review(0, **costs(fixed_ms=0, record_us=1000))
+    review_all(limit, 10, **costs(fixed_ms=0, record_us=1000))
+
+    found = review_all(limit, 8, **costs(fixed_ms=0, record_us=5))
+
+    assert found[:3] == [100, 200, 400]
+    assert found[-1] == 4096
+
+
+def test_small_differences_change_nothing():
+    limit = Reviewed(4096, target_ns=None)
+    limit.review(0, **costs(fixed_ms=0, record_us=100))
+    review_all(limit, 10, **costs(fixed_ms=0, record_us=100))
+    assert limit.records == 512
+
+    assert review_all(limit, 3, **costs(fixed_ms=0, record_us=120)) == [512] * 3
+
+
+def test_nothing_is_changed_before_ten_seconds_or_five_windows_have_passed():
+    limit = BatchLimit(4096, target_ns=None)
+    figures = costs(fixed_ms=0, record_us=1000)
+    limit.review(0, **figures)
+
+    assert limit.review(9 * SECOND, **figures) is None
+    assert limit.review(20 * SECOND, **figures, window_ns=5 * SECOND) is None
+    assert limit.review(25 * SECOND, **figures, window_ns=5 * SECOND) is not None
+
+
+def test_nothing_is_changed_while_it_is_not_known_what_records_cost():
+    limit = Reviewed(4096, target_ns=None)
+    limit.review(0, fixed_ns=0.0, record_ns=None)
+
+    assert review_all(limit, 3, fixed_ns=0.0, record_ns=None) == [4096] * 3
+
+
+def test_long_batches_of_one_size_are_halved_to_find_out_what_makes_them_long():
+    limit = Reviewed(4096, target_ns=None)
+    unknown = {"fixed_ns": 0.0, "record_ns": None, "service_ns": 2.0 * SECOND}
+    limit.review(0, **unknown)
+
+    assert review_all(limit, 1, **unknown) == [2048]
+    assert review_all(limit, 2, **costs(fixed_ms=2000, record_us=0)) == [4096, 4096]
+
+
+def test_a_review_says_what_it_would_do_and_does_it_only_if_it_is_enforced():
+    limit = BatchLimit(4096, target_ns=None)
+    figures = costs(fixed_ms=0.5, record_us=1000)
+    limit.review(0, **figures, enforce=False)
+
+    review = limit.review(10 * SECOND, **figures, enforce=False)
+
+    assert review is not None
+    assert (review.before, review.after) == (4096, 2048)
+    assert review.why == "a record takes 1000 us, and a batch 0.5 ms beside"
+    assert limit.records == 4096
+
+
+def test_the_quarter_of_a_target_holds_whatever_a_review_says():
+    limit = Reviewed(4096, target_ns=TARGET_NS)
+    limit.review(0, **costs(fixed_ms=100, record_us=1000))
+    review_all(limit, 5, **costs(fixed_ms=100, record_us=1000))
+
+    limit.sample(records=64, service_ns=40 * MILLISECOND)
+
+    assert limit.records == 16
+
+
+def test_bulk_may_grow_for_a_while_but_never_beyond_what_the_agent_allows():
+    limit = BatchLimit(200, target_ns=TARGET_NS)
+
+    limit.bulk_factor = 2.0
+    assert limit.records == 128
+    limit.bulk_factor = 8.0
+    assert limit.records == 200
+    limit.bulk_factor = 1.0
+    assert limit.records == 64
