@@ -80,9 +80,13 @@ from flowguard.unprocessed import lines_of
 if TYPE_CHECKING:
     from flowguard.app import App
 
-__all__ = ["FeedRuntime"]
+__all__ = ["UNPROCESSED", "FeedRuntime"]
 
 logger = get_logger(__name__)
+
+#: Which records left without an agent; a logger of its own, to be sent wherever it is wanted.
+UNPROCESSED: Final = "flowguard.unprocessed"
+unprocessed = get_logger(UNPROCESSED)
 
 #: How often control loops look at the worker.
 TICK_S: Final = 0.1
@@ -419,7 +423,7 @@ class FeedRuntime(Service):
         """Say which records have left without an agent; where some are lost, louder."""
         level = logging.WARNING if command.outcome in LOST else logging.INFO
         for line in lines_of(command, self.lanes[command.lane].name):
-            self.log.log(level, "%s", line)
+            unprocessed.log(level, "%s", line)
 
     @property
     def _thread(self) -> Any:
