@@ -259,8 +259,9 @@ class Overflow:
             if partition.account not in paused or partition.revoking:
                 continue
             missing_bytes = self._engine.memory.missing(partition.account)
-            for gates in self._gates.values():
-                self._relieve_partition(gates, partition, missing_bytes, now_ns)
+            for view, gates in self._gates.items():
+                leaving_bytes = diverted_bytes(view, partition)  # it comes free by itself
+                self._relieve_partition(gates, partition, missing_bytes - leaving_bytes, now_ns)
 
     def _relieve_partition(
         self, gates: dict[int, Gate], partition: Partition, missing_bytes: int, now_ns: int
@@ -271,7 +272,7 @@ class Overflow:
             for _, gate in sorted(gates.items(), reverse=True)
             if gate.lane.policies and (waiting_bytes := gate.waiting_of(partition))
         ]
-        if missing_bytes == 0 or sum(waiting for _, waiting in giving) < missing_bytes:
+        if missing_bytes <= 0 or sum(waiting for _, waiting in giving) < missing_bytes:
             return
         name = partition.name
         why = f"{name.topic}[{name.partition}] has no room for more"
@@ -375,6 +376,16 @@ class Overflow:
 def sheds(gate: Gate) -> bool:
     """Tell whether a lane permits to leave out records that nothing replaces."""
     return any(isinstance(policy, Shed) for policy in gate.lane.policies)
+
+
+def diverted_bytes(view: View, partition: Partition) -> int:
+    """Return the bytes of a partition that are on their way to another topic."""
+    return sum(
+        part.piece.num_bytes
+        for flight in view.diversions
+        for part in flight.parts
+        if part.partition is partition
+    )
 
 
 def wholly_too_old(now_ns: int, max_age_ns: int) -> Callable[[Waiting], bool]:

@@ -86,12 +86,15 @@ from flowguard.unprocessed import lines_of
 if TYPE_CHECKING:
     from flowguard.app import App
 
-__all__ = ["FeedRuntime"]
+__all__ = ["UNPROCESSED", "FeedRuntime"]
 
 logger = get_logger(__name__)
 
 #: What people want to read about a worker that works as it should.
 WORKER_LOG: Final = "flowguard.worker"
+#: Which records left without an agent; a logger of its own, to be sent wherever it is wanted.
+UNPROCESSED: Final = "flowguard.unprocessed"
+unprocessed = get_logger(UNPROCESSED)
 
 #: How often control loops look at the worker.
 TICK_S: Final = 0.1
@@ -456,7 +459,7 @@ class FeedRuntime(Service):
         """Say which records have left without an agent; where some are lost, louder."""
         level = logging.WARNING if command.outcome in LOST else logging.INFO
         for line in lines_of(command, self.lanes[command.lane].name):
-            self.log.log(level, "%s", line)
+            unprocessed.log(level, "%s", line)
 
     @property
     def _thread(self) -> Any:

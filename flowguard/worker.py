@@ -17,6 +17,7 @@ from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth, serve
 from mode import get_logger
 
 from flowguard.errors import FlowguardError
+from flowguard.runtime import UNPROCESSED
 from flowguard.units import format_duration, format_size
 from flowguard.web import FeedWeb
 
@@ -89,7 +90,8 @@ class Worker(faust.Worker):
         if level > logging.DEBUG:
             for name in CHATTY:
                 logging.getLogger(name).setLevel(max(level, logging.WARNING))
-            logging.getLogger("flowguard.worker").setLevel(level)
+            for name in ("flowguard.worker", UNPROCESSED):
+                logging.getLogger(name).setLevel(level)
 
     async def on_execute(self) -> None:
         """Say what starts."""

@@ -111,6 +111,22 @@ class FeedProducer(Producer):
         known = self._ensure_producer().client.cluster.partitions_for_topic(topic)
         return len(known) if known else None
 
+    async def find_topic(self, topic: str) -> int:
+        """Return how many partitions a topic has, after one look if it was not known.
+
+        Raises:
+            SettleError: The cluster does not have the topic, or nobody answers.
+        """
+        client = self._ensure_producer().client
+        if not client.cluster.partitions_for_topic(topic):
+            client.add_topic(topic)
+            await client.force_metadata_update()
+        if known := client.cluster.partitions_for_topic(topic):
+            return len(known)
+        raise SettleError(
+            f"there is no topic {topic!r}; create it, or check the broker", topic=topic
+        )
+
     async def partition_count(self, topic: str) -> int:
         """Return how many partitions a topic has.
 

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import pyarrow as pa
 
 from flowguard._native.murmur2 import partitions_of
 from flowguard.chunk import Slice
-from flowguard.settle.dead_letter import LetterPort
 from flowguard.settle.egress import Outgoing
 
-__all__ = ["Diverter", "outgoing_of"]
+__all__ = ["DivertPort", "Diverter", "outgoing_of"]
+
+
+class DivertPort(Protocol):
+    """Where diverted records are written; acknowledged by all replicas when it returns."""
+
+    async def declare(self, topic: str) -> None:
+        """Create the topic, if Faust may create topics and it does not exist."""
+
+    async def find_topic(self, topic: str) -> int:
+        """Return how many partitions the topic has, without waiting until there is one."""
+        ...
+
+    async def send_columns(self, topic: str, outgoing: Outgoing) -> None:
+        """Send records and wait until they are acknowledged."""
 
 
 class Diverter:
@@ -21,7 +35,7 @@ class Diverter:
         port: How.
     """
 
-    def __init__(self, port: LetterPort) -> None:
+    def __init__(self, port: DivertPort) -> None:
         self._port = port
         self._partition_counts: dict[str, int] = {}
 
@@ -34,7 +48,7 @@ class Diverter:
         try:
             if topic not in self._partition_counts:
                 await self._port.declare(topic)
-                self._partition_counts[topic] = await self._port.partition_count(topic)
+                self._partition_counts[topic] = await self._port.find_topic(topic)
             outgoing = outgoing_of(slices, self._partition_counts[topic])
             await self._port.send_columns(topic, outgoing)
         except Exception:

@@ -301,6 +301,11 @@ class LetterService:
         if self._app.conf.topic_allow_declare:
             await self._app.topic(topic).maybe_declare()
 
+    async def find_topic(self, topic: str) -> int:
+        """Return how many partitions the topic has, without waiting until there is one."""
+        producer = await self._app.maybe_start_producer()
+        return int(await producer.find_topic(topic))
+
     async def partition_count(self, topic: str) -> int:
         """Return how many partitions the topic has."""
         producer = await self._app.maybe_start_producer()

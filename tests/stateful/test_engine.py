@@ -395,6 +395,12 @@ class OverflowMachine(EngineMachine):
     def shed_ratio(self, lane: int, ratio: float) -> None:
         self.d.engine.overflow.set_shed_ratio(lane, ratio, "a test says so")
 
+    def is_done(self, name: TopicPartition, offset: int) -> bool:
+        """Tell whether it has left, or one agent has processed it and the others may not have."""
+        return offset in self.left[name] or any(
+            offset in self.done_by[agent, name] for agent in self.agents
+        )
+
     def absorb(self) -> list[Unprocessed]:
         told = super().absorb()
         for each in told:

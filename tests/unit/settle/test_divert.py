@@ -11,7 +11,15 @@ from flowguard.chunk import TopicPartition
 from flowguard.errors import SettleError
 from flowguard.settle.divert import Diverter, outgoing_of
 from tests.builders import EPOCH_MS, chunk_of, slice_of
-from tests.unit.settle.test_dead_letter import FakePort
+from tests.unit.settle.test_dead_letter import FakePort as LettersPort
+
+
+class FakePort(LettersPort):
+    """Where records would be written."""
+
+    async def find_topic(self, topic: str) -> int:
+        return await self.partition_count(topic)
+
 
 FIRST, SECOND = TopicPartition("orders", 3), TopicPartition("orders", 5)
 HEADERS = [[(b"trace", b"1"), (b"trace", None)], [], [(b"x", b"")]]
