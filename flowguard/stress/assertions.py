@@ -149,8 +149,10 @@ def recovery_seconds(scenario: Scenario, recording: Recording, since_ns: int) ->
         good = backlogs[number] <= max(usual_backlog, offered, 1.0)
         good = good and in_time(recording, number, before)
         calm = calm + 1 if good else 0
-        if calm == STAYS_S:
-            return float(number - STAYS_S + 1 - since)
+        # A run ends as soon as nothing is left, and then nothing can get worse again.
+        over = number == len(recording.seconds) - 1 and backlogs[number] == 0
+        if calm == STAYS_S or (calm and over):
+            return float(number - calm + 1 - since)
     return None
 
 

@@ -34,6 +34,7 @@ __all__ = [
     "Batches",
     "BrokerPlan",
     "Fallback",
+    "Heading",
     "ProviderPlan",
     "Scenario",
     "WorkerPlan",

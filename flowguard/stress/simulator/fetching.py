@@ -165,14 +165,16 @@ class FetchLoop:
         if self._plan.may_be_urgent:
             news = [c.log.instants[at] for c, at in asked.items() if at < len(c.log)]
             return max(now_ns, min([now_ns + wait_ns, *news]))
+        if self._there(asked, now_ns) >= enough:
+            return now_ns
         low, high = now_ns, now_ns + wait_ns
-        while low < high and high - low > MILLISECOND:
+        while high - low > MILLISECOND:
             middle = (low + high) // 2
             if self._there(asked, middle) >= enough:
                 high = middle
             else:
                 low = middle
-        return low if self._there(asked, low) >= enough else high
+        return high
 
     def _there(self, asked: Mapping[Cursor, int], at_ns: int) -> int:
         return sum(c.log.bytes_between(at, c.log.end_at(at_ns)) for c, at in asked.items())

@@ -145,6 +145,14 @@ def test_recovery_waits_for_the_backlog_too_and_may_never_come() -> None:
     assert value("metric='recovery'\nmax='9s'", recording, FAULT) == 2.0
 
 
+def test_a_run_that_ends_because_nothing_is_left_has_recovered() -> None:
+    recording = recorded(seconds=10)
+    recording.count(5 * SECOND, 1, "offered", 5_000)
+    recording.count(9 * SECOND, 1, "settled", 5_000)
+
+    assert value("metric='recovery'\nmax='9s'", recording, FAULT) == 3.0
+
+
 def test_the_timeline_has_an_entry_a_second() -> None:
     entries = recorded().timeline()
 
