@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any
 
 import flowguard as fg
 from flowguard.errors import FlowguardError
@@ -126,9 +127,10 @@ class SlowProvider:
 
 def failure(answer: Answer) -> Exception:
     """Return what an agent raises."""
-    if answer.unavailable and hasattr(fg, "Unavailable"):
+    unavailable: Any = getattr(fg, "Unavailable", None)
+    if answer.unavailable and unavailable is not None:
         wait_ns = answer.retry_after_ns
-        return fg.Unavailable(  # type: ignore[no-any-return]
-            retry_after=None if wait_ns is None else wait_ns / SECOND
-        )
+        retry_after = None if wait_ns is None else wait_ns / SECOND
+        error: Exception = unavailable(retry_after, why=answer.why)
+        return error
     return CallFailed(answer.why)
