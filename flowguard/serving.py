@@ -25,7 +25,7 @@ from flowguard.dispatch.service_times import ServiceTimes
 from flowguard.errors import WireError
 from flowguard.holdings import Flight
 from flowguard.settle.outage import Outage
-from flowguard.settle.retry import ATTEMPTS_MAX
+from flowguard.settle.retry import ATTEMPTS_MAX, backoff_ns
 from flowguard.units import MILLISECOND, SECOND
 
 __all__ = ["OCCASIONS", "Serving"]
@@ -119,7 +119,7 @@ class Serving:
         # What the fallback has just failed with is the primary's again.
         if not on or not self.fallback.is_open(now_ns) or (flight.failed and cut.degraded):
             return ""
-        if "failure" in on and cut.attempt > ATTEMPTS_MAX:
+        if "failure" in on and (flight.held or cut.attempt > ATTEMPTS_MAX):
             return "failure"
         if "deadline" in on and self._is_late(flight, now_ns):
             return "deadline"
@@ -140,12 +140,21 @@ class Serving:
     def _of(self, flight: Flight) -> Outage:
         return self.fallback if flight.cut.degraded else self.primary
 
+    def wait_ns(self, flight: Flight) -> int:
+        """Return how long a failed batch waits; none of its own if a probe or fallback is next."""
+        if not flight.held:
+            return backoff_ns(flight.cut.attempt)
+        all_there = self.primary.over and self._of(flight).over
+        if not all_there or (self.stands_in and not flight.cut.degraded):
+            return 0
+        return backoff_ns(flight.refusals)
+
     # How it ended.
 
     def finished(self, flight: Flight, now_ns: int) -> None:
         """Take note of a batch that is settled."""
         self._note(now_ns, refused=False)
-        self._answered(flight)
+        self._answered(flight, now_ns)
 
     def failed(
         self,
@@ -161,18 +170,18 @@ class Serving:
         flight.held = unavailable
         flight.refusals = flight.refusals + 1 if unavailable else 0
         if not unavailable:  # it got as far as to fail on something else
-            self._answered(flight)
+            self._answered(flight, now_ns)
             return
         function = self._of(flight)
         if common and function is self.fallback:
-            self._answered(flight)
+            self._answered(flight, now_ns)
             function = self.primary
         if function is self.primary:
             self.common = common
         function.refused(flight, now_ns, why=flight.why, retry_after_ns=retry_after_ns)
 
-    def _answered(self, flight: Flight) -> None:
-        self._of(flight).answered(flight)
+    def _answered(self, flight: Flight, now_ns: int) -> None:
+        self._of(flight).answered(flight, now_ns)
         if self.primary.over:
             self.common = False
 

@@ -146,8 +146,10 @@ def why_retrying(view: View, rank: int, now_ns: int) -> str | None:
             if flight.held and view.serving.stands_in:
                 continue  # it goes to the fallback as soon as there is a seat
             places = sorted({written(part.partition.name) for part in flight.parts})
-            wait = f"attempt {cut.attempt + 1} in {max(0, due_ns - now_ns) / 1e9:.1f} s"
-            wait = next_probe(view, now_ns) if flight.held else wait
+            attempt = cut.attempt + (not flight.held)
+            wait = f"attempt {attempt} in {max(0, due_ns - now_ns) / 1e9:.1f} s"
+            if flight.held and not view.serving.primary.over:
+                wait = next_probe(view, now_ns)
             return f"{', '.join(places)} waits: {flight.why}; {wait}"
     if view.serving.is_shut and view.scheduler.queued_records(rank):
         why = view.serving.primary.why

@@ -141,14 +141,14 @@ class Steering:
         bulk = [each.account for each in held if each.name.topic in self.pausable]
         kept = [each.account for each in held if each.name.topic not in self.pausable]
         bulk_ratio, kept_ratio = engine.memory.fullness(bulk), engine.memory.fullness(kept)
-        lag_ms = self._lag.p99_ns / MILLISECOND
+        lag_ms = self._lag.usual_ns / MILLISECOND
         return [
             self._delay_part(),
             Part("memory", kept_ratio,
                  f"a partition that cannot be paused has filled {kept_ratio:.0%} of its memory"),
             Part("bulk_memory", min(BULK_RATIO_MAX, bulk_ratio),
                  f"a partition of bulk has filled {bulk_ratio:.0%} of its memory"),
-            Part("loop_lag", self._lag.ratio, f"the event loop is up to {lag_ms:.0f} ms late"),
+            Part("loop_lag", self._lag.ratio, f"the event loop is mostly {lag_ms:.0f} ms late"),
             self._error_part(now_ns),
             Part("spill", 0.0, "this version does not spill"),
         ]  # fmt: skip

@@ -22,7 +22,7 @@ from flowguard.queue_waits import QueueWaits
 from flowguard.seats import Seats
 from flowguard.serving import Serving
 from flowguard.settle.ledger import LaneLedger
-from flowguard.settle.retry import RetryQueue, backoff_ns
+from flowguard.settle.retry import RetryQueue
 
 __all__ = ["SKEW_RECORDS", "AgentPlan", "View"]
 
@@ -459,8 +459,7 @@ class View:
         if self._ordered and not flight.closed:
             self._close_for(flight)
         self._open_without(flight, gone)
-        # What met something unavailable waits for the probe, and not for a time of its own.
-        self.retries.add(cut, due_ns=now_ns + (0 if flight.held else backoff_ns(cut.attempt)))
+        self.retries.add(cut, due_ns=now_ns + self.serving.wait_ns(flight))
 
     def _close_for(self, flight: Flight) -> None:
         """Keep the sub-queues of a batch closed until it is settled."""

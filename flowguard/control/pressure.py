@@ -3,7 +3,7 @@
     delay         queue delay that lasts, against half of the lane's target
     memory        the fullest partition that cannot be paused away, against what it may hold
     bulk_memory   the same of those that can, up to the first rung only
-    loop_lag      how late the event loop is, against 100 ms
+    loop_lag      how late the event loop mostly is, against 100 ms
     errors        share of the batches that met something unavailable
     spill         the spill directory, against its quota; 0 until there is one
 
@@ -37,9 +37,10 @@ WINDOW_NS_MIN: Final = 100 * MILLISECOND
 WINDOW_NS_MAX: Final = SECOND
 TICK_NS: Final = 100 * MILLISECOND
 
+#: A loop that has too much to do is late at most of its ticks; one that stood still for a
+#: moment (a collection of garbage, a call that blocks) is late at one, and no rung helps it.
 LAG_NS_MAX: Final = 100 * MILLISECOND
-LAG_TICKS: Final = 100
-LAG_PERCENT: Final = 99
+LAG_TICKS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ class LaneDelay:
 
 
 class LagWindow:
-    """How late the event loop was lately."""
+    """How late the event loop mostly was in the last two seconds."""
 
     def __init__(self) -> None:
         self._lags_ns: deque[int] = deque(maxlen=LAG_TICKS)
@@ -107,12 +108,12 @@ class LagWindow:
         self._lags_ns.append(lag_ns)
 
     @property
-    def p99_ns(self) -> int:
-        """Return the lag that one tick in a hundred exceeds: a single late one does not count."""
+    def usual_ns(self) -> int:
+        """Return the lag that half of the ticks exceed."""
         ordered = sorted(self._lags_ns)
-        return ordered[max(0, len(ordered) * LAG_PERCENT // 100 - 1)] if ordered else 0
+        return ordered[len(ordered) // 2] if ordered else 0
 
     @property
     def ratio(self) -> float:
         """Return it as a part of the pressure."""
-        return min(1.0, self.p99_ns / LAG_NS_MAX)
+        return min(1.0, self.usual_ns / LAG_NS_MAX)

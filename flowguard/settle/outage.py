@@ -1,11 +1,15 @@
 """Something that an agent depends on is not there: hold, and look again now and then.
 
     refused ──▶ out ──(backoff)──▶ probe ──▶ answered: all goes on
-                 ▲                   │
-                 └──── refused ◀─────┘  the next backoff is twice as long
+       │         ▲                   │
+       │         └──── refused ◀─────┘  the next backoff is twice as long
+       └─ while others are answered: that batch alone waits
 
 One batch at a time is the probe; whatever else failed meanwhile waits behind it. It is an
 ordinary batch, so nothing is asked of a dependency that a user would not ask.
+
+What refuses some and answers others is there. To hold everything for each refusal would cost
+most of what it can do.
 """
 
 from __future__ import annotations
@@ -14,12 +18,18 @@ from collections.abc import Callable
 from typing import Final
 
 from flowguard.settle.retry import backoff_ns
+from flowguard.units import SECOND
 
 __all__ = ["Outage"]
 
 #: A wait is between this share of its backoff and the whole, so that workers that lost the
 #: same dependency do not come back to it together.
 JITTER_FROM: Final = 0.5
+
+#: It is there if it answered so lately, and has not refused so many in a row since. More in a
+#: row happen by chance to one that refuses every fifth batch once in a thousand.
+ANSWERED_NS: Final = SECOND
+REFUSED_IN_ROW: Final = 5
 
 #: What was asked for with `retry_after` is a minimum; up to this share is added.
 RETRY_AFTER_JITTER: Final = 0.1
@@ -46,6 +56,8 @@ class Outage:
         self.probe: object | None = None
         self._due_ns = 0
         self._refusals = 0
+        self._in_row = 0
+        self._answered_ns: int | None = None
         self._chance = chance
 
     @property
@@ -74,6 +86,8 @@ class Outage:
         self, flight: object, now_ns: int, *, why: str, retry_after_ns: int | None = None
     ) -> None:
         """Note that a batch met nothing."""
+        if self.over and retry_after_ns is None and self._is_there(now_ns):
+            return
         self.why = self.last_why = why
         self.total += self.over
         if self.over or flight is self.probe:
@@ -85,8 +99,19 @@ class Outage:
             extra = 1.0 + RETRY_AFTER_JITTER * self._chance()
             self._due_ns = max(self._due_ns, now_ns + round(retry_after_ns * extra))
 
-    def answered(self, flight: object) -> None:
-        """Note that a batch met what it needs; only the probe's word counts."""
+    def _is_there(self, now_ns: int) -> bool:
+        """Tell whether it has only refused a few of many."""
+        self._in_row += 1
+        return (
+            self._answered_ns is not None
+            and now_ns - self._answered_ns <= ANSWERED_NS
+            and self._in_row < REFUSED_IN_ROW
+        )
+
+    def answered(self, flight: object, now_ns: int) -> None:
+        """Note that a batch met what it needs; the probe's word ends an outage."""
+        if self.over or flight is self.probe:
+            self._answered_ns, self._in_row = now_ns, 0
         if flight is self.probe:
             self.probe = self.since_ns = None
             self.why = ""

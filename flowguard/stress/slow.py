@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any
 
 import flowguard as fg
 from flowguard.errors import FlowguardError

@@ -51,6 +51,35 @@ def test_what_is_unavailable_counts_as_no_attempt() -> None:
     assert d.counts(1) == {"read": 4, "settled": 4}
 
 
+def test_what_refuses_one_of_many_holds_only_that_one() -> None:
+    d = driver(seats=3)
+    for name in (A, B, C):
+        d.records(name, range(4))
+    first, second, third = d.running
+    d.finish(first)
+
+    d.refuse(second)
+    assert serving(d).primary.over
+    assert d.fresh(A, [4], 1)
+    d.finish(third)
+    (again,) = d.wait(100)
+
+    assert again is second and again.attempt == 1
+
+
+def test_a_fallback_serves_at_once_what_one_of_many_is_refused() -> None:
+    d = driver("failure", seats=3)
+    for name in (A, B):
+        d.records(name, range(4))
+    first, second = d.running
+    d.finish(first)
+
+    (again,) = d.refuse(second)
+
+    assert again is second and again.degraded == "failure"
+    assert serving(d).primary.over
+
+
 def test_an_ordinary_failure_counts_beside_it() -> None:
     d = driver()
     (cut,) = d.records(A, range(4))

@@ -66,12 +66,12 @@ def test_retry_after_is_a_minimum() -> None:
 def test_only_the_probe_ends_it() -> None:
     missing = outage()
     missing.refused(FIRST, 0, why="503")
-    missing.answered(OTHER)
+    missing.answered(OTHER, 0)
     assert not missing.over
     missing.started(FIRST)
-    missing.answered(OTHER)
+    missing.answered(OTHER, 0)
     assert not missing.over
-    missing.answered(FIRST)
+    missing.answered(FIRST, 0)
     assert missing.over and missing.why == ""
 
 
@@ -80,6 +80,39 @@ def test_the_next_outage_begins_with_the_shortest_wait() -> None:
     for _ in range(5):
         missing.refused(FIRST, 0, why="503")
         missing.started(FIRST)
-    missing.answered(FIRST)
-    missing.refused(OTHER, SECOND, why="503")
-    assert missing.gate_ns == SECOND + 100 * MILLISECOND
+    missing.answered(FIRST, 0)
+    missing.refused(OTHER, 2 * SECOND, why="503")
+    assert missing.gate_ns == 2 * SECOND + 100 * MILLISECOND
+
+
+def test_one_that_answers_others_is_there() -> None:
+    missing = outage()
+    missing.answered(OTHER, 0)
+    for _ in range(4):
+        missing.refused(FIRST, 500 * MILLISECOND, why="503")
+    assert missing.over
+    missing.answered(OTHER, 600 * MILLISECOND)
+    missing.refused(FIRST, 700 * MILLISECOND, why="503")
+    assert missing.over
+
+
+def test_one_that_refuses_many_in_a_row_is_not_there() -> None:
+    missing = outage()
+    missing.answered(OTHER, 0)
+    for _ in range(5):
+        missing.refused(FIRST, 10 * MILLISECOND, why="503")
+    assert not missing.over
+
+
+def test_one_that_has_not_answered_for_a_while_is_not_there() -> None:
+    missing = outage()
+    missing.answered(OTHER, 0)
+    missing.refused(FIRST, 2 * SECOND, why="503")
+    assert not missing.over
+
+
+def test_one_that_says_when_to_come_back_is_left_alone_until_then() -> None:
+    missing = outage()
+    missing.answered(OTHER, 0)
+    missing.refused(FIRST, MILLISECOND, why="429", retry_after_ns=SECOND)
+    assert not missing.is_open(900 * MILLISECOND)
