@@ -233,6 +233,7 @@ class FeedRuntime(Service):
         for name, count in readers.items():
             if count > AGENTS_MAX:
                 raise ConfigError(f"{count} agents read feed {name!r}; at most {AGENTS_MAX} can")
+        check_algorithms(self.agents.values())
         _ = self.partition_plans
         self._check_diversions()
 
@@ -673,6 +674,21 @@ class FeedRuntime(Service):
         for task in list(self._starting):
             task.cancel()
         await self.pressure_writer.close()
+
+
+def check_algorithms(agents: Iterable[FeedAgent]) -> None:
+    """Raise ConfigError if an algorithm object would see the windows of two agents."""
+    steered: dict[int, str] = {}
+    for agent in agents:
+        algorithm = None if agent.adaptive is None else agent.adaptive.algorithm
+        if algorithm is None or isinstance(algorithm, str):
+            continue
+        other = steered.setdefault(id(algorithm), agent.name)
+        if other != agent.name:
+            raise ConfigError(
+                f"agents {other} and {agent.name} share one algorithm object, which would mix up "
+                f"what they teach it; give each an fg.Adaptive with an object of its own"
+            )
 
 
 def decode(feed: Feed, cut: Cut) -> Decoded:

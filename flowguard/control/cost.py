@@ -65,6 +65,13 @@ class CostFit:
         """Return what a batch of this size costs; all cost the same while nothing is known."""
         return self._scale * (self._fixed + self._each * records)
 
+    def costs(self, sizes: Sequence[int]) -> list[float]:
+        """Return what batches of these sizes cost."""
+        if not self._each:
+            return [self._scale * self._fixed] * len(sizes)
+        fixed, each = self._scale * self._fixed, self._scale * self._each
+        return [fixed + each * size for size in sizes]
+
     def covers(self, records: float) -> bool:
         """Tell whether batches of about this size have been learnt from."""
         if self._sizes is None:
@@ -72,25 +79,27 @@ class CostFit:
         low, high = self._sizes
         return low / KNOWN_FACTOR <= records <= high * KNOWN_FACTOR
 
-    def learn(self, batches: Sequence[tuple[int, int]], *, slowed: float = 1.0) -> None:
-        """Learn from the batches of one window.
+    def learn(self, sizes: Sequence[int], times_ns: Sequence[int], *, slowed: float = 1.0) -> None:
+        """Learn from the batches of one window; not empty.
 
         Args:
-            batches: Records and service time (ns) of each; not empty.
+            sizes: How many records they had.
+            times_ns: How long they took.
             slowed: By which factor they took longer than they would have alone.
         """
-        sizes = [records for records, _ in batches]
         low, high, mean = min(sizes), max(sizes), sum(sizes) / len(sizes)
         if self._is_news(low, high, mean):
             known_low, known_high = self._sizes or (low, high)
             self._sizes = (min(known_low, low), max(known_high, high))
             size = self._size or mean
             before = self.cost(size)
-            self._add(batches, slowed)
+            self._add(sizes, times_ns, slowed)
             self._solve()
             self._scale *= before / self.cost(size)
         self._size += (mean - self._size) * (SIZE_SHARE if self._size else 1.0)
-        self._follow(batches, slowed)
+        # The level follows the batches; the shape of the line stays.
+        ratio = sum(times_ns) / slowed / (len(sizes) * (self._fixed + self._each * mean))
+        self._level += (ratio - self._level) * (LEVEL_SHARE if self._level else 1.0)
 
     def _is_news(self, low: int, high: int, mean: float) -> bool:
         """Tell whether a window says anything of how cost depends on size."""
@@ -100,12 +109,12 @@ class CostFit:
         known = records / weight
         return max(high - low, abs(mean - known)) > NEWS_MIN * known
 
-    def _add(self, batches: Sequence[tuple[int, int]], slowed: float) -> None:
+    def _add(self, sizes: Sequence[int], times_ns: Sequence[int], slowed: float) -> None:
         sums = [0.0] * 5
-        for records, service_ns in batches:
+        for records, service_ns in zip(sizes, times_ns, strict=True):
             alone_ns = service_ns / slowed
             expected = self._level * (self._fixed + self._each * records) or alone_ns or 1.0
-            weight = 1.0 / (expected * expected * len(batches))
+            weight = 1.0 / (expected * expected * len(sizes))
             sums[0] += weight
             sums[1] += weight * records
             sums[2] += weight * records * records
@@ -133,9 +142,3 @@ class CostFit:
         if fixed + each * n > 0.0:
             self._fixed, self._each, self._level = fixed, each, 1.0
             self.known = True
-
-    def _follow(self, batches: Sequence[tuple[int, int]], slowed: float) -> None:
-        """Let the level follow the batches; the shape of the line stays."""
-        expected = sum(self._fixed + self._each * records for records, _ in batches)
-        ratio = sum(service_ns for _, service_ns in batches) / slowed / expected
-        self._level += (ratio - self._level) * (LEVEL_SHARE if self._level else 1.0)

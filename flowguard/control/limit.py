@@ -3,9 +3,7 @@
     sample ─▶ ▓▓▓▓▓▓▓▓▓▓ window ─▶ algorithm ─▶ limit
                invalidate ─▶ thrown away: another loop moved something, so it teaches nothing
 
-A window lasts for about two batches, and has enough of them. What it shows of service time is
-normalised by what batches of their size cost, so that larger batches do not look like
-congestion; what it shows of goodput is measured, not estimated from service time.
+A window (`flowguard.control.window`) lasts for about two batches, and has enough of them.
 
 Algorithms are in `flowguard.control.limits`; any object with `update(window) -> Step` is one.
 """
@@ -13,32 +11,21 @@ Algorithms are in `flowguard.control.limits`; any object with `update(window) ->
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
-from math import hypot, isfinite
-from operator import truediv
+from math import isfinite
 from statistics import median
-from typing import Final, Literal, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from flowguard.control.cost import CostFit
-from flowguard.units import MILLISECOND, SECOND
+from flowguard.control.window import Batches, Outcome, Sample, Window, WindowRule, window_of
+from flowguard.units import SECOND
 
 __all__ = ["Algorithm", "Change", "Limiter", "Outcome", "Step", "Window", "WindowRule"]
-
-Outcome = Literal["ok", "failed", "unavailable", "timeout", "throttled"]
-
-#: Outcomes that say "less, please". A batch that failed for its own reasons says nothing.
-DROPS: Final = frozenset({"unavailable", "timeout", "throttled"})
 
 #: Where a limit starts unless the algorithm says otherwise: research/overload.md a.2.
 LIMIT_FIRST: Final = 4.0
 
 #: A change of the limit by more than this share is given one service time to take effect.
 SETTLE_RATIO: Final = 0.1
-
-#: A batch that took longer than this many medians counts as that long: a few stragglers say
-#: little about congestion.
-CLIPPED_AT: Final = 4.0
 
 #: Nothing was learnt for so long, though there was work: the limit is halved.
 BLIND_NS: Final = 30 * SECOND
@@ -57,82 +44,6 @@ LONGER_MAX: Final = 2.0
 
 #: So many windows of batches of a new size teach what they cost, and nothing else.
 NEW_SIZE_WINDOWS: Final = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WindowRule:
-    """How long windows are.
-
-    Args:
-        services: Length in median service times.
-        min_ns: Shortest window.
-        max_ns: Longest window, unless it takes longer to get enough batches.
-        completions: Fewest batches of a window.
-        completions_slow: The same where a batch takes more than a second.
-        settle: Whether a large change of the limit is given time before the next window.
-    """
-
-    services: float = 2.0
-    min_ns: int = 250 * MILLISECOND
-    max_ns: int = 5 * SECOND
-    completions: int = 10
-    completions_slow: int = 3
-    settle: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Window:
-    """What one window has shown.
-
-    Args:
-        at_ns: Its end.
-        length_ns: How long it was.
-        limit: The limit it had, a fraction; `seats` is what it amounts to.
-        limit_min: The least limit that may be asked for.
-        limit_max: The most.
-        seats: Batches that could be under way at once.
-        in_flight_max: Most batches that were under way at once.
-        in_flight_mean: Batches under way, on average over those that finished.
-        completions: Batches that ended in any way.
-        successes: Those of them that ended well.
-        drops: Those that were refused: throttled, timed out, or something was unavailable.
-        dropped_share: The share of all seats' time that went to them, 0..1.
-        service_ns: Mean service time of the successes, in batches of normal cost; 0 without.
-        goodput_per_s: Successes a second, in batches of normal cost.
-        service_error: Standard error of `service_ns`, as a share of it, from how much batches
-            differ; what all batches of the window have in common is not in it.
-        goodput_error: The same for `goodput_per_s`, from batches half done at both ends.
-        restarted: Nothing could be learnt for so long that the limit was halved, or this is
-            the first window: what is known of normal service time is void.
-    """
-
-    at_ns: int
-    length_ns: int
-    limit: float
-    limit_min: int
-    limit_max: int
-    seats: int
-    in_flight_max: int
-    in_flight_mean: float
-    completions: int
-    successes: int
-    drops: int
-    dropped_share: float
-    service_ns: float
-    goodput_per_s: float
-    service_error: float = 0.0
-    goodput_error: float = 0.0
-    restarted: bool = False
-
-    @property
-    def drop_ratio(self) -> float:
-        """Return the share of batches that were refused, 0..1."""
-        return self.drops / self.completions if self.completions else 0.0
-
-    @property
-    def saturated(self) -> bool:
-        """Tell whether the limit was what held work back; if not, it says nothing of more."""
-        return self.in_flight_mean >= 0.9 * self.seats
 
 
 class Step(NamedTuple):
@@ -164,16 +75,6 @@ class Change(NamedTuple):
     before: float
     after: float
     why: str
-
-
-class Sample(NamedTuple):
-    """One finished batch."""
-
-    records: int
-    service_ns: int
-    outcome: Outcome
-    in_flight: int
-    late: bool  # it began before the limit was changed
 
 
 class Limiter:
@@ -312,18 +213,22 @@ class Limiter:
 
     def _learn(self, now_ns: int) -> Change | None:
         """Let the algorithm see the window, unless its batches are of a size never seen."""
-        good = [(each.records, each.service_ns) for each in self._samples if each.outcome == "ok"]
-        timely = [
-            (each.records, each.service_ns)
-            for each in self._samples
-            if each.outcome == "ok" and not each.late
-        ]
-        before = self.limit
-        if good and (why := self._why_incomparable(good)):
+        assert self._opened_ns is not None
+        good, before = Batches.of(self._samples), self.limit
+        if len(good) and (why := self._why_incomparable(good)):
             self._reopen(now_ns, settle=False)
             return Change("invalid", before, before, why)
-        window = self._window(good, timely or good, now_ns)
-        if good:
+        window = window_of(
+            self._samples,
+            self.cost,
+            at_ns=now_ns,
+            length_ns=now_ns - self._opened_ns,
+            limit=self.limit,
+            limit_min=self.limit_min,
+            limit_max=self.limit_max,
+            restarted=self._restarted,
+        )
+        if len(good):
             self._learn_cost(good, window.service_ns)
         try:
             step = self.algorithm.update(window)
@@ -337,78 +242,25 @@ class Limiter:
         self._reopen(now_ns, settle=moved and self.rule.settle)
         return Change(step.action, before, self.limit, step.why)
 
-    def _why_incomparable(self, good: Sequence[tuple[int, int]]) -> str:
+    def _why_incomparable(self, good: Batches) -> str:
         """Tell why batches cannot be compared with those before; what they cost is learnt."""
-        mean = sum(records for records, _ in good) / len(good)
         if not self._late:
             return ""
-        if not self.cost.covers(mean):
+        if not self.cost.covers(good.mean_size):
             self._new_size = NEW_SIZE_WINDOWS
         if not self._new_size:
             return ""
         self._new_size -= 1
         late = list(self._late)
-        self.cost.learn(good, slowed=max(1.0, median(late[-RECENT_WINDOWS:]) / median(late)))
-        return f"what batches of {mean:.0f} records cost must be learnt first"
+        slowed = max(1.0, median(late[-RECENT_WINDOWS:]) / median(late))
+        self.cost.learn(good.sizes, good.times_ns, slowed=slowed)
+        return f"what batches of {good.mean_size:.0f} records cost must be learnt first"
 
-    def _window(
-        self, good: Sequence[tuple[int, int]], timely: Sequence[tuple[int, int]], now_ns: int
-    ) -> Window:
-        assert self._opened_ns is not None
-        samples = self._samples
-        costs = [self.cost.cost(records) for records, _ in good]
-        length_ns = now_ns - self._opened_ns
-        dropped_ns = [each.service_ns for each in samples if each.outcome in DROPS]
-        service_ns, service_error = self._normal_service(timely)
-        return Window(
-            at_ns=now_ns,
-            length_ns=length_ns,
-            limit=self.limit,
-            limit_min=self.limit_min,
-            limit_max=self.limit_max,
-            seats=self.seats,
-            in_flight_max=max(each.in_flight for each in samples),
-            in_flight_mean=sum(each.in_flight for each in samples) / len(samples),
-            completions=len(samples),
-            successes=len(good),
-            drops=len(dropped_ns),
-            dropped_share=sum(dropped_ns) / max(1, sum(each.service_ns for each in samples)),
-            service_ns=service_ns,
-            goodput_per_s=sum(costs) * SECOND / length_ns,
-            service_error=service_error,
-            goodput_error=hypot(service_error, self._edge_error(costs)),
-            restarted=self._restarted,
-        )
-
-    def _normal_service(self, good: Sequence[tuple[int, int]]) -> tuple[float, float]:
-        """Return the mean service time by cost, stragglers clipped, and its relative error."""
-        if not good:
-            return 0.0, 0.0
-        costs = [self.cost.cost(records) for records, _ in good]
-        times = [service_ns for _, service_ns in good]
-        most = CLIPPED_AT * float(median(map(truediv, times, costs)))
-        clipped = [min(each, most * own) for each, own in zip(times, costs, strict=True)]
-        mean = sum(clipped) / sum(costs)
-        off = sum((each - mean * own) ** 2 for each, own in zip(clipped, costs, strict=True))
-        return mean, (off**0.5 / sum(clipped) if mean else 0.0)
-
-    def _edge_error(self, costs: Sequence[float]) -> float:
-        """Return by how much goodput is off because of batches half done at both ends.
-
-        At each end every seat has a batch of which any part may be done. A costly one is
-        met there more often.
-        """
-        if not costs:
-            return 0.0
-        total = sum(costs)
-        met = sum(cost**3 for cost in costs) / total
-        return float((self.seats * met / 6) ** 0.5 / total)
-
-    def _learn_cost(self, good: Sequence[tuple[int, int]], service_ns: float) -> None:
+    def _learn_cost(self, good: Batches, service_ns: float) -> None:
         """Learn what batches cost while they do not wait for one another."""
         self._late.append(service_ns)
         if service_ns <= QUIET_RATIO * sorted(self._late)[len(self._late) // 4]:
-            self.cost.learn(good)
+            self.cost.learn(good.sizes, good.times_ns)
 
     def _reopen(self, now_ns: int, *, settle: bool) -> None:
         self._samples.clear()

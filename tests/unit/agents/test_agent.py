@@ -12,7 +12,7 @@ from faust.exceptions import ImproperlyConfigured
 import flowguard as fg
 from flowguard.agents import agent as module
 from flowguard.agents.delivered import current_delivered
-from flowguard.errors import HookError
+from flowguard.errors import ConfigError, HookError
 from tests.unit.agents.app import make_app, serving
 
 
@@ -361,3 +361,42 @@ async def test_the_engine_learns_what_was_declared() -> None:
     assert (plan.name, plan.topics, plan.seats) == ("a", {"orders", "returns"}, 3)
     assert (plan.records_max, plan.linger_ns, plan.by_partition) == (7, 1_000_000, True)
     assert plan.order == "none"
+
+
+async def test_an_adaptive_agent_has_as_many_instances_as_there_can_be_seats() -> None:
+    app = make_app()
+    adaptive = fg.Adaptive(min=2, max=5, algorithm="vegas")
+    agent = app.agent(app.feed("orders"), name="a", concurrency=adaptive)(yielding)
+
+    plan = agent.plan()
+
+    assert (plan.seats, plan.adaptive, agent.concurrency) == (5, adaptive, 5)
+
+
+async def test_concurrency_is_one_batch_at_a_time_unless_it_is_given() -> None:
+    app = make_app()
+    agent = app.agent(app.feed("orders"), name="a")(yielding)
+
+    assert (agent.plan().seats, agent.plan().adaptive) == (1, None)
+
+
+@pytest.mark.parametrize("concurrency", [0, "many", 2.5, True])
+async def test_a_concurrency_that_is_none_is_refused(concurrency: object) -> None:
+    app = make_app()
+
+    with pytest.raises(ConfigError, match=r"or fg\.Adaptive"):
+        app.agent(app.feed("orders"), concurrency=concurrency)(yielding)
+
+
+async def test_one_algorithm_cannot_steer_two_agents() -> None:
+    class Mine:
+        def update(self, window: object) -> object:
+            raise NotImplementedError
+
+    app = make_app()
+    orders, shared = app.feed("orders"), fg.Adaptive(algorithm=Mine())
+    app.agent(orders, name="a", concurrency=shared)(yielding)
+    app.agent(orders, name="b", concurrency=shared)(yielding)
+
+    with pytest.raises(ConfigError, match="agents a and b share one algorithm object"):
+        app.runtime.check()

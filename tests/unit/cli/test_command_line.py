@@ -18,7 +18,7 @@ from tests.unit.cli.conftest import Run
 def test_help_names_every_verb_and_completion(run: Run) -> None:
     result = run("--help")
     assert result.exit_code == 0
-    for word in ("worker", "check", "demo", "bench", "_FLOWGUARD_COMPLETE"):
+    for word in ("worker", "check", "demo", "stress", "bench", "_FLOWGUARD_COMPLETE"):
         assert word in result.stdout
 
 

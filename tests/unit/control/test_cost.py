@@ -10,10 +10,12 @@ from flowguard.control.cost import CostFit
 from flowguard.units import MICROSECOND, MILLISECOND
 
 
-def batches(*sizes: int, fixed_ms: float = 10, record_us: float = 100) -> list[tuple[int, int]]:
-    """Return batches that take exactly so long."""
-    return [
-        (size, round(fixed_ms * MILLISECOND + size * record_us * MICROSECOND)) for size in sizes
+def batches(
+    *sizes: int, fixed_ms: float = 10, record_us: float = 100, times: float = 1.0
+) -> tuple[list[int], list[int]]:
+    """Return the sizes of batches, and how long they take exactly."""
+    return list(sizes), [
+        round(times * (fixed_ms * MILLISECOND + size * record_us * MICROSECOND)) for size in sizes
     ]
 
 
@@ -32,7 +34,7 @@ def test_all_batches_cost_the_same_while_nothing_is_known():
 def test_batches_of_one_size_say_nothing_of_others():
     cost = CostFit()
     for _ in range(50):
-        cost.learn(batches(64, 64, 65))
+        cost.learn(*batches(64, 64, 65))
 
     assert not cost.known
     assert cost.covers(64)
@@ -41,7 +43,7 @@ def test_batches_of_one_size_say_nothing_of_others():
 
 def test_a_line_is_put_through_batches_of_different_sizes():
     cost = CostFit()
-    cost.learn(batches(50, 100, 200, 400))
+    cost.learn(*batches(50, 100, 200, 400))
 
     assert cost.known
     assert cost.fixed_ns == pytest.approx(10 * MILLISECOND, rel=0.01)
@@ -51,9 +53,9 @@ def test_a_line_is_put_through_batches_of_different_sizes():
 def test_a_step_of_the_size_is_learnt_without_changing_what_the_old_size_cost():
     cost = CostFit()
     for _ in range(10):
-        cost.learn(batches(*[64] * 20))
+        cost.learn(*batches(*[64] * 20))
 
-    cost.learn(batches(*[512] * 20))
+    cost.learn(*batches(*[512] * 20))
 
     assert cost.cost(64) == pytest.approx(1.0, rel=0.01)
     assert ratio(cost, 512, 64) == pytest.approx(61.2 / 16.4, rel=0.02)
@@ -62,31 +64,30 @@ def test_a_step_of_the_size_is_learnt_without_changing_what_the_old_size_cost():
 def test_queueing_is_taken_out_of_what_a_new_size_costs():
     cost = CostFit()
     for _ in range(10):
-        cost.learn(batches(*[64] * 20))
+        cost.learn(*batches(*[64] * 20))
 
-    slow = [(size, 2 * service_ns) for size, service_ns in batches(*[512] * 20)]
-    cost.learn(slow, slowed=2.0)
+    cost.learn(*batches(*[512] * 20, times=2.0), slowed=2.0)
 
     assert ratio(cost, 512, 64) == pytest.approx(61.2 / 16.4, rel=0.02)
 
 
 def test_what_is_known_of_other_sizes_is_kept_while_batches_have_one_size():
     cost = CostFit()
-    cost.learn(batches(64, 512))
+    cost.learn(*batches(64, 512))
     before = ratio(cost, 512, 64)
 
     for _ in range(1_000):
-        cost.learn(batches(*[64] * 10))
+        cost.learn(*batches(*[64] * 10))
 
     assert ratio(cost, 512, 64) == pytest.approx(before, rel=0.1)
 
 
 def test_the_level_follows_an_agent_that_becomes_slower():
     cost = CostFit()
-    cost.learn(batches(64, 512))
+    cost.learn(*batches(64, 512))
 
     for _ in range(100):
-        cost.learn([(size, 3 * service_ns) for size, service_ns in batches(64, 512)])
+        cost.learn(*batches(64, 512, times=3.0))
 
     assert cost.record_ns == pytest.approx(300 * MICROSECOND, rel=0.05)
 
@@ -96,12 +97,8 @@ def test_noise_does_not_make_a_part_of_the_line_negative():
     cost = CostFit()
     for _ in range(200):
         sizes = [rng.randint(1, 4096) for _ in range(20)]
-        cost.learn(
-            [
-                (size, round(service_ns * rng.lognormvariate(0, 0.5)))
-                for size, service_ns in batches(*sizes, fixed_ms=0.0, record_us=3)
-            ]
-        )
+        _, times_ns = batches(*sizes, fixed_ms=0.0, record_us=3)
+        cost.learn(sizes, [round(each * rng.lognormvariate(0, 0.5)) for each in times_ns])
         assert cost.fixed_ns >= 0.0
         assert cost.record_ns >= 0.0
         assert cost.cost(1) > 0.0
@@ -111,7 +108,7 @@ def test_noise_does_not_make_a_part_of_the_line_negative():
 def test_batches_that_take_no_time_are_no_trouble(service_ns):
     cost = CostFit()
 
-    cost.learn([(1, service_ns), (100, service_ns)])
-    cost.learn([(1, 10), (100, 1000)])
+    cost.learn([1, 100], [service_ns, service_ns])
+    cost.learn([1, 100], [10, 1000])
 
     assert cost.cost(50) > 0.0
