@@ -80,12 +80,12 @@ class Overflow:
     # What the engine tells.
 
     def fetched(self, views: Iterable[View], ranks: Iterable[int], now_ns: int) -> None:
-        """Look at lanes that have got records."""
+        """Look whether lanes that have got records are above their share now."""
         self._end()
         for rank in set(ranks):
             for view in views:
                 gate = self._gates[view].get(rank)
-                if gate is not None and gate.lane.policies:
+                if gate is not None and gate.lane.policies and gate.is_full:
                     self._relieve(gate, now_ns)
         self._end()
 

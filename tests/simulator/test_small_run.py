@@ -10,6 +10,7 @@ import random
 import pytest
 
 from flowguard.lanes.lane import Lane
+from flowguard.lanes.overflow import Shed
 from flowguard.units import MIB, MILLISECOND, SECOND
 from tests.simulator.world import World
 
@@ -51,6 +52,29 @@ def test_realtime_keeps_its_target_beside_a_flood():
     seen = flooded().run(2 * SECOND)
 
     assert seen.percentile_ns(REALTIME, 99) <= 50 * MILLISECOND
+
+
+@pytest.mark.parametrize("seed", [1, 7])
+def test_realtime_keeps_its_target_in_partitions_that_a_lower_lane_floods_if_that_may_shed(
+    seed: int,
+):
+    lanes = (Lane("realtime", target="50ms"), Lane("hints", overflow=Shed()))
+    world = World(lanes, service=work, seats=2, memory_bytes=4 * MIB, seed=seed)
+    for partition in range(4):
+        world.produce_every(10 * MILLISECOND, partition=partition, lane=0, until_ns=SECOND)
+        world.produce_every(
+            MILLISECOND, partition=partition, lane=1, until_ns=SECOND // 2, count=100
+        )
+
+    seen = world.run(2 * SECOND)
+
+    realtime, hints = (book.counts for book in world.engine.books)
+    assert seen.percentile_ns(REALTIME, 99) <= 25 * MILLISECOND
+    assert (realtime.read, realtime.settled) == (400, 400)
+    assert hints.read == hints.settled + hints.shed == 200_000
+    possible = 2 * (SECOND // 2) * 1000 // work(1, 1000)  # by two seats while the flood lasts
+    assert hints.settled >= 0.8 * possible
+    assert seen.peak_bytes <= 4 * MIB
 
 
 def test_the_flood_gets_all_that_realtime_leaves():

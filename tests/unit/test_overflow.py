@@ -803,6 +803,7 @@ def test_a_lane_that_is_only_conflated_is_conflated_all_the_time() -> None:
     d.engine.overflow.set_shed_ratio(1, 0.1, "why")
 
     d.fresh(A, range(10), 1, keys=[b"a"] * 10)
+    d.wait(100)
 
     assert waiting(d) == [9]
     assert "shed" not in d.counts(1)
