@@ -48,7 +48,14 @@ class Leaving:
         self._let_go(part)
 
     def rows(
-        self, view: View, part: Part, keep: pa.BooleanArray, outcome: str, why: str
+        self,
+        view: View,
+        part: Part,
+        keep: pa.BooleanArray,
+        outcome: str,
+        why: str,
+        *,
+        always: bool = False,
     ) -> Part | None:
         """Let some records of a slice go, which wait, and return the others; None if none stays.
 
@@ -56,6 +63,7 @@ class Leaving:
 
         Args:
             keep: Mask of those that stay.
+            always: Copy in any case: what stays is no more than a batch.
         """
         first, end, count = span(keep)
         if count == 0:
@@ -67,7 +75,7 @@ class Leaving:
             self._count(part, keep, outcome, why)
         else:
             chunk = kept_chunk(piece, keep)
-            if not self._fits([part], chunk):
+            if not (always or self._fits([part], chunk)):
                 return part
             kept = Slice(chunk, 0, count)
             self._count(part, keep, outcome, why)
