@@ -24,6 +24,7 @@ import pyarrow as pa
 
 
 cdef uintptr_t address_of(buffer):
+    """Return where an Arrow buffer starts, 0 for an absent one."""
     return 0 if buffer is None else buffer.address
 
 
@@ -56,8 +57,8 @@ cdef class Marks:
         return at if self.index == NULL else self.index[at]
 
     cdef int check(self, int64_t start, int64_t count) except -1:
-        if start < 0 or count < 0 or start + count > self.rows:
-            raise ValueError(f"rows {start} to {start + count} are not among {self.rows}")
+        if start < 0 or count < 0 or count > self.rows or start > self.rows - count:
+            raise ValueError(f"{count} rows from {start} on are not among {self.rows}")
         return 0
 
     def start(self, int64_t start, int64_t count):

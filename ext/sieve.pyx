@@ -12,11 +12,15 @@ Thread-safety: pure; the GIL is released for all passes over rows.
 Source: Knuth, The Art of Computer Programming 3, section 6.4 (open addressing).
 """
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
-from libc.stdlib cimport free, malloc
+from libc.stdio cimport snprintf
+from libc.stdlib cimport free, malloc, qsort
 from libc.string cimport memcmp, memset
+
+from cpython cimport array
 
 from includes.hash cimport hash_bytes, mixed
 
+import array as arrays
 import os
 
 import pyarrow as pa
@@ -24,6 +28,9 @@ import pyarrow as pa
 cdef enum:
     VACANT = -1
     ROWS_MAX = 1 << 30
+    WORD_CHARACTERS = 48                    # two numbers of 20 characters and a hyphen
+
+cdef array.array FLAT = arrays.array("q")
 
 cdef double HASHES = 4294967296.0           # of 32 bits
 
@@ -265,6 +272,32 @@ def span(keep):
     return start, stop, count
 
 
+cdef int64_t runs_out(
+    const int64_t* numbers, const uint8_t* bits, int64_t first, int64_t rows, bint whole_lane,
+    int64_t* out,
+) noexcept nogil:
+    """Write the ranges of rows that leave, if there is where to, and return how many they are."""
+    cdef int64_t row, end = 0, found = 0
+    cdef bint is_open = False
+    for row in range(rows):
+        if bits != NULL and is_set(bits, first + row):
+            is_open = False
+            continue
+        if not is_open or (numbers[row] != end and not whole_lane):
+            if out != NULL:
+                out[2 * found] = numbers[row]
+            found += 1
+            is_open = True
+        end = numbers[row] + 1
+        if out != NULL:
+            out[2 * found - 1] = end
+    return found
+
+
+cdef array.array new_ranges(int64_t count):
+    return array.clone(FLAT, 2 * count, zero=False)
+
+
 def left_out(offsets, keep, bint whole_lane=True):
     """Return the ranges of offsets that leave, half-open and ascending.
 
@@ -273,27 +306,85 @@ def left_out(offsets, keep, bint whole_lane=True):
         keep: Mask of those that stay, None if none does.
         whole_lane: No other record of the lane lies between two rows, so a range goes on
             where offsets are missing.
+
+    Returns:
+        array("q"): first, end, first, end, ...
     """
-    cdef int64_t rows = len(offsets), first = 0, row, start = 0, end = 0
+    cdef int64_t rows = len(offsets), first = 0, count
     cdef const int64_t* numbers = numbers_of(offsets, rows)
     cdef const uint8_t* bits = NULL
-    cdef bint stays, is_open = False
-    ranges = []
     if keep is not None:
         if len(keep) != rows:
             raise ValueError(f"a mask of {len(keep)} rows for {rows} offsets")
         bits = mask_of(keep, &first)
-    for row in range(rows):
-        stays = bits != NULL and is_set(bits, first + row)
-        if is_open and (stays or (numbers[row] != end and not whole_lane)):
-            ranges.append((start, end))
-            is_open = False
-        if stays:
-            continue
-        if not is_open:
-            start = numbers[row]
-            is_open = True
-        end = numbers[row] + 1
-    if is_open:
-        ranges.append((start, end))
+    with nogil:
+        count = runs_out(numbers, bits, first, rows, whole_lane, NULL)
+    cdef array.array ranges = new_ranges(count)
+    cdef int64_t* out = <int64_t*>ranges.data.as_longlongs
+    with nogil:
+        runs_out(numbers, bits, first, rows, whole_lane, out)
     return ranges
+
+
+cdef int by_first(const void* one, const void* other) noexcept nogil:
+    cdef int64_t a = (<const int64_t*>one)[0], b = (<const int64_t*>other)[0]
+    return (a > b) - (a < b)
+
+
+cdef int64_t merge(int64_t* ranges, int64_t count) noexcept nogil:
+    """Sort ranges, join those that touch, and return how many are left."""
+    cdef int64_t at, last = 0
+    if count == 0:
+        return 0
+    qsort(ranges, count, 2 * sizeof(int64_t), by_first)
+    for at in range(1, count):
+        if ranges[2 * at] <= ranges[2 * last + 1]:
+            ranges[2 * last + 1] = max(ranges[2 * last + 1], ranges[2 * at + 1])
+        else:
+            last += 1
+            ranges[2 * last] = ranges[2 * at]
+            ranges[2 * last + 1] = ranges[2 * at + 1]
+    return last + 1
+
+
+def merged(array.array ranges not None):
+    """Return the same offsets in as few ranges as can be, ascending; as `left_out` does."""
+    if ranges.typecode != "q" or len(ranges) % 2:
+        raise TypeError("ranges are pairs in an array of typecode q")
+    cdef array.array found = array.copy(ranges)
+    cdef int64_t* flat = <int64_t*>found.data.as_longlongs
+    cdef int64_t count = len(found) // 2
+    with nogil:
+        count = merge(flat, count)
+    array.resize(found, 2 * count)
+    return found
+
+
+def range_lines(array.array ranges not None, int64_t room):
+    """Return ranges as people write them (`5,8-11`), in lines of so many characters.
+
+    A single range that is longer has a line of its own.
+    """
+    cdef int64_t count = len(ranges) // 2, at
+    cdef const int64_t* flat = <int64_t*>ranges.data.as_longlongs
+    cdef char word[WORD_CHARACTERS]
+    cdef bytearray line = bytearray()
+    cdef int size
+    lines = []
+    for at in range(count):
+        if flat[2 * at + 1] == flat[2 * at] + 1:
+            size = snprintf(word, WORD_CHARACTERS, b"%lld", <long long>flat[2 * at])
+        else:
+            size = snprintf(
+                word, WORD_CHARACTERS, b"%lld-%lld",
+                <long long>flat[2 * at], <long long>(flat[2 * at + 1] - 1),
+            )
+        if line and len(line) + size + 1 > room:
+            lines.append(line.decode("ascii"))
+            line.clear()
+        if line:
+            line += b","
+        line += word[:size]
+    if line:
+        lines.append(line.decode("ascii"))
+    return lines

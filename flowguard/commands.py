@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from array import array
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import overload
 
 from flowguard.chunk import Slice, TopicPartition
 
-__all__ = ["Command", "Cut", "DivertBatch", "Fetch", "Hold", "Resume", "StartBatch", "Unprocessed"]
+__all__ = [
+    "Command", "Cut", "DivertBatch", "Fetch", "Hold", "OffsetRanges", "Resume", "StartBatch",
+    "Unprocessed",
+]  # fmt: skip
 
 
 @dataclass(slots=True, eq=False)
@@ -86,6 +91,40 @@ class DivertBatch:
     topic: str
 
 
+class OffsetRanges(Sequence[tuple[int, int]]):
+    """Half-open ranges of offsets, ascending, without an object for each.
+
+    Args:
+        flat: First, end, first, end, ...
+    """
+
+    def __init__(self, flat: array[int]) -> None:
+        self.flat = flat
+
+    def __len__(self) -> int:
+        return len(self.flat) // 2
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[int, int]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[tuple[int, int]]: ...
+
+    def __getitem__(self, index: int | slice) -> tuple[int, int] | Sequence[tuple[int, int]]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        at = range(len(self))[index]
+        return self.flat[2 * at], self.flat[2 * at + 1]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"OffsetRanges({list(self)})"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unprocessed:
     """Log that these records leave without an agent, as their lane's policy says.
@@ -94,13 +133,14 @@ class Unprocessed:
         outcome: `shed`, `conflated`, `expired` or `diverted`.
         lane: Rank of the lane.
         ranges: Half-open runs of offsets, ascending; offsets of other lanes may lie between.
+            There can be as many as records.
         why: The reason, for people.
     """
 
     outcome: str
     lane: int
     partition: TopicPartition
-    ranges: tuple[tuple[int, int], ...]
+    ranges: OffsetRanges
     count: int
     why: str
 

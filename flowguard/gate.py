@@ -88,6 +88,11 @@ class Gate:
         """Return at how many bytes it is no longer full."""
         return round(LOW * self.share_bytes)
 
+    @property
+    def is_full(self) -> bool:
+        """Tell whether more waits than may, or than it must come back to."""
+        return self.waiting_bytes > (self.low_bytes if self.full else self.share_bytes)
+
     def need(self, now_ns: int, *, late_counts: bool) -> Need | None:
         """Return what must leave now, None if nothing must.
 
@@ -95,7 +100,7 @@ class Gate:
             late_counts: What waits too long must leave, too.
         """
         waiting_bytes = self.waiting_bytes
-        self.full = waiting_bytes > (self.low_bytes if self.full else self.share_bytes)
+        self.full = self.is_full
         before_ns = self._late_before_ns(now_ns) if late_counts else None
         if self.full:
             why = f"{format_size(waiting_bytes)} wait, its share is {format_size(self.share_bytes)}"

@@ -59,6 +59,7 @@ class Waiting:
         queue: Its sub-queue in the scheduler.
         piece: The rows that wait.
         base: The row of the chunk from which the scheduler counts.
+        newest_born_ns: When the youngest of its records was made, once somebody has asked.
         conflated: It was among those of which only the newest of each key stayed.
     """
 
@@ -68,6 +69,7 @@ class Waiting:
     queue: int
     piece: Slice
     base: int = 0
+    newest_born_ns: int | None = None
     conflated: bool = False
 
     @property
@@ -78,6 +80,7 @@ class Waiting:
     def go_on_with(self, part: Part) -> None:
         """Wait with these records only; they may be in another chunk."""
         self.piece, self.run = part.piece, part.run
+        self.newest_born_ns = None
 
 
 @dataclass(slots=True, eq=False)

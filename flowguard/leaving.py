@@ -6,6 +6,7 @@ their own, so that the memory of the others comes free.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from flowguard.engine import Engine
     from flowguard.view import View
 
-__all__ = ["Leaving", "kept_chunk"]
+__all__ = ["Leaving", "joined_chunk", "kept_chunk"]
 
 
 class Leaving:
@@ -47,7 +48,14 @@ class Leaving:
         self._let_go(part)
 
     def rows(
-        self, view: View, part: Part, keep: pa.BooleanArray, outcome: str, why: str
+        self,
+        view: View,
+        part: Part,
+        keep: pa.BooleanArray,
+        outcome: str,
+        why: str,
+        *,
+        always: bool = False,
     ) -> Part | None:
         """Let some records of a slice go, which wait, and return the others; None if none stays.
 
@@ -55,6 +63,7 @@ class Leaving:
 
         Args:
             keep: Mask of those that stay.
+            always: Copy in any case: what stays is no more than a batch.
         """
         first, end, count = span(keep)
         if count == 0:
@@ -66,13 +75,12 @@ class Leaving:
             self._count(part, keep, outcome, why)
         else:
             chunk = kept_chunk(piece, keep)
-            if not self._fits(part, chunk):
+            if not (always or self._fits([part], chunk)):
                 return part
             kept = Slice(chunk, 0, count)
             self._count(part, keep, outcome, why)
             self._engine.tally.moved(piece, keep, chunk)
-            self._engine.memory.hold(part.partition.account, chunk.num_bytes)
-            part.partition.chunks.add(chunk)
+            self._hold(part.partition, chunk)
         run = part.run
         if (first_offset := kept.chunk.offset_at(kept.start)) != run.first_offset:
             run = part.ledger.split(part.run, first_offset)
@@ -80,6 +88,26 @@ class Leaving:
             self._moved_on[view, part.partition, piece.chunk.lane] = part.ledger
         self._let_go(part)
         return part._replace(piece=kept, run=run)
+
+    def joined(self, view: View, parts: Sequence[Part]) -> Part | None:
+        """Return slices of one partition, which wait one behind the other, as a single one.
+
+        None if several agents read them, or memory has no room for the copy.
+        """
+        first = parts[0]
+        if any(self._engine.tally.is_shared(part.piece.chunk) for part in parts):
+            return None
+        chunk = joined_chunk([part.piece for part in parts])
+        if not self._fits(parts, chunk):
+            return None
+        self._engine.tally.joined([part.piece for part in parts], chunk)
+        self._hold(first.partition, chunk)
+        for part in parts[1:]:
+            part.ledger.finish(part.run)
+        self._moved_on[view, first.partition, chunk.lane] = first.ledger
+        for part in parts:
+            self._let_go(part)
+        return first._replace(piece=Slice(chunk, 0, chunk.num_records))
 
     def end(self) -> bool:
         """Let what waits behind go on; True if there is room for partitions that had none."""
@@ -104,10 +132,15 @@ class Leaving:
                 why=why,
             )
 
-    def _fits(self, part: Part, chunk: Chunk) -> bool:
+    def _fits(self, parts: Sequence[Part], chunk: Chunk) -> bool:
         """Tell whether a copy has room, or takes the place of what it was copied from."""
-        replaces = part.piece.chunk.unsettled == part.piece.count
-        return replaces or self._engine.memory.room(part.partition.account) >= chunk.num_bytes
+        replaces = all(part.piece.chunk.unsettled == part.piece.count for part in parts)
+        room_bytes = self._engine.memory.room(parts[0].partition.account)
+        return replaces or room_bytes >= chunk.num_bytes
+
+    def _hold(self, partition: Partition, chunk: Chunk) -> None:
+        self._engine.memory.hold(partition.account, chunk.num_bytes)
+        partition.chunks.add(chunk)
 
     def _let_go(self, part: Part) -> None:
         if part.piece.chunk.unsettled == 0:
@@ -129,5 +162,29 @@ def kept_chunk(piece: Slice, keep: pa.BooleanArray) -> Chunk:
         first_offset=int(columns.column(0)[0].as_py()),
         first_timestamp_ms=first_timestamp_ms,
         born_ns=min(chunk.fetched_ns, chunk.born_ns + later_ns),
+        sparse=True,
+    )
+
+
+def joined_chunk(pieces: Sequence[Slice]) -> Chunk:
+    """Return slices of one partition, lane and flow, in their order, as one chunk.
+
+    It counts as read when the last of them was.
+    """
+    chunks = [piece.chunk for piece in pieces]
+    table = pa.Table.from_batches([piece.columns for piece in pieces]).combine_chunks()
+    (columns,) = table.to_batches()
+    entity = None
+    if chunks[0].entity is not None:
+        entity = pa.concat_arrays([piece.entities for piece in pieces])
+    return replace(
+        chunks[0],
+        columns=columns,
+        entity=entity,
+        num_bytes=columns.nbytes + (0 if entity is None else entity.nbytes),
+        first_offset=int(columns.column(0)[0].as_py()),
+        first_timestamp_ms=min(chunk.first_timestamp_ms for chunk in chunks),
+        fetched_ns=max(chunk.fetched_ns for chunk in chunks),
+        born_ns=min(chunk.born_ns for chunk in chunks),
         sparse=True,
     )

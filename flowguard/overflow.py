@@ -22,7 +22,7 @@ from flowguard._native.sieve import outside_cohort
 from flowguard.backlog import ALL
 from flowguard.commands import Command, Resume
 from flowguard.conflation import conflate
-from flowguard.control.age import all_too_old, young_rows
+from flowguard.control.age import newest_born_ns, young_rows
 from flowguard.control.decision import Decision
 from flowguard.control.queue_delay import QueueDelay
 from flowguard.diversion import Diversions
@@ -80,12 +80,12 @@ class Overflow:
     # What the engine tells.
 
     def fetched(self, views: Iterable[View], ranks: Iterable[int], now_ns: int) -> None:
-        """Look at lanes that have got records."""
+        """Look whether lanes that have got records are above their share now."""
         self._end()
         for rank in set(ranks):
             for view in views:
                 gate = self._gates[view].get(rank)
-                if gate is not None and gate.lane.policies:
+                if gate is not None and gate.lane.policies and gate.is_full:
                     self._relieve(gate, now_ns)
         self._end()
 
@@ -129,7 +129,7 @@ class Overflow:
         if young == "none":
             self._leaving.whole(view, part, "expired", why)
             return None
-        return self._leaving.rows(view, part, young, "expired", why)
+        return self._leaving.rows(view, part, young, "expired", why, always=True)
 
     def started(self, view: View, flight: Flight, now_ns: int) -> None:
         """Take in how long the luckiest record of a batch has waited for its start."""
@@ -204,11 +204,6 @@ class Overflow:
             if rank in gates and (why := gates[rank].why) is not None:
                 return why
         return None
-
-    def delay_ratio(self, rank: int) -> float:
-        """Return how long a lane's luckiest records wait against what they may, 1 the limit."""
-        delays = [gates[rank].delay for gates in self._gates.values() if rank in gates]
-        return max((each.least_ns / each.target_ns for each in delays if each), default=0.0)
 
     # Decisions.
 
@@ -389,8 +384,19 @@ def diverted_bytes(view: View, partition: Partition) -> int:
 
 
 def wholly_too_old(now_ns: int, max_age_ns: int) -> Callable[[Waiting], bool]:
-    """Return what tells of a slice that waits whether all of it is too old."""
-    return lambda waiting: all_too_old(waiting.piece, now_ns=now_ns, max_age_ns=max_age_ns)
+    """Return what tells of a slice that waits whether all of it is too old.
+
+    It is asked often of the slice that is first in line, so the timestamps are looked at once.
+    """
+
+    def too_old(waiting: Waiting) -> bool:
+        if now_ns - waiting.piece.chunk.born_ns <= max_age_ns:
+            return False
+        if waiting.newest_born_ns is None:
+            waiting.newest_born_ns = newest_born_ns(waiting.piece)
+        return now_ns - waiting.newest_born_ns > max_age_ns
+
+    return too_old
 
 
 def read_before(before_ns: int, bytes_max: int) -> Callable[[Waiting], bool]:

@@ -9,6 +9,7 @@ With one agent that is plain arithmetic; with several each row is marked
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -153,6 +154,18 @@ class Tally:
             self._marks[to] = marks.moved(piece.start, piece.count, keep)
         if chunk.unsettled == 0:
             self._forget(chunk)
+
+    def is_shared(self, chunk: Chunk) -> bool:
+        """Tell whether several agents read a chunk, so that its rows keep their marks."""
+        return chunk in self._marks
+
+    def joined(self, pieces: Iterable[Slice], to: Chunk) -> None:
+        """Note that waiting rows of chunks that nobody shares go on in one chunk."""
+        self._flying[to] = 0
+        for piece in pieces:
+            piece.chunk.unsettled -= piece.count
+            if piece.chunk.unsettled == 0:
+                self._forget(piece.chunk)
 
     def dead_letters(self, lane: int, count: int) -> None:
         """Count settled records as dead letters; those of a batch, once it is settled."""

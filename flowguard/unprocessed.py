@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from flowguard._native.sieve import merged, range_lines
 from flowguard.chunk import TopicPartition
-from flowguard.commands import Unprocessed
+from flowguard.commands import OffsetRanges, Unprocessed
 
-__all__ = ["LINE_CHARACTERS_MAX", "UnprocessedLog", "lines_of", "merged"]
+__all__ = ["LINE_CHARACTERS_MAX", "UnprocessedLog", "lines_of"]
 
 #: Log collectors cut longer lines; most take 16 KiB, some 4.
 LINE_CHARACTERS_MAX: Final = 2000
-
-Ranges = list[tuple[int, int]]
 
 
 @dataclass(slots=True)
@@ -23,7 +23,7 @@ class Entry:
 
     why: str
     count: int = 0
-    ranges: Ranges = field(default_factory=list)
+    ranges: array[int] = field(default_factory=lambda: array("q"))  # first, end, first, end …
 
 
 class UnprocessedLog:
@@ -38,7 +38,7 @@ class UnprocessedLog:
         lane: int,
         outcome: str,
         *,
-        ranges: Ranges,
+        ranges: array[int],
         count: int,
         why: str,
     ) -> None:
@@ -56,23 +56,12 @@ class UnprocessedLog:
                 outcome=outcome,
                 lane=lane,
                 partition=partition,
-                ranges=tuple(merged(entry.ranges)),
+                ranges=OffsetRanges(merged(entry.ranges)),
                 count=entry.count,
                 why=entry.why,
             )
             for (partition, lane, outcome), entry in sorted(entries.items())
         ]
-
-
-def merged(ranges: Ranges) -> Ranges:
-    """Return the same offsets in as few ranges as can be, ascending."""
-    found: Ranges = []
-    for start, end in sorted(ranges):
-        if found and start <= found[-1][1]:
-            found[-1] = found[-1][0], max(end, found[-1][1])
-        else:
-            found.append((start, end))
-    return found
 
 
 def lines_of(command: Unprocessed, lane: str) -> Iterator[str]:
@@ -84,26 +73,6 @@ def lines_of(command: Unprocessed, lane: str) -> Iterator[str]:
     topic, number = command.partition
     records = "1 record" if command.count == 1 else f"{command.count} records"
     head = f"{topic}[{number}] lane {lane}: {records} {command.outcome}, {command.why}: offsets "
-    room = max(1, LINE_CHARACTERS_MAX - len(head))
-    for line in wrapped((written(*each) for each in command.ranges), room):
+    for line in range_lines(command.ranges.flat, max(1, LINE_CHARACTERS_MAX - len(head))):
         yield head + line
         head = f"{topic}[{number}] lane {lane}: … {command.outcome}: offsets "
-
-
-def written(start: int, end: int) -> str:
-    """Return a range as people write it: `5`, `5-9`."""
-    return str(start) if end == start + 1 else f"{start}-{end - 1}"
-
-
-def wrapped(words: Iterable[str], room: int) -> Iterator[str]:
-    """Join words with commas into lines of so many characters."""
-    line: list[str] = []
-    length = 0
-    for word in words:
-        if line and length + len(word) + 1 > room:
-            yield ",".join(line)
-            line, length = [], 0
-        line.append(word)
-        length += len(word) + 1
-    if line:
-        yield ",".join(line)

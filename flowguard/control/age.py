@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from flowguard.chunk import Chunk, Slice
 from flowguard.units import MILLISECOND
 
-__all__ = ["all_too_old", "young_rows"]
+__all__ = ["newest_born_ns", "young_rows"]
 
 
 def young_rows(
@@ -33,9 +33,13 @@ def young_rows(
     return "all" if count == piece.count else young
 
 
-def all_too_old(piece: Slice, *, now_ns: int, max_age_ns: int) -> bool:
-    """Tell whether all rows are older than `max_age_ns`; O(1) if their oldest is not."""
-    return young_rows(piece, now_ns=now_ns, max_age_ns=max_age_ns) == "none"
+def newest_born_ns(piece: Slice) -> int:
+    """Return when the youngest row was made, on the monotonic clock."""
+    chunk = piece.chunk
+    if chunk.born_ns == chunk.fetched_ns:  # none was made before it was read
+        return chunk.fetched_ns
+    later_ms = int(pc.max(piece.timestamps).as_py()) - chunk.first_timestamp_ms
+    return min(chunk.fetched_ns, chunk.born_ns + later_ms * MILLISECOND)
 
 
 def oldest_ms(chunk: Chunk, now_ns: int, max_age_ns: int) -> int:

@@ -17,7 +17,9 @@ CACHE = ROOT / ".cache" / "sanitized"
 # compiled module, and each edit of it a new build.
 MODULES = {
     "json_rows": [],
+    "marks": [],
     "record_batches": [],
+    "sieve": [],
     "wire": ["flowguard/errors.py", "flowguard/intake/compression.py"],
 }
 RUNS = 10_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from array import array
 from itertools import pairwise
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowguard._native.sieve import left_out, newest, outside_cohort, span
+from flowguard._native.sieve import left_out, merged, newest, outside_cohort, range_lines, span
 from tests.model.conflation import newest_offsets, ranges_of
 
 KEYS = st.one_of(
@@ -24,6 +25,14 @@ RECORDS = st.lists(
 
 def int64(numbers: list[int]) -> pa.Int64Array:
     return pa.array(numbers, pa.int64())
+
+
+def pairs(flat: array[int]) -> list[tuple[int, int]]:
+    return list(zip(flat[::2], flat[1::2], strict=True))
+
+
+def flat(ranges: list[tuple[int, int]]) -> array[int]:
+    return array("q", [each for pair in ranges for each in pair])
 
 
 def binary(values: list[bytes | None]) -> pa.BinaryArray:
@@ -168,9 +177,42 @@ def test_ranges_hold_what_leaves_and_nothing_else_of_the_lane(
     left = [offset for offset, stay in zip(offsets, mask, strict=True) if not stay]
     keep = pa.array(mask, pa.bool_())
 
-    assert left_out(int64(offsets), keep) == ranges_of(left, offsets)
-    assert left_out(int64(offsets), keep, False) == ranges_of(left, list(range(61)))
-    assert left_out(int64(offsets), None) == ([(offsets[0], offsets[-1] + 1)] if offsets else [])
+    assert pairs(left_out(int64(offsets), keep)) == ranges_of(left, offsets)
+    assert pairs(left_out(int64(offsets), keep, False)) == ranges_of(left, list(range(61)))
+    whole = [(offsets[0], offsets[-1] + 1)] if offsets else []
+    assert pairs(left_out(int64(offsets), None)) == whole
+
+
+RANGES = st.lists(
+    st.tuples(st.integers(0, 200), st.integers(1, 9)).map(lambda each: (each[0], sum(each))),
+    max_size=30,
+)
+
+
+@given(RANGES)
+def test_merging_keeps_the_offsets_in_as_few_ranges_as_can_be(ranges: list[tuple[int, int]]):
+    def offsets(of: list[tuple[int, int]]) -> set[int]:
+        return {offset for start, end in of for offset in range(start, end)}
+
+    found = pairs(merged(flat(ranges)))
+
+    assert offsets(found) == offsets(ranges)
+    assert all(end < start for (_, end), (start, _) in pairwise(found))
+
+
+@given(RANGES, st.integers(1, 40))
+def test_lines_hold_all_ranges_and_are_no_longer_than_asked_for(
+    ranges: list[tuple[int, int]], room: int
+):
+    lines = range_lines(flat(ranges), room)
+
+    words = [f"{low}" if high == low + 1 else f"{low}-{high - 1}" for low, high in ranges]
+    assert ",".join(lines) == ",".join(words)
+    assert all(len(line) <= room or "," not in line for line in lines)
+
+
+def test_the_largest_offsets_can_be_written():
+    assert range_lines(flat([(2**62, 2**63 - 1)]), 9) == [f"{2**62}-{2**63 - 2}"]
 
 
 def test_what_is_no_column_of_the_right_kind_is_refused() -> None:
@@ -184,5 +226,7 @@ def test_what_is_no_column_of_the_right_kind_is_refused() -> None:
         outside_cohort(binary([]), int64([]), int64([]), 2.0)
     with pytest.raises(TypeError, match="a mask must be a BooleanArray"):
         span(int64([1]))
+    with pytest.raises(TypeError, match="pairs in an array of typecode q"):
+        merged(array("q", [1]))
     with pytest.raises(ValueError, match="a mask of 1 rows for 2 offsets"):
         left_out(int64([1, 2]), pa.array([True]))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -73,6 +76,15 @@ def waiting(d: EngineDriver, name: TopicPartition) -> set[int]:
     }
 
 
+@contextmanager
+def looks(**options: int) -> Iterator[None]:
+    """Let looks be of another size for a while."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in options.items():
+            patch.setattr(conflation, name, value)
+        yield
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     reads=READS,
@@ -80,9 +92,23 @@ def waiting(d: EngineDriver, name: TopicPartition) -> set[int]:
     tenants=st.integers(0, 3),
     records_max=st.integers(1, 5),
     by_column=st.booleans(),
+    joins=st.booleans(),
     data=st.data(),
 )
 def test_of_what_waits_the_newest_of_each_key_stay_and_nothing_else(
+    reads: list[list[bytes | None]],
+    order: str,
+    tenants: int,
+    records_max: int,
+    by_column: bool,
+    joins: bool,
+    data: st.DataObject,
+) -> None:
+    with looks(SMALL_SLICES=2 if joins else conflation.SMALL_SLICES):
+        check_conflating(reads, order, tenants, records_max, by_column, data)
+
+
+def check_conflating(
     reads: list[list[bytes | None]],
     order: str,
     tenants: int,
@@ -100,9 +126,10 @@ def test_of_what_waits_the_newest_of_each_key_stay_and_nothing_else(
         before = waiting(d, name) | {offset for offset, _ in records}
         tenants = 0 if order == "partition" else tenants
 
-        started = read(d, name, records, tenants=tenants, by_column=by_column)
+        left = before - read(d, name, records, tenants=tenants, by_column=by_column)
+        started = {offset for cut in d.wait(100) for _, offset in offsets_of(cut)}
 
-        wanted = newest_offsets([(offset, key_of[offset]) for offset in sorted(before)])
+        wanted = newest_offsets([(offset, key_of[offset]) for offset in sorted(left)])
         assert waiting(d, name) == wanted - started
         if d.running and data.draw(st.booleans()):
             d.finish(d.running[0])
@@ -122,9 +149,7 @@ def test_of_what_waits_the_newest_of_each_key_stay_and_nothing_else(
 def test_where_more_waits_than_a_look_takes_the_rest_follows_and_nothing_new_is_lost(
     keys: list[bytes | None], rows_max: int
 ) -> None:
-    kept_max, few = conflation.ROWS_MAX, conflation.FEW_ROWS
-    conflation.ROWS_MAX, conflation.FEW_ROWS = rows_max, 0  # type: ignore[misc]
-    try:
+    with looks(ROWS_MAX=rows_max, FEW_ROWS=0):
         d = worker("partition", 1, Conflate())
         read(d, A, [(0, None)])
         d.engine.overflow.set_shed_ratio(1, 0.5, "a test says so")
@@ -132,13 +157,30 @@ def test_where_more_waits_than_a_look_takes_the_rest_follows_and_nothing_new_is_
             read(d, A, list(enumerate(keys[start : start + 3], 1 + start)))
         for _ in range(200):
             d.wait(100)
-    finally:
-        conflation.ROWS_MAX, conflation.FEW_ROWS = kept_max, few  # type: ignore[misc]
 
     kept = waiting(d, A)
     assert newest_offsets(list(enumerate(keys, 1))) <= kept
     assert sorted([*d.left("conflated"), *kept]) == list(range(1, len(keys) + 1))
     assert d.commit()[A] == 0  # the batch that runs holds the offset back
+
+
+def test_what_comes_little_by_little_ends_in_few_slices() -> None:
+    d = worker("partition", 1, Conflate())
+    read(d, A, [(0, None)])
+    d.engine.overflow.set_shed_ratio(1, 0.5, "a test says so")
+
+    for offset in range(1, 400):
+        read(d, A, [(offset, b"k%d" % (offset * 7 % 100))])
+        d.wait(100)
+
+    assert waiting(d, A) == set(range(300, 400))
+    assert len(d.engine.views["agent"].backlog.waiting[1]) < 8
+    (slices,) = [[*part.slices] for part in d.finish(d.running[0])]
+    assert slices[0].chunk.num_bytes > 0
+    d.finish(d.running[0])
+    while d.running:
+        d.finish(d.running[0])
+    assert d.memory.held_bytes == 0 and d.commit()[A] == 400
 
 
 @settings(max_examples=60, deadline=None)

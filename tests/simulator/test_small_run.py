@@ -43,6 +43,48 @@ def test_realtime_keeps_its_target_beside_a_flood():
     assert world.recording.latency(REALTIME, 0, 2).percentile(99) <= 50
 
 
+#: A lane that may shed floods the partitions of a real-time one, 400,000 a second for half a second.
+HINTS = """
+[[worker.lanes]]
+name = "realtime"
+target = "50ms"
+[[worker.lanes]]
+name = "hints"
+overflow = "shed"
+[provider]
+call = "500us"
+record = "20us"
+[[arrivals]]
+lane = "realtime"
+model = "constant"
+rate = 400
+for = "1s"
+[[arrivals]]
+lane = "hints"
+model = "constant"
+rate = "400k/s"
+for = "500ms"
+"""
+
+
+@pytest.mark.parametrize("seed", [1, 7])
+def test_realtime_keeps_its_target_in_partitions_that_a_lower_lane_floods_if_that_may_shed(
+    seed: int,
+):
+    scenario = scenario_of(HINTS, rule="by_header", concurrency=2, memory="4MiB", seed=seed)
+
+    world, _ = ran(scenario)
+
+    realtime, hints = scorecard_of(world).lanes.values()
+    assert world.recording.latency(REALTIME, 0, 2).percentile(99) <= 25
+    assert realtime.counts["settled"] == realtime.counts["read"]
+    assert hints.counts["read"] == hints.counts["settled"] + hints.counts["shed"]
+    assert hints.counts["shed"] > 0
+    # Batches of a quarter of the target: two seats for half a second, 20 µs a record and a call.
+    possible = 2 * 500_000_000 * 600 // (500_000 + 20_000 * 600)
+    assert hints.counts["settled"] >= 0.75 * possible
+
+
 def test_the_flood_gets_all_that_realtime_leaves():
     world, _ = ran(scenario_of())
 

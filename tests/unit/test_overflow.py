@@ -611,6 +611,41 @@ def test_old_timestamps_expire_row_by_row() -> None:
     assert d.memory.held_bytes == 0
 
 
+def test_old_rows_are_not_started_even_if_memory_has_no_room_for_a_copy_of_the_others() -> None:
+    d = aging()
+    cut = busy(d)
+    ages_ms = [9_000, 0, 9_000, 0]
+    for first in (0, 4):  # several slices of the partition, so that none is replaced as a whole
+        d.fresh(A, range(first, first + 4), 1, age_ms=9_000,
+                timestamps=[EPOCH_MS - age for age in ages_ms])  # fmt: skip
+    others = [("other", number) for number in range(99)]
+    d.memory.assign(others)
+    for each in others:
+        d.memory.hold(each, d.memory.columns_bytes_max)
+    d.now_ns += 2_000_000_000
+
+    (following,) = d.finish(cut)
+
+    assert only_offsets(following) == [1, 3, 5, 7]
+    assert d.counts(1)["expired"] == 4
+
+
+def test_rows_stay_where_they_are_when_memory_has_no_room_for_a_copy() -> None:
+    d = driver(Conflate(), records_max=1)
+    d.fresh(A, range(9), 1, keys=[b"a", b"b", b"a", b"c", b"a", b"d", b"e", b"f", b"g"])
+    others = [("other", number) for number in range(99)]
+    d.memory.assign(others)
+    for each in others:
+        d.memory.hold(each, d.memory.columns_bytes_max)
+    d.memory.hold(d.engine.partitions[A].account, d.memory.columns_bytes_max)
+    d.engine.overflow.set_shed_ratio(1, 0.5, "a test says so")
+
+    d.wait(100)
+
+    assert waiting(d) == list(range(1, 9))  # the batch that runs holds the chunk
+    assert "conflated" not in d.counts(1)
+
+
 def test_a_prefix_that_is_too_old_moves_the_watermark_on() -> None:
     d = aging()
     cut = busy(d)
@@ -803,6 +838,7 @@ def test_a_lane_that_is_only_conflated_is_conflated_all_the_time() -> None:
     d.engine.overflow.set_shed_ratio(1, 0.1, "why")
 
     d.fresh(A, range(10), 1, keys=[b"a"] * 10)
+    d.wait(100)
 
     assert waiting(d) == [9]
     assert "shed" not in d.counts(1)

@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from array import array
 
-from hypothesis import given
-from hypothesis import strategies as st
-
-from flowguard.commands import Unprocessed
-from flowguard.unprocessed import LINE_CHARACTERS_MAX, UnprocessedLog, lines_of, merged
+from flowguard.commands import OffsetRanges, Unprocessed
+from flowguard.unprocessed import LINE_CHARACTERS_MAX, UnprocessedLog, lines_of
 from tests.builders import A, B
 
-RANGES = st.lists(
-    st.tuples(st.integers(0, 200), st.integers(1, 9)).map(lambda each: (each[0], sum(each))),
-    max_size=30,
-)
+
+def flat(*ranges: tuple[int, int]) -> array[int]:
+    return array("q", [each for pair in ranges for each in pair])
 
 
 def told(*ranges: tuple[int, int], count: int | None = None) -> Unprocessed:
     total = sum(end - start for start, end in ranges)
     return Unprocessed(
-        outcome="shed", lane=1, partition=A, ranges=ranges,
+        outcome="shed", lane=1, partition=A, ranges=OffsetRanges(flat(*ranges)),
         count=total if count is None else count, why="10.0 MiB wait, its share is 8.0 MiB",
     )  # fmt: skip
 
 
 def test_what_leaves_until_the_next_tick_is_told_at_once():
     log = UnprocessedLog()
-    log.note(A, 1, "shed", ranges=[(5, 8)], count=3, why="first")
-    log.note(A, 1, "shed", ranges=[(8, 10), (0, 1)], count=3, why="then")
-    log.note(A, 1, "expired", ranges=[(1, 2)], count=1, why="old")
-    log.note(B, 1, "shed", ranges=[(1, 2)], count=1, why="first")
+    log.note(A, 1, "shed", ranges=flat((5, 8)), count=3, why="first")
+    log.note(A, 1, "shed", ranges=flat((8, 10), (0, 1)), count=3, why="then")
+    log.note(A, 1, "expired", ranges=flat((1, 2)), count=1, why="old")
+    log.note(B, 1, "shed", ranges=flat((1, 2)), count=1, why="first")
 
     found = log.take()
 
@@ -41,17 +37,6 @@ def test_what_leaves_until_the_next_tick_is_told_at_once():
     ]
     assert found[1].why == "then"
     assert log.take() == []
-
-
-@given(RANGES)
-def test_merging_keeps_the_offsets(ranges: list[tuple[int, int]]):
-    def offsets(of: list[tuple[int, int]]) -> set[int]:
-        return {offset for start, end in of for offset in range(start, end)}
-
-    found = merged(ranges)
-
-    assert offsets(found) == offsets(ranges)
-    assert all(end < start for (_, end), (start, _) in pairwise(found))
 
 
 def test_a_line_says_where_how_many_how_and_why():
@@ -71,3 +56,12 @@ def test_many_ranges_are_several_lines_and_none_is_too_long():
     assert all(len(line) <= LINE_CHARACTERS_MAX for line in lines)
     words = [word for line in lines for word in line.rpartition(" ")[2].split(",")]
     assert words == [f"{start}-{end - 1}" for start, end in ranges]
+
+
+def test_ranges_are_a_sequence_of_pairs():
+    ranges = OffsetRanges(flat((1, 3), (5, 6), (8, 9)))
+
+    assert len(ranges) == 3
+    assert (ranges[0], ranges[-1], ranges[1:]) == ((1, 3), (8, 9), [(5, 6), (8, 9)])
+    assert ranges == ((1, 3), (5, 6), (8, 9)) and ranges != ((1, 3),)
+    assert repr(OffsetRanges(flat((1, 3)))) == "OffsetRanges([(1, 3)])"

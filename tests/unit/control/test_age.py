@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowguard.chunk import Chunk, Slice
-from flowguard.control.age import all_too_old, young_rows
+from flowguard.control.age import newest_born_ns, young_rows
 from flowguard.intake.chunks import Arrival
 from flowguard.units import MILLISECOND, SECOND
 from tests.builders import EPOCH_MS, chunk_of
@@ -70,4 +70,4 @@ def test_each_record_is_judged_by_its_own_age(
     wanted = [max(0, age) * MILLISECOND + waited_ns <= MAX_AGE_NS for age in ages_ms[start:]]
     found = [rows == "all"] * piece.count if isinstance(rows, str) else rows.to_pylist()
     assert found == wanted
-    assert all_too_old(piece, now_ns=now_ns, max_age_ns=MAX_AGE_NS) == (not any(wanted))
+    assert (now_ns - newest_born_ns(piece) > MAX_AGE_NS) == (not any(wanted))

@@ -162,7 +162,7 @@ class Priority(Waits):
         while self._work and self._work[0][0] < now_ns - SECOND:
             _, lane, cost = self._work.popleft()
             self._work_of[lane] -= cost
-        fresh = [batch.cut.lane for batch in started if batch.cut.attempt == 1]
+        fresh = [batch.cut.lane for batch in started if not batch.cut.again]
         if max(fresh, default=0) <= self._highest:
             return
         waiting = self.waiting(engine)

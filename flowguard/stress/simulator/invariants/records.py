@@ -169,7 +169,7 @@ class Order(Checker):
             failed = self._failed.get(segment)
             if failed and min(failed) < cut.batch_id:
                 self.broken(f"{where(segment)} goes on while an earlier batch waits for its retry")
-            if cut.attempt == 1:
+            if not cut.again:
                 if span.start < self._next[segment]:
                     self.broken(f"{where(segment)} goes back to row {span.start}")
                 self._next[segment] = span.stop
@@ -211,7 +211,7 @@ class PollSkip(Checker):
 
     def started(self, batch: Handed) -> None:
         """Look at what lies between this batch and the one before."""
-        if batch.cut.attempt > 1:
+        if batch.cut.again:
             return
         for span in batch.spans:
             segment, before = span.segment, self._next[span.segment]
