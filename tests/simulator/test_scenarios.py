@@ -19,7 +19,7 @@ OVERLOADS = ("overload-2x", "overload-5x", "overload-10x")
 JUDGED_S = slice(10, 40)
 
 #: What says little that others do not say, or takes long: with -m slow.
-LONG = frozenset({"diurnal", "oscillating-errors", "slow-decay", "stable-timeout", "process-pause"})
+LONG = frozenset({"diurnal", "oscillating-errors", "slow-decay", "stable-timeout"})
 
 #: No congestion collapse: of the best goodput under any overload, each keeps so much.
 KEPT = 0.95
