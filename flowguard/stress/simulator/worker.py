@@ -190,7 +190,11 @@ class Worker:
     def observe(self, *facts: Fact) -> None:
         """Tell the engine, and do what it answers."""
         started: list[Handed] = []
-        for command in self.engine.observe(*facts):
+        commands = self.engine.observe(*facts)
+        # A worker logs what has left with its next tick; whether it was logged is judged now,
+        # and before the batches that it makes way for.
+        commands = [*commands, *self.engine.overflow.flush()]
+        for command in sorted(commands, key=lambda each: not isinstance(each, Unprocessed)):
             self._carry_out(command, started)
         self._watch.observed(self.engine, started, self._agenda.now_ns)
         due_ns = self.engine.due_ns

@@ -41,6 +41,9 @@ IDLE_NS: Final = 2 * SECOND
 #: How often limits, memory and the ladder are looked at for the timeline.
 SAMPLE_NS: Final = 100 * MILLISECOND
 
+#: The latest decisions of a second that stay in the timeline: more than people read.
+DECISIONS_MAX: Final = 50
+
 
 class World:
     """A run of a scenario.
@@ -251,16 +254,18 @@ class World:
                 "in_flight": float(state.in_flight),
                 "batch_size": float(state.batch_size),
                 "memory": float(worker.memory.used_bytes),
-                "rung": 0.0,
-                "pressure": 0.0,
+                "rung": float(engine.steering.rung),
+                "pressure": engine.steering.pressure.ratio,
             },
         )
         second = self.recording.second(now_ns - 1)
+        second.rung_name = engine.steering.rung_name
         fresh = engine.decisions.total - self._decisions_seen
         if fresh:
             self._decisions_seen = engine.decisions.total
-            latest = list(engine.decisions)[-fresh:]
+            latest = list(engine.decisions)[-min(fresh, DECISIONS_MAX) :]
             second.decisions += [each.as_dict(now_ns=now_ns) for each in latest]
+            del second.decisions[:-DECISIONS_MAX]
 
 
 def add_counts(total: Counts, life: Counts) -> None:
