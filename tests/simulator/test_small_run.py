@@ -43,7 +43,7 @@ def test_realtime_keeps_its_target_beside_a_flood():
     assert world.recording.latency(REALTIME, 0, 2).percentile(99) <= 50
 
 
-#: A lane that may shed floods the partitions of a real-time one, 400,000 a second for half a second.
+#: A lane that may shed floods the partitions of a real-time one: 200,000 records in half a second.
 HINTS = """
 [[worker.lanes]]
 name = "realtime"
