@@ -21,7 +21,7 @@ from flowguard.units import SECOND
 
 __all__ = ["Algorithm", "Change", "Limiter", "Outcome", "Step", "Window", "WindowRule"]
 
-#: Where a limit starts unless the algorithm says otherwise: research/overload.md a.2.
+#: Where a limit starts unless the algorithm says otherwise: low, since slow start is quick.
 LIMIT_FIRST: Final = 4.0
 
 #: A change of the limit by more than this share is given one service time to take effect.

@@ -14,7 +14,7 @@ sides of the present limit. How far a trial goes, and how long it takes, follows
 windows differ by chance. The first trials double the limit; a change of service time is
 answered with a trial that would undo it.
 
-Origin: the payoff test and the down-probe of research/overload.md a.2, made the whole
+Origin: the payoff test and the down-probe of the first design, made the whole
 algorithm; its baseline, bands and cuts are gone. The grid (`flowguard stress grid`) has what
 that is worth.
 """
