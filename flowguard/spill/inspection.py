@@ -11,23 +11,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
-from flowguard._native import frame as native
 from flowguard.spill.layout import (
     SEGMENT_HEADER_BYTES,
-    TRAILER_BYTES,
     BadSegment,
     FrameHeader,
     NewerSegment,
     SegmentHeader,
-    decode_footer,
     decode_segment,
-    decode_trailer,
     segment_number,
 )
 from flowguard.spill.ports import Entry, File, FileSystem
 from flowguard.spill.quarantine import QUARANTINE_NAME
 from flowguard.spill.reading import Broken, FileSource, read_batches, read_payload, reveal
-from flowguard.spill.recovery import Contents, read_contents, scan
+from flowguard.spill.recovery import Contents, read_contents, read_footer, scan
 from flowguard.spill.slot import LOCK_NAME
 
 __all__ = [
@@ -45,6 +41,12 @@ DEPTH: Final = 2
 
 #: A worker may be writing what looks torn; by then it is done.
 SETTLED_S: Final = 1.0
+
+DAMAGE: Final = {
+    "gap": "frames are damaged",
+    "torn": "the last frame is not whole",
+    "footer": "the footer is damaged; nothing is lost",
+}
 
 
 class Held(NamedTuple):
@@ -245,8 +247,7 @@ def _verify(file: File, report: SegmentReport) -> None:
     contents = scan(source, decode_segment(source.read(0, SEGMENT_HEADER_BYTES)))
     _describe(report, contents)
     for damage in contents.damage:
-        what = "frames are damaged" if damage.kind == "gap" else "the last frame is not whole"
-        report.problems.append(Problem(damage.kind, damage.start, damage.end, what))
+        report.problems.append(Problem(*damage, DAMAGE[damage.kind]))
     for header in contents.frames:
         try:
             _, payload = read_payload(file, header.position, header.stored_bytes, contents.header)
@@ -255,10 +256,11 @@ def _verify(file: File, report: SegmentReport) -> None:
         except Broken as error:
             what = f"{_place_of(header, contents.header)}: {error}"
             report.problems.append(Problem("payload", header.position, header.end, what))
-    if contents.footer is not None and not _footer_holds(file, source, contents):
-        start = contents.footer.position
-        what = "the footer is damaged; nothing is lost"
-        report.problems.append(Problem("footer", start, source.num_bytes, what))
+    if not report.problems and contents.footer is not None:
+        listed = read_footer(source, contents.header, contents.footer.position)
+        if listed is None or listed[1] != contents.frames:
+            place = contents.footer.position, source.num_bytes
+            report.problems.append(Problem("footer", *place, DAMAGE["footer"]))
 
 
 def _describe(report: SegmentReport, contents: Contents) -> None:
@@ -293,22 +295,3 @@ def _topic_of(frame: FrameHeader, segment: SegmentHeader) -> str:
 def _place_of(frame: FrameHeader, segment: SegmentHeader) -> str:
     topic = _topic_of(frame, segment) or "?"
     return f"{topic}[{frame.partition}], offsets {frame.scan_lo} to {frame.scan_hi - 1}"
-
-
-def _footer_holds(file: File, source: FileSource, contents: Contents) -> bool:
-    """Tell whether footer and trailer are whole, and say what the frames say."""
-    footer = contents.footer
-    assert footer is not None
-    trailer = source.read(footer.end, TRAILER_BYTES)
-    whole = footer.end + TRAILER_BYTES == source.num_bytes
-    if not whole or decode_trailer(trailer) != footer.position:
-        return False
-    payload = source.read(footer.payload_at, footer.end - footer.payload_at)
-    if native.crc32c([payload]) != footer.payload_crc:
-        return False
-    if any(damage.kind == "gap" for damage in contents.damage):
-        return True  # what the footer says of damaged frames cannot be compared
-    listed = decode_footer(
-        payload[: footer.stored_bytes], segment=contents.header.id, end=footer.position
-    )
-    return listed == contents.frames

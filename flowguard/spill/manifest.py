@@ -142,7 +142,7 @@ class Probe(NamedTuple):
 
     Args:
         offset: Where that record is.
-        crc: `probe_crc` of its timestamp, key and value.
+        crc: `probe_crc` of its timestamp, key, value and headers.
     """
 
     offset: int

@@ -128,7 +128,7 @@ class _Reader:
             raise BadSegment(f"it has the name of segment {number}, and is {header.number}")
         cipher = self._cipher(header)
         num_bytes = entry.num_bytes
-        if any(each.kind == "torn" for each in contents.damage):
+        if any(each.kind != "gap" for each in contents.damage):
             num_bytes = self._cut_off(path, contents.end, num_bytes)
         return Segment(header, entry.name, num_bytes, cipher), contents
 
@@ -150,7 +150,7 @@ class _Reader:
         return cipher
 
     def _cut_off(self, path: str, end: int, num_bytes: int) -> int:
-        """Cut off a torn tail, so that `verify` finds nothing; return the file's size."""
+        """Cut off a torn tail or footer, so that nobody finds it again; return the size."""
         try:
             file = self.filesystem.open(path, writable=True)
             try:

@@ -151,12 +151,17 @@ def decode(payload: pa.Buffer, *, batches: int, records: int) -> list[pa.RecordB
     return found
 
 
-def probe_crc(timestamp_ms: int, key: bytes | None, value: bytes | None) -> int:
+def probe_crc(
+    timestamp_ms: int, key: bytes | None, value: bytes | None, headers: bytes | None
+) -> int:
     """Return the CRC by which a record of the log is compared with one that was spilled.
 
     It is the same log if it has, at the newest offset that was spilled, the same record.
+
+    Args:
+        headers: As in the columns of a chunk.
     """
     parts = [PROBE_TIMESTAMP.pack(timestamp_ms)]
-    for each in (key, value):
+    for each in (key, value, headers):
         parts += [PROBE_SIZE.pack(-1 if each is None else len(each)), each or b""]
     return frame.crc32c(parts)

@@ -47,6 +47,7 @@ __all__ = [
     "frame_of",
     "newest_runs",
     "read_contents",
+    "read_footer",
     "scan",
 ]
 
@@ -113,19 +114,34 @@ def _by_footer(source: Source, header: SegmentHeader) -> Contents | None:
     trailer_at = source.num_bytes - TRAILER_BYTES
     if trailer_at < SEGMENT_HEADER_BYTES:
         return None
-    lowest = max(SEGMENT_HEADER_BYTES, trailer_at - FOOTER_BYTES_MAX)
     footer_at = decode_trailer(source.read(trailer_at, TRAILER_BYTES))
-    if footer_at is None or not lowest <= footer_at < trailer_at:
+    found = None if footer_at is None else read_footer(source, header, footer_at)
+    return None if found is None else Contents(header, found[1], found[0], [], found[0].position)
+
+
+def read_footer(
+    source: Source, header: SegmentHeader, footer_at: int
+) -> tuple[FrameHeader, list[FrameHeader]] | None:
+    """Return the header of a footer and those it lists, None if it is not whole.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    trailer_at = source.num_bytes - TRAILER_BYTES
+    lowest = max(SEGMENT_HEADER_BYTES, trailer_at - FOOTER_BYTES_MAX)
+    if not lowest <= footer_at < trailer_at:
         return None
-    data = source.read(footer_at, trailer_at - footer_at)
+    data = source.read(footer_at, source.num_bytes - footer_at)
     footer = decode_frame(data, position=footer_at, segment=header.id)
     if footer is None or footer.kind != FOOTER or footer.end != trailer_at:
         return None
-    payload = data[FRAME_HEADER_BYTES:]
+    payload = data[FRAME_HEADER_BYTES:-TRAILER_BYTES]
     if native.crc32c([payload]) != footer.payload_crc:
         return None
+    if decode_trailer(data[-TRAILER_BYTES:]) != footer_at:
+        return None
     frames = decode_footer(payload[: footer.stored_bytes], segment=header.id, end=footer_at)
-    return None if frames is None else Contents(header, frames, footer, [], footer_at)
+    return None if frames is None else (footer, frames)
 
 
 def scan(source: Source, header: SegmentHeader) -> Contents:
@@ -151,6 +167,8 @@ def scan(source: Source, header: SegmentHeader) -> Contents:
         position = found.end
         if found.kind == FOOTER:
             contents.footer = found
+            if read_footer(source, header, found.position) is None:
+                contents.damage.append(Damage("footer", found.position, size))
             break
         contents.frames.append(found)
         contents.end = position

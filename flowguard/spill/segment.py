@@ -26,6 +26,7 @@ class Segment:
         num_bytes: Size of the file.
         cipher: What encrypts its frames, None if nothing does.
         active: Frames may still be appended.
+        gone: Its file is deleted, and its bytes are not counted any more.
     """
 
     header: SegmentHeader
@@ -33,6 +34,7 @@ class Segment:
     num_bytes: int
     cipher: SegmentCipher | None = None
     active: bool = False
+    gone: bool = False
     live_frames: int = 0
     live_bytes: int = 0
     _live: bytearray = field(default_factory=bytearray, repr=False)  # one byte a frame

@@ -59,6 +59,11 @@ class Segments:
         if not segment.live_frames and not segment.active:
             self.delete(segment)
 
+    def retire(self, segment: Segment) -> None:
+        """Take in that nothing is appended to a segment any more."""
+        if not segment.live_frames:
+            self.clear([segment])
+
     def delete(self, segment: Segment) -> None:
         """Delete a segment's file; what was wanted of it is missing from now on.
 
@@ -105,4 +110,6 @@ class Segments:
     def _gone(self, segment: Segment) -> None:
         if segment in self._undeleted:
             self._undeleted.remove(segment)
-        self._quotas[segment.lane].charge(-segment.num_bytes)
+        if not segment.gone:
+            segment.gone = True
+            self._quotas[segment.lane].charge(-segment.num_bytes)

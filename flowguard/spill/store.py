@@ -29,7 +29,7 @@ from flowguard.spill.options import FRAME_BYTES_TARGET, Identity, LaneSpill, Sto
 from flowguard.spill.parking import Parking
 from flowguard.spill.ports import FileSystem
 from flowguard.spill.quarantine import Quarantine
-from flowguard.spill.quota import DiskState, SpillState
+from flowguard.spill.quota import DiskState, LaneQuota, SpillState
 from flowguard.spill.reader import FrameReader
 from flowguard.spill.reading import fill
 from flowguard.spill.recovery import frame_of
@@ -112,24 +112,28 @@ class SpillStore:
         self._parking = Parking(self._limits.park_ms)
         self._disk = DiskState(self._limits.min_free_bytes)
         self._told = SpillState.OK
-        self._streams = {name: self._stream_of(name, lane) for name, lane in lanes.items()}
-        quotas = {name: stream.quota for name, stream in self._streams.items()}
+        quotas = {name: LaneQuota(lane.max_bytes) for name, lane in lanes.items()}
         self._segments = Segments(self._filesystem, slot.directory, quotas)
+        self._streams = {
+            name: self._stream_of(name, lane, quotas[name]) for name, lane in lanes.items()
+        }
         self._reader = FrameReader(self._filesystem, self._segments)
         self._quarantine = Quarantine(self._filesystem, slot.directory, self._quarantine_bytes())
         self._open()
 
-    def _stream_of(self, name: str, lane: LaneSpill) -> LaneStream:
+    def _stream_of(self, name: str, lane: LaneSpill, quota: LaneQuota) -> LaneStream:
         return LaneStream(
-            name,
-            lane,
-            self._limits,
-            self._identity,
-            self._filesystem,
-            self._slot.directory,
-            self._clock,
-            self._entropy,
-            self._take_number,
+            lane=name,
+            options=lane,
+            quota=quota,
+            limits=self._limits,
+            identity=self._identity,
+            filesystem=self._filesystem,
+            directory=self._slot.directory,
+            clock=self._clock,
+            entropy=self._entropy,
+            take_number=self._take_number,
+            retire=self._segments.retire,
         )
 
     def _take_number(self) -> int:
@@ -238,7 +242,8 @@ class SpillStore:
         try:
             header, segment = stream.write(draft)
         except OSError as error:
-            self._write_failed(stream, error)
+            stream.give_up(cut=error.errno in FULL)
+            self._fail(error)
             raise SpillRefused(f"{self._refusal(lane)}: {self._disk.why}") from error
         self._run_numbers[lane, partition] = run
         self._segments.add(segment)
@@ -259,13 +264,6 @@ class SpillStore:
         while not stream.quota.admits(needed):
             if not self._let_go([stream.lane]):
                 raise SpillRefused(f"{self._refusal(stream.lane)}: {self.why(stream.lane)}")
-
-    def _write_failed(self, stream: LaneStream, error: OSError) -> None:
-        """Leave the segment that was written to, and take in what the disk said."""
-        segment = stream.give_up(cut=error.errno in FULL)
-        if segment is not None and not segment.live_frames:
-            self._segments.clear([segment])
-        self._fail(error)
 
     # Reading.
 
@@ -419,9 +417,7 @@ class SpillStore:
     def _close_if_idle(self, stream: LaneStream) -> None:
         """Delete the active segment of a lane whose frames are all finished."""
         if stream.active is not None and not stream.active.live_frames:
-            segment = stream.give_up(cut=False)
-            if segment is not None:
-                self._segments.clear([segment])
+            stream.give_up(cut=False)
 
     def _try_disk(self) -> None:
         """Find out whether the disk works again: write something and read it."""
@@ -484,4 +480,3 @@ class SpillStore:
             stream.seal()
             if isinstance(stream.options.keys, EphemeralKey):
                 self._segments.clear(self._segments.of_lane(lane))
-            self._segments.clear(s for s in self._segments.of_lane(lane) if not s.live_frames)

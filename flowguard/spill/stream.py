@@ -79,18 +79,20 @@ class Draft:
         return FRAME_HEADER_BYTES + aligned(self.header.stored_bytes + TAG_BYTES)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class LaneStream:
     """Writes what one lane spills.
 
     Args:
         directory: Where segments go.
         take_number: Returns the number of the next segment of the directory.
+        retire: Is told of each segment to which nothing is appended any more.
         active: The segment that frames are appended to, None if none is open.
     """
 
     lane: str
     options: LaneSpill
+    quota: LaneQuota
     limits: StoreLimits
     identity: Identity
     filesystem: FileSystem
@@ -98,15 +100,14 @@ class LaneStream:
     clock: Clock
     entropy: Callable[[int], bytes]
     take_number: Callable[[], int]
+    retire: Callable[[Segment], None]
     active: Segment | None = None
-    quota: LaneQuota = field(init=False)
     choice: CompressionChoice = field(init=False)
     _file: File | None = None
     _headers: list[bytes] = field(default_factory=list, repr=False)
     _encoders: dict[Compression, Encoder] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        self.quota = LaneQuota(self.options.max_bytes)
         self.choice = CompressionChoice(self.options.compression)
 
     @property
@@ -267,7 +268,7 @@ class LaneStream:
                 file.truncate(segment.num_bytes)
         except OSError:
             pass  # the footer is only there to save a scan
-        self._close()
+        self._close(segment, file)
 
     def _write_footer(self, segment: Segment, file: File) -> None:
         payload = b"".join(self._headers)
@@ -282,15 +283,15 @@ class LaneStream:
         self.quota.charge(header.end + TRAILER_BYTES - segment.num_bytes)
         segment.num_bytes = header.end + TRAILER_BYTES
 
-    def give_up(self, *, cut: bool) -> Segment | None:
-        """Leave the active segment as it is after an error, and return it.
+    def give_up(self, *, cut: bool) -> None:
+        """Leave the active segment as it is, after an error or because it is gone.
 
         Args:
             cut: Cut off what was written of the last frame; the disk is full, not broken.
         """
         segment, file = self.active, self._file
         if segment is None or file is None:
-            return None
+            return
         try:
             if cut:
                 file.truncate(segment.num_bytes)
@@ -299,18 +300,16 @@ class LaneStream:
             segment.num_bytes += rest_bytes
         except OSError:
             pass  # what a broken disk says about sizes is not needed
-        self._close()
-        return segment
+        self._close(segment, file)
 
-    def _close(self) -> None:
-        if self.active is not None:
-            self.active.active = False
-        file, self.active, self._file, self._headers = self._file, None, None, []
-        if file is not None:
-            try:
-                file.close()
-            except OSError:
-                pass  # nothing is synced, so nothing is promised
+    def _close(self, segment: Segment, file: File) -> None:
+        self.active, self._file, self._headers = None, None, []
+        try:
+            file.close()
+        except OSError:
+            pass  # nothing is synced, so nothing is promised
+        segment.active = False
+        self.retire(segment)
 
 
 def write_all(file: File, parts: Sequence[Buffer], position: int) -> None:
@@ -337,8 +336,8 @@ def _bytes_of(part: Buffer) -> memoryview:
 
 def _hidden_of(batch: pa.RecordBatch, topic: str) -> bytes:
     """Return topic and probe of a frame that ends with these records."""
-    _, timestamp, key, value, _ = (column[-1].as_py() for column in batch.columns)
-    return pack_hidden(probe_crc(timestamp, key, value), topic)
+    _, *record = (column[-1].as_py() for column in batch.columns)
+    return pack_hidden(probe_crc(*record), topic)
 
 
 def _encrypted(

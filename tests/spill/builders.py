@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from random import Random
 from typing import Any
 
@@ -90,10 +91,14 @@ def value_at(partition: TopicPartition, offset: int, size: int = 20) -> bytes:
 
 def records(partition: TopicPartition, offsets: Iterable[int], *, size: int = 20) -> pa.RecordBatch:
     """Return the records of the log at these offsets."""
-    at = list(offsets)
+    return _records(partition, tuple(offsets), size)
+
+
+@lru_cache(maxsize=1024)
+def _records(partition: TopicPartition, at: tuple[int, ...], size: int) -> pa.RecordBatch:
     return columns_of(
         at,
-        timestamps=[EPOCH_MS + offset for offset in at],
+        timestamps=[EPOCH_MS + offset + size - 20 for offset in at],
         keys=[None if offset % 5 == 0 else b"k%d" % offset for offset in at],
         values=[None if offset % 7 == 3 else value_at(partition, offset, size) for offset in at],
         headers=[[(b"n", b"%d" % offset)] if offset % 2 else [] for offset in at],

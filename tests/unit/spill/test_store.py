@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from flowguard._native import wire
 from flowguard.chunk import TopicPartition
 from flowguard.errors import FrameLost, SpillRefused
 from flowguard.spill.layout import NO_DEADLINE
@@ -314,8 +315,8 @@ def test_the_probe_is_the_newest_record() -> None:
 
     _, after = restarted(disk)
 
-    key = b"k8"
-    expected = Probe(8, probe_crc(EPOCH_MS + 8, key, value_at(A, 8)))
+    headers = wire.encode_headers([])
+    expected = Probe(8, probe_crc(EPOCH_MS + 8, b"k8", value_at(A, 8, 20), headers))
     assert after.probe(after.recovered[0]) == expected
 
 
