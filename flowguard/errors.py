@@ -5,6 +5,9 @@ FlowguardError
  ├── HookError          Faust or aiokafka is used in a way a feed cannot support
  ├── WireError          bytes from the broker cannot be read; their partition stops
  ├── RegistryError      a schema registry does not answer; what needs it is tried again
+ ├── SpillError         the spill directory cannot be used; Kafka still has every record
+ │    ├── SpillRefused  records were not written; whoever has them keeps them
+ │    └── FrameLost     records cannot be read back; they are fetched from Kafka again
  ├── SettleError        a send or a commit failed for good
  └── Unavailable        raised by you: what the agent depends on is not there; nothing is lost
 
@@ -18,9 +21,12 @@ from datetime import timedelta
 __all__ = [
     "ConfigError",
     "FlowguardError",
+    "FrameLost",
     "HookError",
     "RegistryError",
     "SettleError",
+    "SpillError",
+    "SpillRefused",
     "Unavailable",
     "WireError",
 ]
@@ -68,6 +74,59 @@ class WireError(FlowguardError):
 
 class RegistryError(FlowguardError):
     """A schema registry does not answer; what needs it is tried again, nothing is rejected."""
+
+
+class SpillError(FlowguardError):
+    """The spill directory cannot be used; Kafka still has every record."""
+
+
+class SpillRefused(SpillError):
+    """Records were not written to disk; whoever has them keeps them.
+
+    Args:
+        message: Why, and what happens now.
+        too_large: It is these records; others may be written.
+    """
+
+    def __init__(self, message: str, *, too_large: bool = False) -> None:
+        self.too_large = too_large
+        super().__init__(message)
+
+
+class FrameLost(SpillError):
+    """Records cannot be read back from disk; they are fetched from Kafka again.
+
+    Args:
+        reason: `missing`, `corrupt`, `unreadable` (the disk failed) or `locked` (no key).
+        topic: Topic of the partition.
+        partition: Partition number.
+        lane: Name of the lane.
+        scan_lo: First offset that is to be fetched again for that lane.
+        scan_hi: Offset after the last of them.
+        detail: What exactly was found.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        topic: str,
+        partition: int,
+        lane: str,
+        scan_lo: int,
+        scan_hi: int,
+        detail: str,
+    ) -> None:
+        self.reason = reason
+        self.topic = topic
+        self.partition = partition
+        self.lane = lane
+        self.scan_lo = scan_lo
+        self.scan_hi = scan_hi
+        super().__init__(
+            f"{topic}[{partition}]: what lane {lane!r} spilled of offsets {scan_lo} to "
+            f"{scan_hi - 1} is {reason} ({detail}); it is read from Kafka again"
+        )
 
 
 class SettleError(FlowguardError):

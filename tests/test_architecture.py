@@ -21,7 +21,7 @@ import flowguard
 
 ROOT = Path(flowguard.__file__).parent
 
-PURE_STAGES = ("lanes", "settle", "control", "dispatch", "schedule")
+PURE_STAGES = ("lanes", "settle", "control", "dispatch", "schedule", "spill")
 
 #: Files of a stage that do I/O, or belong to the Faust side.
 LAYER_4 = {
@@ -36,6 +36,10 @@ LAYER_4 = {
     "flowguard.intake.producer",
     "flowguard.intake.schema_registry",
     "flowguard.intake.sender",
+    "flowguard.spill.filesystem",
+    "flowguard.spill.inspection",
+    "flowguard.spill.opening",
+    "flowguard.spill.store",
 }
 
 LAYERS = {

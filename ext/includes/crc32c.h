@@ -158,9 +158,14 @@ static uint32_t crc32c_of_portable(const uint8_t *at, size_t size) {
     return ~crc32c_run_portable(~0u, at, size);
 }
 
+/* The CRC of what came before, 0 for nothing, and these bytes behind it. */
+static uint32_t crc32c_extend(uint32_t crc, const uint8_t *at, size_t size) {
+    return crc32c_has_instruction ? ~crc32c_run_instruction(~crc, at, size)
+                                  : ~crc32c_run_portable(~crc, at, size);
+}
+
 static uint32_t crc32c_of(const uint8_t *at, size_t size) {
-    return crc32c_has_instruction ? ~crc32c_run_instruction(~0u, at, size)
-                                  : crc32c_of_portable(at, size);
+    return crc32c_extend(0, at, size);
 }
 
 #endif

@@ -1,0 +1,1 @@
+"""The spill store beside disks that crash, tear, fill up and fail."""
