@@ -29,6 +29,7 @@ def setup_app(context: Context, count: Callable[[fg.Batch], int], **feed_options
         lanes=[realtime, bulk],
         web_enabled=False,
         topic_disable_leader=True,
+        topic_allow_declare=False,  # so that no topic but those of the run is made
         topic_partitions=context.partitions,
         datadir=context.directory,
     )
