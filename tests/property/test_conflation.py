@@ -28,7 +28,13 @@ Records = list[tuple[int, bytes | None]]
 
 def worker(order: str, records_max: int, *policies: Policy) -> EngineDriver:
     lanes = (REALTIME, Lane("latest", overflow=list(policies)))
-    d = EngineDriver(lanes=lanes, order=order, records_max=records_max, memory_bytes=MIB)
+    d = EngineDriver(
+        lanes=lanes,
+        order=order,
+        records_max=records_max,
+        memory_bytes=MIB,
+        shadow=frozenset({"ladder"}),  # which would take back the ratios that tests set
+    )
     d.engine.views["agent"].backlog._skew_records = 8
     d.assign(A=0, B=0)
     return d

@@ -28,7 +28,7 @@ def test_each_rung_is_said_once_with_its_reason(caplog: pytest.LogCaptureFixture
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert record.getMessage() == (
-        "rung 0 → 1: pressure 0.90 (the event loop is up to 90 ms late): bulk"
+        "rung 0 → 1: pressure 0.90 (the event loop is mostly 90 ms late): bulk"
     )
     for _ in range(300):
         d.wait(100)
