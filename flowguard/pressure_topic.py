@@ -78,8 +78,11 @@ class PressureWriter:
         self._complaint = ""
 
     async def run(self) -> None:
-        """Write whenever there is something to tell, until cancelled."""
-        while not await self._attempt(self._prepare):  # noqa: ASYNC110  # nothing tells us
+        """Write whenever there is something to tell, until closed or cancelled.
+
+        Being cancelled is not enough: what awaits it with `asyncio.wait_for` may swallow that.
+        """
+        while not self._closed and not await self._attempt(self._prepare):
             await asyncio.sleep(MISSING_S)
         while not self._closed:
             worked = await self._attempt(self._tell)

@@ -113,6 +113,14 @@ async def test_what_was_never_written_needs_no_farewell() -> None:
     assert port.records == []
 
 
+async def test_a_worker_that_stops_while_the_topic_is_missing_does_not_wait_for_it() -> None:
+    port = FakePort()
+    port.why = "it does not exist"
+    async with writing(port, Document()) as writer, asyncio.timeout(5):
+        await writer.close()  # its task is cancelled too, but that may be swallowed on the way
+        await asyncio.create_task(writer.run())
+
+
 async def test_a_topic_that_is_missing_is_said_once_and_waited_for(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
