@@ -16,6 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from flowguard.chunk import NO_FLOW, Chunk, TopicPartition
 from flowguard.commands import Cut, Unprocessed
+from flowguard.control.limit import Step, Window, WindowRule
+from flowguard.dispatch.concurrency import Adaptive
 from flowguard.facts import Assigned
 from flowguard.lanes.lane import Lane
 from flowguard.lanes.overflow import Conflate, Divert, Shed
@@ -30,6 +32,16 @@ LANES = (Lane("realtime", target="50ms", reserve=0.25), Lane("middle", weight=3)
 which = st.integers(0, 1_000_000)
 
 
+class Restless:
+    """An algorithm that asks for something else each time a batch has ended."""
+
+    first = 2.0
+    windows = WindowRule(min_ns=0, completions=1, completions_slow=1)
+
+    def update(self, window: Window) -> Step:
+        return Step(window.limit % 4 + 1, "move", "for a change")
+
+
 class EngineMachine(RuleBasedStateMachine):
     """Kafka is a list of offsets a partition; what was settled is a set of them."""
 
@@ -40,6 +52,7 @@ class EngineMachine(RuleBasedStateMachine):
     flows: ClassVar[int] = 0  # how many keys, each with a flow of its own
     agents: ClassVar[tuple[str, ...]] = ("agent",)
     fallback_on: ClassVar[frozenset[str]] = frozenset()
+    restless: ClassVar[bool] = False  # the limit of seats changes all the time
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,6 +73,7 @@ class EngineMachine(RuleBasedStateMachine):
                 name=name,
                 topics=frozenset({"orders"}),
                 seats=4,
+                adaptive=Adaptive(max=4, algorithm=Restless()) if self.restless else None,
                 order=self.order,
                 by_partition=self.by_partition,
                 records_max=5,
@@ -502,6 +516,17 @@ class FallbackUnorderedMachine(SeveralAgentsMachine):
     fallback_on = frozenset({"brownout", "failure"})
 
 
+class RestlessMachine(EngineMachine):
+    restless = True
+
+
+class RestlessUnorderedMachine(UnorderedMachine):
+    restless = True
+
+
+TestRestless = RestlessMachine.TestCase
+TestRestlessUnordered = RestlessUnorderedMachine.TestCase
+TestRestless.settings = TestRestlessUnordered.settings = MANY
 TestUnordered = UnorderedMachine.TestCase
 TestByPartition = ByPartitionMachine.TestCase
 TestByKey = ByKeyMachine.TestCase

@@ -148,6 +148,15 @@ def test_where_less_is_wanted_than_the_limit_it_holds_and_comes_down_to_twice_th
     assert limits[-1] == 20
 
 
+def test_when_there_is_much_to_do_again_it_doubles_as_at_first():
+    loop = Loop(Goodput(), servers=64)
+    loop.run(60)
+    loop.run(40, lambda shown: shown.update(in_flight_mean=1.0, in_flight_max=2))
+    assert loop.limit == 4
+
+    assert max(loop.run(6)) >= 64
+
+
 def test_a_single_error_is_ignored():
     loop = Loop(Goodput(), servers=32)
     loop.run(60)
