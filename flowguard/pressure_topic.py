@@ -82,7 +82,7 @@ class PressureWriter:
 
         Being cancelled is not enough: what awaits it with `asyncio.wait_for` may swallow that.
         """
-        while not self._closed and not await self._attempt(self._prepare):
+        while not self._closed and not await self._attempt(self._prepare):  # noqa: ASYNC110
             await asyncio.sleep(MISSING_S)
         while not self._closed:
             worked = await self._attempt(self._tell)
