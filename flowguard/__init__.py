@@ -24,7 +24,7 @@ from flowguard.errors import (
 )
 from flowguard.lanes.fairness import header, key
 from flowguard.lanes.lane import Lane
-from flowguard.lanes.overflow import Block, Conflate, Divert, Shed
+from flowguard.lanes.overflow import Block, Conflate, Divert, Shed, Spill
 from flowguard.lanes.rules import by_column, by_header, by_key_prefix, by_topic
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "Lane",
     "SettleError",
     "Shed",
+    "Spill",
     "Unavailable",
     "WireError",
     "by_column",

@@ -46,8 +46,7 @@ FAUST_OPTIONS = frozenset(
         *("default_partitions", "replication_factor"),
     }
 )
-APP_OPTIONS = FAUST_OPTIONS | {"memory", "lanes", "shadow"}
-LATER = frozenset({"spill_dir"})
+APP_OPTIONS = FAUST_OPTIONS | {"memory", "lanes", "spill_dir", "shadow"}
 
 AGENT_LATER = frozenset({"retries", "timeout", "dead_letters"})
 
@@ -74,6 +73,8 @@ class App(faust.App):
             not acknowledged.
         lanes: The worker's one order of priority, highest first; without it there is one
             lane, `default`.
+        spill_dir: Where lanes with `fg.Spill(…)` spill to, on a local disk; `spill` in Faust's
+            data directory if nothing is given. It may be deleted at any time.
         shadow: Control loops that only say what they would do: `concurrency`, `batch-size`,
             `queue-delay`, `memory`, `ladder`, `brownout`, `shed`.
         **options: All that `faust.App` takes.
@@ -91,17 +92,19 @@ class App(faust.App):
         *,
         memory: Size | None = None,
         lanes: Sequence[Lane] | None = None,
+        spill_dir: str | os.PathLike[str] | None = None,
         shadow: Iterable[str] | None = None,
         **options: Any,
     ) -> None:
         # Faust ignores what it does not know, and an app without feeds is Faust's app; but a
         # slip of the pen is never meant.
         self._unknown = options.keys() - FAUST_OPTIONS
-        self._reject(name for name in self._unknown if name in LATER or is_typo(name, APP_OPTIONS))
+        self._reject(name for name in self._unknown if is_typo(name, APP_OPTIONS))
         self._declared_lanes = LaneSet.of(lanes)
         if shadow is not None:
             shadow = sorted(parse_shadow(shadow, owner="App(shadow=…)"))
-        self._declared = {"memory": memory, "shadow": shadow}
+        directory = None if spill_dir is None else os.fspath(spill_dir)
+        self._declared = {"memory": memory, "spill_dir": directory, "shadow": shadow}
         self.declared_feeds: list[Feed] = []
         #: What the command line and the configuration file say; set before the start.
         self.command_line: dict[str, Any] = {}
@@ -109,7 +112,7 @@ class App(faust.App):
         super().__init__(id, **options)
 
     def _reject(self, unknown: Iterable[str]) -> None:
-        reject_unknown(unknown, known=APP_OPTIONS, later=LATER, owner="App")
+        reject_unknown(unknown, known=APP_OPTIONS, owner="App")
 
     # Declarations.
 
@@ -235,6 +238,7 @@ class App(faust.App):
             file_name=file_name,
             environment=os.environ,
             command_line=self.command_line,
+            spill_dir=str(self.conf.datadir / "spill"),
         )
 
     @cached_property
@@ -246,6 +250,7 @@ class App(faust.App):
             lanes=settings.lanes,
             memory=MemoryBudget(settings.memory_bytes),
             drain_timeout_s=settings.drain_timeout_s,
+            spill_dir=settings.spill_dir,
             shadow=settings.shadow,
             loop=self.loop,
             beacon=self.beacon,

@@ -7,7 +7,8 @@ A *slice* is a run of records of a chunk; cutting one copies nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from bisect import bisect_left
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 import pyarrow as pa
@@ -80,6 +81,35 @@ class Chunk:
     def offset_at(self, row: int) -> int:
         """Return the offset of one record."""
         return int(self._offsets[row])
+
+    def row_of(self, offset: int) -> int:
+        """Return the first row at or after an offset; O(log rows)."""
+        return bisect_left(self._offsets, offset, 0, self.num_records)
+
+    def rows(self, start: int, stop: int) -> Chunk | None:
+        """Return some rows as a chunk of their own, None if there are none; nothing is copied."""
+        count = self.num_records
+        if start >= stop:
+            return None
+        if stop - start == count:
+            return self
+        columns = self.columns.slice(start, stop - start)
+        return replace(
+            self,
+            columns=columns,
+            first_offset=int(columns.column(0)[0].as_py()),
+            num_bytes=self.num_bytes * stop // count - self.num_bytes * start // count,
+            entity=None if self.entity is None else self.entity.slice(start, stop - start),
+        )
+
+    def from_offset(self, offset: int) -> Chunk | None:
+        """Return the records at and after an offset; nothing is copied."""
+        return self.rows(self.row_of(offset), self.num_records)
+
+    def without(self, first: int, end: int) -> list[Chunk]:
+        """Return the records before and after a range of offsets; nothing is copied."""
+        parts = (self.rows(0, self.row_of(first)), self.from_offset(end))
+        return [part for part in parts if part is not None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

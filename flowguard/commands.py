@@ -5,13 +5,16 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
-from flowguard.chunk import Slice, TopicPartition
+from flowguard.chunk import Chunk, Slice, TopicPartition
+
+if TYPE_CHECKING:
+    from flowguard.spill.manifest import Frame, FrameQueue
 
 __all__ = [
-    "Command", "Cut", "DivertBatch", "Fetch", "Hold", "OffsetRanges", "Resume", "StartBatch",
-    "Unprocessed",
+    "Command", "Cut", "DivertBatch", "Fetch", "FinishFrames", "Hold", "OffsetRanges", "Park",
+    "ReadFrame", "Resume", "Seek", "StartBatch", "Unprocessed", "WriteFrame",
 ]  # fmt: skip
 
 
@@ -145,4 +148,68 @@ class Unprocessed:
     why: str
 
 
-Command = StartBatch | Fetch | Hold | Resume | DivertBatch | Unprocessed
+@dataclass(frozen=True, slots=True)
+class Seek:
+    """Read a partition from a later offset on; what lies before it is not wanted."""
+
+    partition: TopicPartition
+    epoch: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteFrame:
+    """Write these records to disk together; then tell whether they are there.
+
+    Args:
+        blocks: In the order of their offsets; they stay in memory until they are written.
+        scan_lo: First offset of the range of which the lane's records are all here.
+        scan_hi: Offset after that range.
+        deadline_ms: The earliest deadline among them, wall clock; `NO_DEADLINE` without one.
+    """
+
+    partition: TopicPartition
+    epoch: int
+    lane: int
+    blocks: Sequence[Sequence[Chunk]]
+    scan_lo: int
+    scan_hi: int
+    deadline_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFrame:
+    """Bring these records back into memory: from disk or, if it has lost them, from Kafka."""
+
+    frame: Frame
+    epoch: int
+    lane: int
+
+
+@dataclass(frozen=True, slots=True)
+class FinishFrames:
+    """Nobody wants these frames any more."""
+
+    frames: Sequence[Frame]
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """Keep what is on disk of a partition that is not ours any more, for a while."""
+
+    frames: FrameQueue
+
+
+Command = (
+    StartBatch
+    | Fetch
+    | Hold
+    | Resume
+    | Seek
+    | DivertBatch
+    | Unprocessed
+    | WriteFrame
+    | ReadFrame
+    | FinishFrames
+    | Park
+)

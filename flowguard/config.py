@@ -30,6 +30,7 @@ LANE_PREFIX: Final = "FLOWGUARD_LANES__"
 DEFAULTS: Final[Mapping[str, Any]] = {
     "memory": "512MiB",
     "drain_timeout": "25s",
+    "spill_dir": None,  # depends on the app
     "shadow": (),
 }
 YES_OR_NO: Final = {
@@ -66,6 +67,7 @@ class AppSettings:
     Args:
         memory_bytes: Most bytes that feeds hold.
         drain_timeout_s: How long stopping waits for what is in flight.
+        spill_dir: Where lanes spill to.
         lanes: The lanes, with what environment and file changed in them.
         shadow: Control loops that only say what they would do.
         origins: Every value with its origin, for people.
@@ -73,6 +75,7 @@ class AppSettings:
 
     memory_bytes: int
     drain_timeout_s: float
+    spill_dir: str
     lanes: LaneSet
     shadow: frozenset[str]
     origins: tuple[Setting, ...]
@@ -86,6 +89,7 @@ def resolve(
     file_name: str = "the configuration file",
     environment: Mapping[str, str],
     command_line: Mapping[str, Any],
+    spill_dir: str = "spill",
 ) -> AppSettings:
     """Return the settings of an app.
 
@@ -95,6 +99,7 @@ def resolve(
         file: The parsed table of the configuration file.
         environment: All variables; those that do not begin with FLOWGUARD_ are ignored.
         command_line: Options given there; None means not given.
+        spill_dir: Where lanes spill to unless something else is said.
 
     Raises:
         ConfigError: An option is unknown or its value cannot be read.
@@ -107,7 +112,7 @@ def resolve(
         ({name: value for name, (value, _) in variables.items()}, ENVIRONMENT),
         (file, file_name),
         (code, "code"),
-        (DEFAULTS, "default"),
+        ({**DEFAULTS, "spill_dir": spill_dir}, "default"),
     ]
     settings = {name: first_of(name, layers) for name in DEFAULTS}
     for name, setting in settings.items():
@@ -125,6 +130,7 @@ def resolve(
     return AppSettings(
         memory_bytes=memory_bytes,
         drain_timeout_s=duration_ns(settings["drain_timeout"].value, name="drain_timeout") / 1e9,
+        spill_dir=str(settings["spill_dir"].value),
         lanes=changed,
         shadow=loops,
         origins=(*settings.values(), *lane_origins),

@@ -18,8 +18,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Final, assert_never
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias, assert_never
 
 from flowguard._native.histogram import LatencyHistogram
 from flowguard.chunk import Chunk, TopicPartition
@@ -36,9 +36,14 @@ from flowguard.facts import (
     Failed,
     Fetched,
     Finished,
+    FrameGone,
+    NotSpilled,
+    Restored,
     Returned,
     Revoked,
     Revoking,
+    Spilled,
+    SpillWatched,
     Stopped,
     Ticked,
 )
@@ -48,6 +53,7 @@ from flowguard.lanes.lane_set import LaneSet
 from flowguard.overflow import Overflow
 from flowguard.settle.ledger import PartitionLedger
 from flowguard.snapshot import Counts
+from flowguard.spilling import Spilling
 from flowguard.steering import Steering
 from flowguard.tally import Settled, Tally
 from flowguard.units import MILLISECOND, SECOND
@@ -94,6 +100,10 @@ class LaneBook:
     def latency(self) -> LatencyHistogram:
         """Return the latencies of this worker's life."""
         return sum_of(self.older, self.before, self.recent)
+
+
+#: Chunks of the blocks of a fetch: lane and number of the block → chunks.
+Blocks: TypeAlias = defaultdict[tuple[int, int], list[Chunk]]
 
 
 class Engine:
@@ -156,6 +166,8 @@ class Engine:
         self._recent_since_ns = 0
         self._steered_ns = 0
         self._lag_ns = 0
+        self.epoch_ms: int | None = None  # the wall clock, as far as it was told
+        self.spilling = Spilling(self)
         self.overflow = Overflow(self)
         self.steering = Steering(self)
 
@@ -169,9 +181,11 @@ class Engine:
         """
         self.memory_peak = max(self.memory_peak, self.memory.used_bytes)
         commands = [command for fact in facts for command in self._take_in(fact)]
+        now_ns = facts[-1].at_ns
+        self.spilling.move(now_ns)
         stirred, self._stirred = self._stirred, {}
-        commands += self._start_batches(stirred, facts[-1].at_ns)
-        return commands + self.overflow.take_commands()
+        commands += self._start_batches(stirred, now_ns)
+        return [*commands, *self.spilling.take_commands(), *self.overflow.take_commands()]
 
     def _take_in(self, fact: Fact) -> list[Command]:
         match fact:
@@ -195,6 +209,9 @@ class Engine:
                 return self._committed(fact)
             case Stopped():
                 return self._stopped(fact)
+            case Spilled() | NotSpilled() | Restored() | FrameGone() | SpillWatched():
+                self.spilling.observe(fact)
+                return []
             case _:
                 assert_never(fact)
 
@@ -203,53 +220,73 @@ class Engine:
         if partition is None or partition.epoch != fact.epoch:
             return []
         views = self._views_of[fact.partition.topic]
-        blocks: dict[tuple[int, int], list[Chunk]] = defaultdict(list)
-        commands: list[Command] = []
-        for each in fact.chunks:
-            if (chunk := self._unfinished(partition, each)) is not None:
-                blocks[chunk.lane, chunk.block].append(chunk)
-            if chunk is not each and self._skip(partition, each, chunk):
-                commands = [Resume()]
-        for (lane, _), chunks in blocks.items():
-            self._admit(partition, lane, chunks, views, fact.at_ns)
-        partition.ledger.position = fact.next_offset
-        self.overflow.fetched(views, [lane for lane, _ in blocks], fact.at_ns)
-        self._stir(views)
-        return commands
+        before: Blocks = defaultdict(list)  # what a line has
+        behind: Blocks = defaultdict(list)
+        made_room = False
+        for chunk in fact.chunks:
+            unfinished = chunk.from_offset(partition.ledger.restored[chunk.lane])
+            if unfinished is not chunk:
+                made_room |= self._skip(partition, chunk, unfinished)
+            if unfinished is not None:
+                made_room |= self._sort(partition, unfinished, before, behind)
+        self._take_blocks(partition, before, fact)
+        partition.ledger.position = max(partition.ledger.position, fact.next_offset)
+        self.spilling.read_up_to(partition)
+        self._take_blocks(partition, behind, fact)
+        ranks = {lane for lane, _ in [*before, *behind]}
+        self.overflow.fetched(views, ranks, fact.at_ns)
+        self.stir(views)
+        return [Resume()] if made_room else []
 
-    def _admit(
+    def _sort(self, partition: Partition, chunk: Chunk, before: Blocks, behind: Blocks) -> bool:
+        """Tell apart what comes before and behind what is on disk; True if that made room."""
+        parts = self.spilling.rest(partition, chunk)
+        for part in parts:
+            blocks = behind if self.spilling.is_behind(partition, part) else before
+            blocks[part.lane, part.block].append(part)
+        left_bytes = sum(part.num_bytes for part in parts)
+        if left_bytes == chunk.num_bytes:
+            return False
+        return self.memory.release(partition.account, chunk.num_bytes - left_bytes)
+
+    def _take_blocks(self, partition: Partition, blocks: Blocks, fact: Fetched) -> None:
+        """Give blocks to the agents, or let them wait in the lines of their lanes."""
+        scan_hi = fact.next_offset
+        scans: dict[tuple[int, int], tuple[int, int]] = {}
+        ends: dict[int, int] = {}
+        for key in sorted(blocks, reverse=True):
+            first_offset = min(chunk.first_offset for chunk in blocks[key])
+            scans[key] = first_offset, ends.get(key[0], scan_hi)
+            ends[key[0]] = first_offset
+        for (lane, block), chunks in blocks.items():
+            if self.spilling.takes(partition, lane):
+                self.spilling.join(partition, lane, chunks, scans[lane, block])
+                continue
+            ordinal = partition.lane_records[lane]
+            records = sum(chunk.num_records for chunk in chunks)
+            partition.lane_records[lane] += records
+            self.tally.read(lane, records)
+            self.admit(partition, lane, chunks, ordinal, fact.at_ns)
+
+    def admit(
         self,
         partition: Partition,
         lane: int,
         chunks: Sequence[Chunk],
-        views: Sequence[View],
+        ordinal: int,
         now_ns: int,
     ) -> None:
-        """Give the records of one block of a lane to all agents."""
+        """Give the records of one block of a lane to all agents.
+
+        Args:
+            ordinal: How many records of the lane were read before it.
+        """
+        views = self._views_of[partition.name.topic]
         for chunk in chunks:
-            self.tally.fetched(chunk, agents=len(views))
+            self.tally.admitted(chunk, agents=len(views))
             partition.chunks.add(chunk)
-        ordinal = partition.lane_records[lane]
-        partition.lane_records[lane] += sum(chunk.num_records for chunk in chunks)
         for view, ledgers in zip(views, partition.ledger.agents, strict=True):
             view.admit(partition, ledgers[lane], chunks, ordinal, now_ns)
-
-    def _unfinished(self, partition: Partition, chunk: Chunk) -> Chunk | None:
-        """Return what of a chunk was not finished before this worker began."""
-        watermark = partition.ledger.restored[chunk.lane]
-        if chunk.first_offset >= watermark:
-            return chunk
-        rows = chunk.num_records
-        done = first_row(chunk, watermark)
-        if done == rows:
-            return None
-        columns = chunk.columns.slice(done)
-        first_offset = int(columns.column(0)[0].as_py())
-        num_bytes = chunk.num_bytes - chunk.num_bytes * done // rows
-        entity = None if chunk.entity is None else chunk.entity.slice(done)
-        return replace(
-            chunk, columns=columns, first_offset=first_offset, num_bytes=num_bytes, entity=entity
-        )
 
     def _skip(self, partition: Partition, chunk: Chunk, rest: Chunk | None) -> bool:
         """Count what was finished before, and let it go; True if that made room."""
@@ -260,12 +297,12 @@ class Engine:
     def _returned(self, fact: Returned) -> list[Command]:
         view = self._view_with[fact.batch_id]
         view.stand_up(view.flights[fact.batch_id], fact.at_ns)
-        self._stir([view])
+        self.stir([view])
         return []
 
     def _finished(self, fact: Finished) -> list[Command]:
         if self.overflow.is_diversion(fact.batch_id):
-            self._stir([self.overflow.diverted(fact)])
+            self.stir([self.overflow.diverted(fact)])
             return []
         view = self._view_with.pop(fact.batch_id)
         flight = view.flights[fact.batch_id]
@@ -285,12 +322,12 @@ class Engine:
         self.tally.dead_letters(lane, min(fact.dead_letters, finished))
         if flight.cut.degraded:
             self.books[lane].degraded += max(0, finished - fact.dead_letters)
-        self._stir([view])
+        self.stir([view])
         return commands
 
     def _failed(self, fact: Failed) -> list[Command]:
         if self.overflow.is_diversion(fact.batch_id):
-            self._stir([self.overflow.diverted(fact)])
+            self.stir([self.overflow.diverted(fact)])
             return []
         view = self._view_with[fact.batch_id]
         flight = view.flights[fact.batch_id]
@@ -309,7 +346,7 @@ class Engine:
         else:
             view.land(flight)
             del self._view_with[fact.batch_id]
-        self._stir([view])
+        self.stir([view])
         return []
 
     def _ticked(self, fact: Ticked) -> list[Command]:
@@ -317,9 +354,10 @@ class Engine:
             self._recent_since_ns = fact.at_ns
             for book in self.books:
                 book.turn_over()
-        self._stir(self.views.values())
+        self.stir(self.views.values())
         self._lag_ns = max(self._lag_ns, fact.loop_lag_ns)
         if fact.epoch_ms is not None:
+            self.epoch_ms = fact.epoch_ms
             for view in self.views.values():
                 view.serving.clock_ns = fact.epoch_ms * MILLISECOND - fact.at_ns
         return self._steer(fact) if fact.at_ns - self._steered_ns >= STEER_NS else []
@@ -353,8 +391,9 @@ class Engine:
             if held is not None:
                 self._drop(held)
             self.partitions[name] = self._begin(name, offset, fact.watermarks.get(name, ()))
+            self.spilling.assigned(self.partitions[name], fact.spilled.get(name, ()))
         self.memory.assign([each.account for each in self.partitions.values()])
-        self._stir(self.views.values())
+        self.stir(self.views.values())
         return [self._fetch(), *self.steering.assigned()]
 
     def _begin(self, name: TopicPartition, offset: int, watermarks: Sequence[int]) -> Partition:
@@ -399,7 +438,7 @@ class Engine:
 
     # Decisions.
 
-    def _stir(self, views: Iterable[View]) -> None:
+    def stir(self, views: Iterable[View]) -> None:
         """Note that these agents may get a batch now."""
         self._stirred.update(dict.fromkeys(views))
 
@@ -445,6 +484,7 @@ class Engine:
         for chunk in partition.chunks:
             self.tally.released(chunk)
         partition.chunks.clear()
+        self.spilling.drop(partition)
         for view in self._views_of[partition.name.topic]:
             view.drop(partition)
         self._view_with = {
@@ -470,6 +510,10 @@ class Engine:
     def commit_points(self) -> dict[TopicPartition, CommitPoint]:
         """Return how far each partition may be committed, all at one instant."""
         return {name: partition.ledger.point for name, partition in self.partitions.items()}
+
+    def views_of(self, topic: str) -> Sequence[View]:
+        """Return the agents that read a topic."""
+        return self._views_of[topic]
 
     def ranks(self, topic: str) -> frozenset[int]:
         """Return the ranks of the lanes that a topic's records may have by rule."""
@@ -513,18 +557,6 @@ def sum_of(*histograms: LatencyHistogram) -> LatencyHistogram:
     for each in histograms:
         total.add(each)
     return total
-
-
-def first_row(chunk: Chunk, offset: int) -> int:
-    """Return the first row of a chunk at or after an offset; O(log rows)."""
-    low, high = 0, chunk.num_records
-    while low < high:
-        middle = (low + high) // 2
-        if chunk.offset_at(middle) < offset:
-            low = middle + 1
-        else:
-            high = middle
-    return low
 
 
 def batch_bytes_max(memory: MemoryBudget, *, seats: int) -> int:

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from flowguard.chunk import Chunk, TopicPartition
+
+if TYPE_CHECKING:
+    from flowguard.spill.manifest import Frame, FrameQueue
 
 __all__ = [
     "Assigned",
     "CommitPoint",
     "Committed",
+    "DiskSeen",
     "Fact",
     "Failed",
     "Fetched",
     "Finished",
+    "FrameGone",
+    "NotSpilled",
+    "Restored",
     "Returned",
     "Revoked",
     "Revoking",
+    "SpillWatched",
+    "Spilled",
     "Stopped",
     "Stored",
     "Ticked",
@@ -59,10 +68,13 @@ class Assigned:
     Args:
         watermarks: Partition → by lane, the offset below which it was finished before;
             without them nothing above the offset is known to be finished.
+        spilled: Partition → what is on disk of its lanes from an earlier time, which is still
+            what the log has.
     """
 
     offsets: Mapping[TopicPartition, int]
     watermarks: Mapping[TopicPartition, tuple[int, ...]] = field(default_factory=dict)
+    spilled: Mapping[TopicPartition, Sequence[FrameQueue]] = field(default_factory=dict)
     at_ns: int
 
 
@@ -176,6 +188,76 @@ class Ticked:
     epoch_ms: int | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spilled:
+    """Records are on disk, all of what was asked for at once."""
+
+    partition: TopicPartition
+    epoch: int
+    lane: int
+    frame: Frame
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotSpilled:
+    """The disk did not take records, which stay where they are; the reason is for people."""
+
+    partition: TopicPartition
+    epoch: int
+    lane: int
+    why: str
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """The records of a frame are back in memory, from disk or from Kafka.
+
+    Args:
+        blocks: As they were fetched at first; there may be fewer records than the frame had,
+            if Kafka does not have them any more either.
+    """
+
+    frame: Frame
+    epoch: int
+    lane: int
+    blocks: Sequence[Sequence[Chunk]]
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameGone:
+    """A frame cannot be had from the disk; its records are being read from Kafka again."""
+
+    frame: Frame
+    epoch: int
+    lane: int
+    at_ns: int
+
+
+class DiskSeen(NamedTuple):
+    """What a lane's disk was like when somebody looked.
+
+    Args:
+        accepts: It takes more.
+        why: Why it takes no more or not freely, for people; empty if it does.
+        stored_bytes: What the lane's files take.
+    """
+
+    accepts: bool
+    why: str
+    stored_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpillWatched:
+    """Somebody has looked at the disk; by lane."""
+
+    lanes: Mapping[int, DiskSeen]
+    at_ns: int
+
+
 Fact = (
     Assigned
     | Revoking
@@ -187,4 +269,9 @@ Fact = (
     | Failed
     | Committed
     | Ticked
+    | Spilled
+    | NotSpilled
+    | Restored
+    | FrameGone
+    | SpillWatched
 )

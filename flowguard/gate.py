@@ -11,16 +11,21 @@ from flowguard.control.queue_delay import QueueDelay
 from flowguard.holdings import Flight, Partition
 from flowguard.lanes.lane import Lane
 from flowguard.lanes.lane_set import LaneSet
+from flowguard.lanes.overflow import Spill
 from flowguard.units import SECOND, format_duration, format_size
 from flowguard.view import View
 
-__all__ = ["CALM_NS", "LOW", "Gate", "Need", "share_bytes"]
+__all__ = ["CALM_NS", "LOW", "Gate", "Need", "share_bytes", "spill_share_bytes"]
 
 #: A lane's share of the memory for columns: together the lanes leave a fifth free, so that
 #: one of them acts before a partition has no room; and no lane, however alone, takes more
 #: than a partition can have of its own and from the pool.
 SHARE_MAX: Final = 0.4
 SHARES_TOTAL: Final = 0.8
+
+#: Lanes that spill have less together: the pool of memory must never be used up by what may
+#: wait on disk, or a partition would not be read where urgent records are.
+SPILL_SHARES_TOTAL: Final = 0.35
 
 #: A lane that was above its share acts until it is back at so much of it.
 LOW: Final = 0.8
@@ -35,6 +40,13 @@ def share_bytes(lanes: LaneSet, memory: MemoryBudget) -> int:
     The smaller of 40 % and 80 % divided by the number of lanes, of the memory for columns.
     """
     return round(memory.columns_bytes_max * min(SHARE_MAX, SHARES_TOTAL / len(lanes)))
+
+
+def spill_share_bytes(lanes: LaneSet, memory: MemoryBudget) -> int:
+    """Return how many bytes of a lane that spills may wait for an agent before it does."""
+    spilling = sum(any(isinstance(each, Spill) for each in lane.policies) for lane in lanes)
+    share = round(memory.columns_bytes_max * SPILL_SHARES_TOTAL / max(1, spilling))
+    return min(share, share_bytes(lanes, memory))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,13 +6,12 @@
                                      ─▶ older than max_age? ─▶ expired, also at dispatch
 
 A policy looks at one lane of one agent at a time: each agent has a queue of its own. It takes
-records that no batch has; a policy that parks them elsewhere instead of letting them go takes
-its place in `_apply`.
+records that no batch has. What goes to disk instead of leaving is `spilling`'s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -27,9 +26,9 @@ from flowguard.control.decision import Decision
 from flowguard.control.queue_delay import QueueDelay
 from flowguard.diversion import Diversions
 from flowguard.facts import Failed, Finished
-from flowguard.gate import CALM_NS, Gate, Need, share_bytes
+from flowguard.gate import CALM_NS, Gate, Need, share_bytes, spill_share_bytes
 from flowguard.holdings import Flight, Part, Partition, Waiting
-from flowguard.lanes.overflow import Conflate, Divert, Policy, Shed
+from flowguard.lanes.overflow import Conflate, Divert, Policy, Shed, Spill
 from flowguard.leaving import Leaving
 from flowguard.units import SECOND, format_duration
 from flowguard.view import View
@@ -60,10 +59,11 @@ class Overflow:
         self._diversions = Diversions(engine, self._leaving)
         self._commands: list[Command] = []
         share = share_bytes(engine.lanes, engine.memory)
+        spill_share = spill_share_bytes(engine.lanes, engine.memory)
         self._gates: dict[View, dict[int, Gate]] = {
             view: {
                 rank: Gate(
-                    view, rank, lane, share,
+                    view, rank, lane, spill_share if engine.spilling.may_spill(rank) else share,
                     None if lane.target_ns is None else QueueDelay(lane.target_ns),
                 )
                 for rank, lane in enumerate(engine.lanes)
@@ -237,15 +237,33 @@ class Overflow:
             self._conflate_always(gate)
             self._calm_down(gate, now_ns)
             return
+        policies = self._acting(gate)
+        if not policies:
+            self._conflate_always(gate)
+            self._calm_down(gate, now_ns)
+            return
         self._note(gate, need, now_ns)
         if SHED in self._engine.shadow:
             return
-        for policy in gate.lane.policies:
+        for policy in policies:
             self._apply(policy, gate, need, now_ns)
             self._end()
             need = gate.need(now_ns, late_counts=late_counts)
             if need is None:
                 return
+
+    def _acting(self, gate: Gate) -> Sequence[Policy]:
+        """Return the policies of a lane that make records leave now.
+
+        Those behind `Spill` are for when the disk takes no more.
+        """
+        acting: list[Policy] = []
+        for policy in gate.lane.policies:
+            if not isinstance(policy, Spill):
+                acting.append(policy)
+            elif self._engine.spilling.relieves(gate.rank):
+                break
+        return acting
 
     def _relieve_full_partitions(self, now_ns: int) -> None:
         """Make room in partitions that cannot be read, where what waits there is enough for it."""
@@ -265,7 +283,7 @@ class Overflow:
         giving = [
             (gate, waiting_bytes)
             for _, gate in sorted(gates.items(), reverse=True)
-            if gate.lane.policies and (waiting_bytes := gate.waiting_of(partition))
+            if self._acting(gate) and (waiting_bytes := gate.waiting_of(partition))
         ]
         if missing_bytes <= 0 or sum(waiting for _, waiting in giving) < missing_bytes:
             return
@@ -279,7 +297,7 @@ class Overflow:
             self._note(gate, need, now_ns)
             if SHED in self._engine.shadow:
                 continue
-            for policy in gate.lane.policies:
+            for policy in self._acting(gate):
                 self._apply(policy, gate, need, now_ns)
                 self._end()
                 left_bytes = num_bytes - (waiting_bytes - gate.waiting_of(partition))
@@ -316,8 +334,10 @@ class Overflow:
         return taken
 
     def _conflate_always(self, gate: Gate) -> None:
-        """Conflate a lane that need not, because the ladder says so."""
-        for policy in gate.lane.policies if gate.shed_ratio > 0.0 and not sheds(gate) else ():
+        """Conflate a lane that need not, because the ladder says so or it is on disk as well."""
+        wanted = gate.shed_ratio > 0.0 and not sheds(gate)
+        wanted |= self._engine.spilling.has_line(gate.rank)
+        for policy in gate.lane.policies if wanted else ():
             if isinstance(policy, Conflate):
                 conflate(gate, self._leaving, by=policy.by, partition=None)
 

@@ -18,7 +18,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import polars as pl
 from aiokafka.errors import KafkaError
@@ -31,17 +31,22 @@ from flowguard.agents.event import FaustDelivery
 from flowguard.agents.failures import failure_of
 from flowguard.agents.feed import Feed
 from flowguard.batch import Batch
-from flowguard.chunk import TopicPartition
+from flowguard.chunk import Chunk, TopicPartition
 from flowguard.clock import Clock, SystemClock
 from flowguard.commands import (
     Command,
     Cut,
     DivertBatch,
     Fetch,
+    FinishFrames,
     Hold,
+    Park,
+    ReadFrame,
     Resume,
+    Seek,
     StartBatch,
     Unprocessed,
+    WriteFrame,
 )
 from flowguard.control.memory import MemoryBudget
 from flowguard.engine import Engine
@@ -79,6 +84,7 @@ from flowguard.settle.watermarks import decode as decode_watermarks
 from flowguard.settle.watermarks import encode as encode_watermarks
 from flowguard.situation import snapshot_of
 from flowguard.snapshot import Snapshot
+from flowguard.spill_service import SpillService, spill_lanes
 from flowguard.tally import AGENTS_MAX
 from flowguard.units import MILLISECOND, SECOND
 from flowguard.unprocessed import lines_of
@@ -123,6 +129,7 @@ FETCH_PACE_NS_MAX: Final = 5 * MILLISECOND
 LOST: Final = frozenset({"shed", "expired"})
 
 TOPIC_CHECK_S: Final = 10.0
+DISK_CHECK_S: Final = 1.0
 FETCH_RETRY_S: Final = 1.0
 
 
@@ -134,6 +141,7 @@ class FeedRuntime(Service):
         lanes: Its lanes.
         memory: What its feeds may hold.
         drain_timeout_s: How long stopping waits for what is in flight.
+        spill_dir: Where lanes spill to.
         shadow: Control loops that only say what they would do.
     """
 
@@ -146,6 +154,7 @@ class FeedRuntime(Service):
         lanes: LaneSet,
         memory: MemoryBudget,
         drain_timeout_s: float,
+        spill_dir: str,
         shadow: frozenset[str] = frozenset(),
         clock: Clock | None = None,
         **kwargs: Any,
@@ -156,6 +165,7 @@ class FeedRuntime(Service):
         self.memory = memory
         self.clock = clock or SystemClock()
         self.drain_timeout_s = drain_timeout_s
+        self.spill_dir = spill_dir
         self.shadow = shadow
         self.draining = False
         self.cluster = ""  # its id, once a broker has told
@@ -234,6 +244,7 @@ class FeedRuntime(Service):
             if count > AGENTS_MAX:
                 raise ConfigError(f"{count} agents read feed {name!r}; at most {AGENTS_MAX} can")
         check_algorithms(self.agents.values())
+        spill_lanes(self.lanes)
         _ = self.partition_plans
         self._check_diversions()
 
@@ -324,14 +335,30 @@ class FeedRuntime(Service):
         lost = frozenset(self.engine.partitions.keys() - positions.keys())
         if lost:
             self.observe(Revoked(partitions=lost, at_ns=self.clock.now_ns()))
+        new = positions.keys() - self.engine.partitions.keys()
         self.observe(
             Assigned(
                 offsets={name: stored.offset for name, stored in positions.items()},
                 watermarks=self._restore(positions),
+                spilled={} if self.spill is None else self.spill.take_found(new),
                 at_ns=self.clock.now_ns(),
             )
         )
         self.joined = True
+
+    async def find_spilled(self, positions: Mapping[TopicPartition, Stored]) -> None:
+        """Find what is on disk of partitions that are about to be assigned."""
+        if self.spill is None:
+            return
+        self.spill.open(self.cluster)
+        new = {name: at for name, at in positions.items() if name not in self.engine.partitions}
+        restored = self._restore(new)
+        await self.spill.find(
+            {
+                name: restored.get(name) or [stored.offset] * len(self.lanes)
+                for name, stored in new.items()
+            }
+        )
 
     def _restore(
         self, positions: Mapping[TopicPartition, Stored]
@@ -455,6 +482,19 @@ class FeedRuntime(Service):
                 self._keep(self.loop.create_task(self._divert(cut, topic)))
             case Unprocessed():
                 self._log_unprocessed(command)
+            case Seek():
+                self._seek(command)
+            case WriteFrame() | ReadFrame() | FinishFrames() | Park():
+                assert self.spill is not None, "only lanes that spill have frames"
+                self.spill.carry_out(command)
+
+    def _seek(self, command: Seek) -> None:
+        """Let the fetcher go on at a later offset; one that does not read yet begins there."""
+        fetcher = self._fetcher
+        if fetcher is not None:
+            self._thread.thread_loop.call_soon_threadsafe(
+                fetcher.seek, command.partition, command.epoch, command.offset
+            )
 
     def _log_unprocessed(self, command: Unprocessed) -> None:
         """Say which records have left without an agent; where some are lost, louder."""
@@ -517,6 +557,42 @@ class FeedRuntime(Service):
                 self.log.warning("cannot start to fetch, trying again: %r", error)
                 await self.sleep(FETCH_RETRY_S)
                 self._wanted_changed.set()
+
+    # Disk.
+
+    @cached_property
+    def spill(self) -> SpillService | None:
+        """Return what writes to disk, None if no lane spills."""
+        if not spill_lanes(self.lanes):
+            return None
+        return SpillService(
+            self.spill_dir,
+            app=self.app.conf.id,
+            lanes=self.lanes,
+            fingerprints=lambda: self.fingerprints,
+            plans=lambda: self.partition_plans,
+            clock=self.clock,
+            log=self,
+            observe=self.observe,
+            loop=self.loop,
+        )
+
+    async def read_range(
+        self, name: TopicPartition, first: int, end: int, lane: int
+    ) -> list[list[Chunk]]:
+        """Return the records of a lane in a range, read from Kafka beside all fetching."""
+        return cast("list[list[Chunk]]", await self._thread.read_range(name, first, end, lane))
+
+    async def record_at(self, name: TopicPartition, offset: int) -> Mapping[str, Any] | None:
+        """Return one record of Kafka as column → value, None if there is none."""
+        return cast("Mapping[str, Any] | None", await self._thread.record_at(name, offset))
+
+    @Service.task
+    async def _look_after_disk(self) -> None:
+        while not self.should_stop:
+            await self.sleep(DISK_CHECK_S)
+            if self.spill is not None:
+                self.spill.look()
 
     # Batches.
 
@@ -674,6 +750,8 @@ class FeedRuntime(Service):
         for task in list(self._starting):
             task.cancel()
         await self.pressure_writer.close()
+        if self.spill is not None:
+            await self.spill.close()
 
 
 def check_algorithms(agents: Iterable[FeedAgent]) -> None:

@@ -46,6 +46,8 @@ def oldest_timestamps(engine: Engine) -> dict[int, int]:
         for chunk in partition.chunks:
             known = oldest.get(chunk.lane, chunk.first_timestamp_ms)
             oldest[chunk.lane] = min(known, chunk.first_timestamp_ms)
+    for rank, timestamp_ms in engine.spilling.oldest_timestamps():
+        oldest[rank] = min(oldest.get(rank, timestamp_ms), timestamp_ms)
     return oldest
 
 
@@ -59,7 +61,9 @@ def lane_state(
     return LaneState(
         name=book.lane.name,
         counts=replace(book.counts),
-        queued_bytes=sum(view.backlog.queued_bytes(rank) for view in engine.views.values()),
+        queued_bytes=sum(view.backlog.queued_bytes(rank) for view in engine.views.values())
+        + engine.spilling.tail_bytes(rank),
+        spilled_bytes=engine.spilling.spilled_bytes(rank),
         oldest_age=None if first_ms is None else max(0.0, (epoch_ms - first_ms) / 1e3),
         p50=seconds(latency.percentile(50)),
         p99=seconds(latency.percentile(99)),
@@ -88,6 +92,8 @@ def lane_condition(engine: Engine, rank: int, now_ns: int) -> tuple[str, str | N
         return gives_way
     if (why := engine.overflow.why(rank)) is not None:
         return "shedding", why
+    if (spilling := engine.spilling.condition(rank)) is not None:
+        return spilling
     paused = engine.memory.paused
     for name in engine.steering.held:
         if rank in engine.ranks(name.topic):

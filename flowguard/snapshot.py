@@ -66,6 +66,7 @@ class LaneState:
     name: str
     counts: Counts
     queued_bytes: int
+    spilled_bytes: int
     oldest_age: float | None
     p50: float | None
     p99: float | None

@@ -150,7 +150,7 @@ class Steering:
                  f"a partition of bulk has filled {bulk_ratio:.0%} of its memory"),
             Part("loop_lag", self._lag.ratio, f"the event loop is mostly {lag_ms:.0f} ms late"),
             self._error_part(now_ns),
-            Part("spill", 0.0, "this version does not spill"),
+            Part("spill", *self._engine.spilling.fullness()),
         ]  # fmt: skip
 
     def _delay_part(self) -> Part:

@@ -68,11 +68,18 @@ class Tally:
         self._marks: dict[Chunk, Marks] = {}
         self._flying: dict[Chunk, int] = {}
 
-    def fetched(self, chunk: Chunk, *, agents: int) -> None:
-        """Count the records of a chunk that so many agents will get."""
-        counts = self._counts[chunk.lane]
-        counts.read += chunk.num_records
-        counts.held += chunk.num_records
+    def read(self, lane: int, count: int) -> None:
+        """Count records that were read and wait."""
+        self._counts[lane].read += count
+        self._counts[lane].held += count
+
+    def spilled(self, lane: int, count: int) -> None:
+        """Count records that waited in memory and are on disk now."""
+        self._counts[lane].held -= count
+        self._counts[lane].spilled += count
+
+    def admitted(self, chunk: Chunk, *, agents: int) -> None:
+        """Note that so many agents will get the records of a chunk, which wait."""
         chunk.unsettled = chunk.num_records * agents
         if agents > 1:
             self._marks[chunk] = Marks(chunk.num_records, agents)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -15,10 +15,15 @@ from flowguard.commands import (
     Cut,
     DivertBatch,
     Fetch,
+    FinishFrames,
     Hold,
+    Park,
+    ReadFrame,
     Resume,
+    Seek,
     StartBatch,
     Unprocessed,
+    WriteFrame,
 )
 from flowguard.control.memory import MemoryBudget
 from flowguard.dispatch.concurrency import Adaptive
@@ -26,23 +31,41 @@ from flowguard.engine import Engine
 from flowguard.facts import (
     Assigned,
     Committed,
+    DiskSeen,
     Fact,
     Failed,
     Fetched,
     Finished,
+    FrameGone,
+    NotSpilled,
+    Restored,
     Returned,
     Revoked,
     Revoking,
+    Spilled,
+    SpillWatched,
     Stopped,
     Ticked,
 )
 from flowguard.lanes.lane import Lane
 from flowguard.lanes.lane_set import LaneSet
+from flowguard.spill.manifest import Frame, FrameQueue
 from flowguard.units import MIB, MILLISECOND, SECOND
 from flowguard.view import AgentPlan
 
 EPOCH_MS = 1_700_000_000_000
 NO_HEADERS = wire.encode_headers([])
+
+#: The columns that the parser makes.
+PARSED = pa.schema(
+    [
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("timestamp", pa.int64(), nullable=False),
+        pa.field("key", pa.binary()),
+        pa.field("value", pa.binary()),
+        pa.field("headers", pa.binary(), nullable=False),
+    ]
+)
 
 A = TopicPartition("orders", 0)
 B = TopicPartition("orders", 1)
@@ -71,7 +94,7 @@ def columns_of(
             pa.array(values if values is not None else [b"{}"] * size, pa.binary()),
             pa.array(packed, pa.binary()),
         ],
-        names=["offset", "timestamp", "key", "value", "headers"],
+        schema=PARSED,
     )
 
 
@@ -115,6 +138,33 @@ def only_offsets(cut: Cut) -> list[int]:
     return [offset for _, offset in offsets_of(cut)]
 
 
+def copy_of(chunk: Chunk) -> Chunk:
+    """Return a chunk as it comes back from disk."""
+    return replace(chunk)
+
+
+def frame_of(command: WriteFrame, *, lane: str, number: int) -> Frame:
+    """Return what the store would say of records that it has written."""
+    chunks = [chunk for block in command.blocks for chunk in block]
+    timestamps = [ms for chunk in chunks for ms in chunk.columns.column(1).to_pylist()]
+    num_bytes = sum(chunk.num_bytes for chunk in chunks)
+    return Frame(
+        lane=lane,
+        partition=command.partition,
+        segment=0,
+        number=number,
+        position=4096,
+        stored_bytes=num_bytes,
+        raw_bytes=num_bytes,
+        records=len(timestamps),
+        scan_lo=command.scan_lo,
+        scan_hi=command.scan_hi,
+        min_timestamp_ms=min(timestamps),
+        max_timestamp_ms=max(timestamps),
+        deadline_ms=command.deadline_ms,
+    )
+
+
 @dataclass
 class EngineDriver:
     """An engine with a clock that only moves when told; every fact is followed by checks.
@@ -136,6 +186,7 @@ class EngineDriver:
     shadow: frozenset[str] = frozenset()
     ranks_of: dict[str, frozenset[int]] | None = None
     now_ns: int = 1_000 * SECOND
+    epoch_ms: int | None = None
     running: list[Cut] = field(default_factory=list)
     reading: dict[TopicPartition, tuple[int, int]] = field(default_factory=dict)
     resumes: int = 0
@@ -143,6 +194,11 @@ class EngineDriver:
     diverting: list[Cut] = field(default_factory=list)
     topics: list[str] = field(default_factory=list)  # where to, one a diversion
     unprocessed: list[Unprocessed] = field(default_factory=list)
+    writes: list[WriteFrame] = field(default_factory=list)  # that the disk was asked for
+    reads: list[ReadFrame] = field(default_factory=list)
+    disk: dict[Frame, list[list[Chunk]]] = field(default_factory=dict)
+    parked: list[FrameQueue] = field(default_factory=list)
+    seeks: list[Seek] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         plan = AgentPlan(
@@ -266,10 +322,63 @@ class EngineDriver:
         epoch = self.reading[partition][1]
         return self.tell(Stopped(partition=partition, epoch=epoch, why=why, at_ns=self.now_ns))
 
+    def write(self, command: WriteFrame | None = None) -> list[Cut]:
+        """Let the disk take what it was asked to write first, or this."""
+        command = command or self.writes[0]
+        self.writes.remove(command)
+        frame = frame_of(command, lane=self.engine.lanes[command.lane].name, number=len(self.disk))
+        self.disk[frame] = [[*map(copy_of, block)] for block in command.blocks]
+        return self.tell(
+            Spilled(
+                partition=command.partition, epoch=command.epoch, lane=command.lane, frame=frame,
+                at_ns=self.now_ns,
+            )
+        )  # fmt: skip
+
+    def refuse_write(self, why: str = "the disk is full", *, accepts: bool = False) -> list[Cut]:
+        """Let the disk not take what it was asked to write first."""
+        command = self.writes.pop(0)
+        self.watch_disk(command.lane, accepts=accepts, why=why)
+        return self.tell(
+            NotSpilled(
+                partition=command.partition, epoch=command.epoch, lane=command.lane, why=why,
+                at_ns=self.now_ns,
+            )
+        )  # fmt: skip
+
+    def watch_disk(self, lane: int, *, accepts: bool, why: str = "", stored: int = 0) -> list[Cut]:
+        """Look at the disk."""
+        seen = {lane: DiskSeen(accepts, why, stored)}
+        return self.tell(SpillWatched(lanes=seen, at_ns=self.now_ns))
+
+    def read_back(self, command: ReadFrame | None = None) -> list[Cut]:
+        """Let the disk give what it was asked for first, or this."""
+        command = command or self.reads[0]
+        self.reads.remove(command)
+        return self.restore(command, [[*map(copy_of, block)] for block in self.disk[command.frame]])
+
+    def lose(self, command: ReadFrame) -> list[Cut]:
+        """Let the disk not have what it was asked for."""
+        self.disk.pop(command.frame, None)
+        return self.tell(
+            FrameGone(
+                frame=command.frame, epoch=command.epoch, lane=command.lane, at_ns=self.now_ns
+            )
+        )
+
+    def restore(self, command: ReadFrame, blocks: Sequence[Sequence[Chunk]]) -> list[Cut]:
+        """Bring records back, from wherever."""
+        return self.tell(
+            Restored(
+                frame=command.frame, epoch=command.epoch, lane=command.lane, blocks=blocks,
+                at_ns=self.now_ns,
+            )
+        )  # fmt: skip
+
     def wait(self, ms: float) -> list[Cut]:
         """Let time pass, and tick at its end."""
         self.now_ns += round(ms * MILLISECOND)
-        return self.tell(Ticked(at_ns=self.now_ns))
+        return self.tell(Ticked(at_ns=self.now_ns, epoch_ms=self.epoch_ms))
 
     # What comes of it.
 
@@ -296,6 +405,18 @@ class EngineDriver:
                     self.topics.append(topic)
                 case Unprocessed():
                     self.unprocessed.append(command)
+                case WriteFrame():
+                    self.writes.append(command)
+                case ReadFrame():
+                    self.reads.append(command)
+                case FinishFrames(frames):
+                    for frame in frames:
+                        self.disk.pop(frame, None)
+                case Park(frames):
+                    self.parked.append(frames)
+                case Seek(partition, epoch, offset):
+                    self.seeks.append(command)
+                    self.reading[partition] = offset, epoch
         self.running += started
         return started
 

@@ -35,7 +35,9 @@ LAYER_4 = {
     "flowguard.intake.produce_connection",
     "flowguard.intake.producer",
     "flowguard.intake.schema_registry",
+    "flowguard.intake.range_reader",
     "flowguard.intake.sender",
+    "flowguard.spill.disk",
     "flowguard.spill.filesystem",
     "flowguard.spill.inspection",
     "flowguard.spill.opening",
@@ -52,8 +54,9 @@ LAYERS = {
     "flowguard.dimming": 3, "flowguard.serving": 3, "flowguard.queue_waits": 3,
     "flowguard.backlog": 3, "flowguard.conflation": 3, "flowguard.diversion": 3,
     "flowguard.gate": 3, "flowguard.leaving": 3, "flowguard.unprocessed": 3,
+    "flowguard.line": 3, "flowguard.spilling": 3,
     "flowguard.app": 5, "flowguard.worker": 5, "flowguard.runtime": 5, "flowguard.web": 5,
-    "flowguard.security": 4, "flowguard.faust_conf": 5,
+    "flowguard.security": 4, "flowguard.spill_service": 4, "flowguard.faust_conf": 5,
     "flowguard.pressure_topic": 4, "flowguard.upstream": 4,
 }  # fmt: skip
 

@@ -23,6 +23,7 @@ LEVELS = click.Choice(["crit", "error", "warn", "info", "debug"], case_sensitive
 @app_option
 @click.option("--broker", metavar="URL", help="Kafka, such as kafka://HOST:PORT.")
 @click.option("--memory", metavar="SIZE", help="Most that feeds hold, such as 512MiB.")
+@click.option("--spill-dir", metavar="DIR", help="Where lanes spill to, on a local disk.")
 @click.option("--web-host", metavar="HOST", help="Address of the worker's pages; 127.0.0.1.")
 @click.option("--web-port", metavar="PORT", type=click.IntRange(1, 65535), help="Their port; 6066.")
 @click.option(
@@ -34,6 +35,7 @@ def worker(
     app: str,
     broker: str | None,
     memory: str | None,
+    spill_dir: str | None,
     web_host: str | None,
     web_port: int | None,
     drain_timeout: str | None,
@@ -46,7 +48,11 @@ def worker(
     """
     loop = get_event_loop()  # before the import: whatever the app makes must belong to it
     found = find_app(app)
-    found.command_line = {"memory": memory, "drain_timeout": drain_timeout}
+    found.command_line = {
+        "memory": memory,
+        "spill_dir": spill_dir,
+        "drain_timeout": drain_timeout,
+    }
     configure(found, config=config, broker=broker)
     set_address(found, web_host, web_port)
     found.check()

@@ -9,8 +9,8 @@ nothing is copied.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,7 +20,7 @@ from flowguard.chunk import NO_FLOW, Chunk, TopicPartition
 from flowguard.lanes.split import Part, Splitter
 from flowguard.units import MILLISECOND
 
-__all__ = ["BLOCK_RECORDS", "Arrival", "chunks_of"]
+__all__ = ["BLOCK_RECORDS", "Arrival", "block_of", "chunks_of"]
 
 #: Where order allows a lane to run ahead, it does so by blocks of so many records.
 BLOCK_RECORDS: Final = 16_384
@@ -67,6 +67,31 @@ def chunks_of(
     ]
 
 
+class Again(NamedTuple):
+    """Records of a lane that were fetched once before, as the parser gave them."""
+
+    lane: int
+    columns: pa.RecordBatch
+    num_bytes: int
+
+
+def block_of(
+    partition: TopicPartition,
+    lane: int,
+    columns: pa.RecordBatch,
+    arrival: Arrival,
+    splitter: Splitter | None,
+) -> list[Chunk]:
+    """Return the chunks of one block of a lane that comes back from disk.
+
+    Raises:
+        Exception: A schema that is needed to split cannot be had; to be tried again.
+    """
+    again = Again(lane, columns, columns.nbytes)
+    chunks = parts_of(partition, again, columns, 0, arrival, splitter)
+    return [each if each.lane == lane else replace(each, lane=lane) for each in chunks]
+
+
 def whole(partition: TopicPartition, lane: LaneColumns, arrival: Arrival) -> Chunk:
     """Return a lane of a response as one chunk."""
     return Chunk(
@@ -89,7 +114,7 @@ def blocks_of(columns: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
 
 def parts_of(
     partition: TopicPartition,
-    lane: LaneColumns,
+    lane: LaneColumns | Again,
     columns: pa.RecordBatch,
     block: int,
     arrival: Arrival,

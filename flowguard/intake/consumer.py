@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, cast
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import aiokafka
 from aiokafka import TopicPartition as KafkaTopicPartition
@@ -26,15 +27,18 @@ from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer
 from faust.types import TP
 
-from flowguard.chunk import TopicPartition
+from flowguard.chunk import Chunk, TopicPartition
 from flowguard.facts import Stored
 from flowguard.intake.fetcher import Fetcher
+from flowguard.intake.range_reader import RangeReader
 from flowguard.settle.metadata_room import MetadataRoom
 
 if TYPE_CHECKING:
     from flowguard.runtime import FeedRuntime
 
 __all__ = ["FeedConsumer"]
+
+T = TypeVar("T")
 
 Positions = dict[TopicPartition, Stored]
 
@@ -185,6 +189,35 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
         find = consumer.beginning_offsets if which == "earliest" else consumer.end_offsets
         return cast("Mapping[KafkaTopicPartition, int]", await find(names))
 
+    # Reading again.
+
+    async def read_range(
+        self, name: TopicPartition, first: int, end: int, lane: int
+    ) -> list[list[Chunk]]:
+        """Return the records of a lane in a range, beside what is being fetched."""
+        return await self._aside(lambda reader: reader.read(name, first, end, lane))
+
+    async def record_at(self, name: TopicPartition, offset: int) -> Mapping[str, Any] | None:
+        """Return one record as column → value, None if the log has none at this offset."""
+        return await self._aside(lambda reader: reader.record_at(name, offset))
+
+    async def _aside(self, read: Callable[[RangeReader], Coroutine[Any, Any, T]]) -> T:
+        """Read on the consumer's thread, without a place in the queue that commits wait in."""
+        work = asyncio.run_coroutine_threadsafe(read(self._range_reader), self.thread_loop)
+        return await asyncio.wrap_future(work)
+
+    @cached_property
+    def _range_reader(self) -> RangeReader:
+        runtime = self.runtime
+        return RangeReader(
+            client=self._ensure_consumer()._client,
+            plans=runtime.partition_plans,
+            lane_count=len(runtime.lanes),
+            memory=runtime.memory,
+            clock=runtime.clock,
+            find_offset=self._find_offset,
+        )
+
     # Positions and commits.
 
     async def feed_positions(self, partitions: Sequence[TP]) -> Positions:
@@ -326,6 +359,8 @@ class FeedConsumer(Consumer):
         if feeds and not self.runtime.cluster:
             self.runtime.cluster = await self._thread.cluster_id()
         self._feed_positions = await self._thread.feed_positions(sorted(feeds)) if feeds else {}
+        if feeds:
+            await self.runtime.find_spilled(self._feed_positions)
 
     def resume_flow(self) -> None:
         """Let messages flow; for feeds this is when reading begins.

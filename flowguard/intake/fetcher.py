@@ -169,7 +169,7 @@ class Fetcher:
         touch: Called now and then so that the group knows that we poll.
         find_offset: Coroutine: partition, "earliest" or "latest" → offset.
 
-    Thread-safety: `assign`, `stop` on the consumer's thread; `wake`, `hold` on any.
+    Thread-safety: `assign`, `seek`, `stop` on the consumer's thread; `wake`, `hold` on any.
     """
 
     def __init__(
@@ -222,6 +222,13 @@ class Fetcher:
         if self._director is None:
             self._director = self._loop.create_task(self._direct(), name="feed fetcher")
         self._pulse()
+
+    def seek(self, name: TopicPartition, epoch: int, offset: int) -> None:
+        """Go on at a later offset; what a request under way brings of the rest is ignored."""
+        cursor = self._cursors.get(name)
+        if cursor is not None and cursor.epoch == epoch:
+            cursor.offset = max(cursor.offset, offset)
+            self._pulse()
 
     def hold(self, partitions: frozenset[TopicPartition]) -> None:
         """Leave these partitions out of requests, and take in all others; on any thread.

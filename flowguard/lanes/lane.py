@@ -42,8 +42,9 @@ class Lane:
         demote_after: Records older than this wait behind the lowest lane; they are still
             accounted here.
         overflow: What happens when the lane exceeds its share of the memory, or waits longer
-            than its target allows: `Block()`, `Shed()`, `Conflate()`, `Divert(topic)`, or a
-            list that is tried in order. The last resort is always `Block()`.
+            than its target allows: `Block()`, `Spill(size)`, `Shed()`, `Conflate()`,
+            `Divert(topic)`, or a list that is tried in order. The last resort is always
+            `Block()`.
         degrade: Whether an agent's fallback may serve it in a brownout.
 
     Raises:

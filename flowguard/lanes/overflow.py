@@ -2,10 +2,11 @@
 
 A policy acts while the lane exceeds its share of the memory, or waits longer than its target
 allows. Policies in a list are tried in order, and the last resort is always `Block`. Each but
-`Block` says what may be done with records that no agent has been given; what is done is
+`Block` and `Spill` says which records may leave that no agent has been given; what leaves is
 counted, and the offsets are logged.
 
     Block      wait in Kafka: nothing is lost, and what shares the partition waits as well
+    Spill      wait on disk: nothing is lost, and what shares the partition goes on
     Shed       leave the oldest out
     Conflate   leave out what a newer record of the same key replaces
     Divert     write the oldest, as they are, to another topic
@@ -19,14 +20,21 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from flowguard.errors import ConfigError
+from flowguard.units import MIB, Duration, Size, duration_ns, format_size, size_bytes
 
-__all__ = ["Block", "Conflate", "Divert", "Policy", "Shed", "described", "parse_overflow"]
+__all__ = [
+    "Block", "Conflate", "Divert", "Policy", "Shed", "Spill", "described", "parse_overflow",
+]  # fmt: skip
 
 #: What Kafka permits in the name of a topic.
 TOPIC: Final = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 
-LATER: Final = ("Spill",)
-USE: Final = "use fg.Block(), fg.Shed(), fg.Conflate(), fg.Divert(topic), or a list of them"
+USE: Final = (
+    "use fg.Block(), fg.Spill(size), fg.Shed(), fg.Conflate(), fg.Divert(topic), or a list of them"
+)
+
+#: Less is not worth a disk: a frame, a header and a footer must fit.
+SPILL_BYTES_MIN: Final = MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +44,51 @@ class Block:
     Nothing is lost or reordered. Lanes that share a partition with a blocked lane
     wait with it, because a partition can only be read in order.
     """
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Spill:
+    """Keep what the lane has no memory for on disk, until its agents have time for it.
+
+    The disk is a cache of the log: what is on it is not committed, so the directory may be
+    deleted at any time, and what cannot be read back is fetched from Kafka again. Order is
+    kept. It pays where more urgent records share the partitions; where a topic holds nothing
+    but lanes that are above their share, it is not read instead.
+
+    Args:
+        max_bytes: Most bytes on disk for this lane and worker, such as `"20GiB"`, 1 MiB or more.
+        encrypt: True: with a key that lives as long as the worker does, so that a restart
+            reads from Kafka what was spilled. Or an object with `current() -> Key` and
+            `find(key_id) -> Key | None`. AES-256-GCM; needs the extra `encrypt`.
+        ttl: Records that are older than this while they wait on disk are left out, counted as
+            `expired`, and their offsets are logged; None: they wait.
+
+    Raises:
+        ConfigError: An argument is outside its range.
+    """
+
+    max_bytes: int
+    encrypt: Any = False
+    ttl_ns: int | None = None
+
+    def __init__(self, max_bytes: Size, encrypt: Any = False, ttl: Duration | None = None) -> None:
+        owner = f"Spill({max_bytes!r})"
+        size = size_bytes(max_bytes, name="Spill(max_bytes)")
+        if size < SPILL_BYTES_MIN:
+            raise ConfigError(f"{owner}: that is too little for a disk; give it 1MiB or more")
+        if not isinstance(encrypt, bool) and not (
+            callable(getattr(encrypt, "current", None)) and callable(getattr(encrypt, "find", None))
+        ):
+            raise ConfigError(
+                f"{owner}: encrypt={encrypt!r} gives no keys; use True, or an object with "
+                "current() and find(key_id)"
+            )
+        ttl_ns = None if ttl is None else duration_ns(ttl, name="Spill(ttl)")
+        if ttl_ns is not None and ttl_ns <= 0:
+            raise ConfigError(f"{owner}: ttl={ttl!r} must be more than nothing; leave it out")
+        object.__setattr__(self, "max_bytes", size)
+        object.__setattr__(self, "encrypt", encrypt)
+        object.__setattr__(self, "ttl_ns", ttl_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +147,7 @@ class Divert:
             )
 
 
-Policy: TypeAlias = Block | Shed | Conflate | Divert
+Policy: TypeAlias = Block | Spill | Shed | Conflate | Divert
 
 
 def parse_overflow(value: Policy | Sequence[Policy] | None, *, owner: str) -> tuple[Policy, ...]:
@@ -107,7 +160,7 @@ def parse_overflow(value: Policy | Sequence[Policy] | None, *, owner: str) -> tu
         return (Block(),)
     listed: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value]
     for policy in listed:
-        if not isinstance(policy, (Block, Shed, Conflate, Divert)):
+        if not isinstance(policy, (Block, Spill, Shed, Conflate, Divert)):
             raise ConfigError(f"{owner}.overflow={value!r} {reason(policy)}; {USE}")
     kinds = [type(policy).__name__ for policy in listed]
     if "Block" in kinds[:-1]:
@@ -124,11 +177,8 @@ def parse_overflow(value: Policy | Sequence[Policy] | None, *, owner: str) -> tu
 
 def reason(policy: object) -> str:
     """Return what is wrong with something that is no policy."""
-    if isinstance(policy, type) and issubclass(policy, (Block, Shed, Conflate, Divert)):
+    if isinstance(policy, type) and issubclass(policy, (Block, Spill, Shed, Conflate, Divert)):
         return f"has a class where a policy belongs; write {policy.__name__}(…)"
-    name = policy if isinstance(policy, str) else type(policy).__name__
-    if name.lower() in (each.lower() for each in LATER):
-        return "is not available in this version"
     return "is no overflow policy"
 
 
@@ -139,6 +189,8 @@ def described(policies: Sequence[Policy]) -> str:
         match policy:
             case Block():
                 words += [] if words else ["block"]
+            case Spill(max_bytes):
+                words.append(f"spill {format_size(max_bytes)}")
             case Shed():
                 words.append("shed")
             case Conflate(by):

@@ -81,7 +81,7 @@ def lane_document(lane: LaneState) -> dict[str, Any]:
         **lane.counts.as_dict(),
         "degraded": lane.degraded,
         "queued_bytes": lane.queued_bytes,
-        "spilled_bytes": 0,  # this version never spills
+        "spilled_bytes": lane.spilled_bytes,
         "oldest_age": lane.oldest_age,
         "p99": lane.p99_recent,
         "state": lane.state,

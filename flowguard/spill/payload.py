@@ -36,13 +36,15 @@ COMPRESSIONS: Final[tuple[Compression, ...]] = ("none", "lz4", "zstd")
 #: The columns of a `Chunk`.
 SCHEMA: Final = pa.schema(
     [
-        ("offset", pa.int64()),
-        ("timestamp", pa.int64()),
-        ("key", pa.binary()),
-        ("value", pa.binary()),
-        ("headers", pa.binary()),
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("timestamp", pa.int64(), nullable=False),
+        pa.field("key", pa.binary()),
+        pa.field("value", pa.binary()),
+        pa.field("headers", pa.binary(), nullable=False),
     ]
 )
+
+REQUIRED: Final = [index for index, field in enumerate(SCHEMA) if not field.nullable]
 
 PROBE_TIMESTAMP: Final = Struct("<q")
 PROBE_SIZE: Final = Struct("<i")
@@ -79,9 +81,9 @@ class Encoder:
         """
         try:
             for batch in batches:
-                if not batch.schema.equals(SCHEMA):
+                if batch.schema.names != SCHEMA.names or batch.schema.types != SCHEMA.types:
                     raise ValueError(f"columns must be those of a chunk, not {batch.schema}")
-                self._writer.write_batch(batch)
+                self._writer.write_batch(pa.RecordBatch.from_arrays(batch.columns, schema=SCHEMA))
         finally:
             parts = self._sink.take()
         return parts
@@ -146,8 +148,8 @@ def decode(payload: pa.Buffer, *, batches: int, records: int) -> list[pa.RecordB
         raise Malformed(f"{payload.size - reader.tell()} bytes are left over")
     if sum(batch.num_rows for batch in found) != records:
         raise Malformed(f"it does not have {records} records")
-    if any(batch.column(index).null_count for batch in found for index in (0, 1)):
-        raise Malformed("an offset or a timestamp is null")
+    if any(batch.column(index).null_count for batch in found for index in REQUIRED):
+        raise Malformed("an offset, a timestamp or headers are null")
     return found
 
 

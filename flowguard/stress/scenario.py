@@ -23,7 +23,7 @@ from flowguard.dispatch.concurrency import Adaptive
 from flowguard.errors import ConfigError
 from flowguard.lanes.lane import Lane
 from flowguard.lanes.lane_set import LaneSet
-from flowguard.lanes.overflow import Block, Conflate, Divert, Policy, Shed
+from flowguard.lanes.overflow import Block, Conflate, Divert, Policy, Shed, Spill
 from flowguard.stress.arrivals import Arrivals, Trace, read_arrivals
 from flowguard.stress.expect import Expect, read_expect
 from flowguard.stress.faults import Fault, check_ratio, read_fault
@@ -129,7 +129,10 @@ def read_overflow(value: Any, name: str) -> list[Policy]:
 
 
 def read_policy(value: Any, name: str) -> Policy:
-    """Return one policy: `block`, `shed`, `conflate`, `conflate:COLUMN` or `divert:TOPIC`."""
+    """Return one policy: `block`, `shed`, `conflate`, or with an argument.
+
+    Those are `spill:SIZE`, `conflate:COLUMN` and `divert:TOPIC`.
+    """
     kind, _, argument = value.partition(":") if isinstance(value, str) else ("", "", "")
     match kind, argument:
         case "block", "":
@@ -138,11 +141,13 @@ def read_policy(value: Any, name: str) -> Policy:
             return Shed()
         case "conflate", column:
             return Conflate(column or None)
+        case "spill", size if size:
+            return Spill(size)
         case "divert", topic if topic:
             return Divert(topic)
     raise ConfigError(
-        f"{name}={value!r} is no policy; use 'block', 'shed', 'conflate', 'conflate:COLUMN', "
-        "'divert:TOPIC', or a list of them"
+        f"{name}={value!r} is no policy; use 'block', 'spill:SIZE', 'shed', 'conflate', "
+        "'conflate:COLUMN', 'divert:TOPIC', or a list of them"
     )
 
 

@@ -19,10 +19,15 @@ from flowguard.commands import (
     Cut,
     DivertBatch,
     Fetch,
+    FinishFrames,
     Hold,
+    Park,
+    ReadFrame,
     Resume,
+    Seek,
     StartBatch,
     Unprocessed,
+    WriteFrame,
 )
 from flowguard.control.memory import MemoryBudget
 from flowguard.dispatch.concurrency import Adaptive
@@ -45,6 +50,7 @@ from flowguard.stress.chance import poisson
 from flowguard.stress.scenario import Scenario
 from flowguard.stress.simulator.agenda import Agenda
 from flowguard.stress.simulator.broker import Broker
+from flowguard.stress.simulator.disk import Disk
 from flowguard.stress.simulator.fetching import FetchLoop, FetchPlan, epoch_ms_at, pace_of
 from flowguard.stress.simulator.history import Handed
 from flowguard.stress.simulator.provider import REFUSAL_NS, Answer, Call, Provider
@@ -119,6 +125,9 @@ class Worker:
         self._rng = rng
         self._wake_provider = wake_provider
         self._plan = scenario.provider
+        self.disk = Disk(
+            self.lanes, later=self.later, observe=self.observe, now_ns=lambda: agenda.now_ns
+        )
         self._calls: dict[int, Call] = {}
         self._tick_at_ns: int | None = None
         self._loops = {
@@ -238,6 +247,14 @@ class Worker:
             case DivertBatch(cut):
                 self._watch.started(cut, self._agenda.now_ns)
                 self.later(self._broker.ack_ns, lambda: self._diverted(cut))
+            case WriteFrame():
+                self.disk.write(command)
+            case ReadFrame():
+                self.disk.read(command)
+            case FinishFrames():
+                self.disk.finish(command)
+            case Park() | Seek():
+                pass  # its disk is lost with it, so nothing is ever found there
             case _:
                 assert_never(command)
 

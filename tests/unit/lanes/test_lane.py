@@ -103,11 +103,6 @@ def test_a_lane_may_be_degraded_unless_it_says_otherwise_and_knows_no_greatest_a
     assert Lane("a", max_age="30s").max_age == 30.0
 
 
-def test_an_overflow_of_a_later_version_says_so():
-    with pytest.raises(ConfigError, match="not available in this version"):
-        Lane("a", overflow="spill")
-
-
 def test_a_misspelt_option_names_the_one_that_was_meant():
     with pytest.raises(ConfigError, match="did you mean target"):
         Lane("a", tagret="50ms")

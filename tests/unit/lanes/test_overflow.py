@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 import flowguard as fg
@@ -40,7 +42,8 @@ def test_an_empty_list_blocks():
         ("shed", "is no overflow policy; use fg.Block()"),
         (fg.Shed, "has a class where a policy belongs; write Shed"),
         ([fg.Shed(), 5], "is no overflow policy"),
-        ("spill", "is not available in this version"),
+        ("spill", "is no overflow policy; use fg.Block"),
+        (fg.Spill, "has a class where a policy belongs; write Spill"),
         ([fg.Block(), fg.Shed()], "what comes after Block.. is never tried"),
         ([fg.Shed(), fg.Shed()], "has Shed twice"),
         ([fg.Divert("a"), fg.Divert("b")], "has Divert twice"),
@@ -52,12 +55,22 @@ def test_what_is_no_list_of_policies_is_refused(overflow: object, said: str):
         fg.Lane("a", overflow=overflow)  # type: ignore[arg-type]
 
 
-def test_a_policy_of_a_later_version_says_so():
-    class Spill:
-        pass
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"max_bytes": "100KiB"}, "too little for a disk; give it 1MiB or more"),
+        ({"max_bytes": "much"}, "max_bytes"),
+        ({"max_bytes": "1GiB", "encrypt": "secret"}, "gives no keys; use True, or an object"),
+        ({"max_bytes": "1GiB", "ttl": "0s"}, "ttl='0s' must be more than nothing"),
+    ],
+)
+def test_what_is_no_size_key_or_time_of_a_spill_is_refused(arguments: Any, said: str):
+    with pytest.raises(ConfigError, match=said):
+        fg.Spill(**arguments)
 
-    with pytest.raises(ConfigError, match="not available in this version"):
-        fg.Lane("a", overflow=Spill())  # type: ignore[arg-type]
+
+def test_a_spill_takes_sizes_and_times_as_text():
+    assert fg.Spill("20GiB", ttl="1h") == fg.Spill(20 << 30, ttl=3600)
 
 
 @pytest.mark.parametrize("topic", ["", "a b", "a/b", "x" * 250, None, 5])

@@ -1,0 +1,138 @@
+"""The line of one lane and partition behind what its agents have in memory.
+
+    agents' queues ◀── read ── frames on disk ◀── write ── tail in memory ◀── fetched
+
+Records leave it in the order in which they were read from Kafka: while there is a line, what
+is fetched joins its end. What is still in the tail when its turn comes never sees the disk.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from flowguard.chunk import Chunk
+from flowguard.holdings import Partition
+from flowguard.settle.ledger import Run
+from flowguard.spill.manifest import Frame, FrameQueue
+
+__all__ = ["Block", "Line"]
+
+#: The place of a line in its lane as long as it is not known what comes before it: last.
+LAST: Final = 1 << 60
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """One block of a lane's records, as it was fetched.
+
+    Args:
+        chunks: Several where they queue by flow.
+        scan_lo: First offset of the range of which the lane's records are all here.
+        scan_hi: Offset after that range.
+    """
+
+    chunks: tuple[Chunk, ...]
+    scan_lo: int
+    scan_hi: int
+
+    @property
+    def num_records(self) -> int:
+        """Return the number of records."""
+        return sum(chunk.num_records for chunk in self.chunks)
+
+    @property
+    def num_bytes(self) -> int:
+        """Return the bytes of their columns."""
+        return sum(chunk.num_bytes for chunk in self.chunks)
+
+    @property
+    def first_timestamp_ms(self) -> int:
+        """Return the oldest timestamp."""
+        return min(chunk.first_timestamp_ms for chunk in self.chunks)
+
+
+@dataclass(slots=True, eq=False)
+class Line:
+    """What waits of one lane and partition behind what is in its agents' queues.
+
+    Args:
+        frames: On disk, oldest first, without the one that is being read.
+        scanned: Offset up to which all records of the lane are in it or were before it.
+        anchors: One for each agent: unfinished from the first record of the line on.
+        ordinal: How many records of the lane were read before its first.
+        tail: In memory, behind all frames.
+        writing: So many blocks of the tail, from its front, are being written.
+        reading: Frame that is being read.
+        refetching: It is not on disk any more and is read from Kafka again.
+        opened: All that comes before its first record was read; not so at first if its frames
+            are from an earlier life.
+    """
+
+    partition: Partition
+    rank: int
+    frames: FrameQueue
+    scanned: int
+    anchors: list[Run] = field(default_factory=list)
+    ordinal: int = LAST
+    tail: deque[Block] = field(default_factory=deque)
+    writing: int = 0
+    reading: Frame | None = None
+    refetching: bool = False
+    opened: bool = True
+
+    @property
+    def is_empty(self) -> bool:
+        """Tell whether nothing waits in it."""
+        return not (len(self.frames) or self.tail or self.reading)
+
+    @property
+    def first_offset(self) -> int:
+        """Return an offset that no record of the line is below; it is not empty."""
+        if self.reading is not None:
+            return self.reading.scan_lo
+        return self.frames[0].scan_lo if len(self.frames) else self.tail[0].scan_lo
+
+    @property
+    def first_timestamp_ms(self) -> int:
+        """Return the oldest timestamp of what comes first; it is not empty."""
+        if self.reading is not None:
+            return self.reading.min_timestamp_ms
+        if len(self.frames):
+            return self.frames[0].min_timestamp_ms
+        return self.tail[0].first_timestamp_ms
+
+    @property
+    def unwritten(self) -> Sequence[Block]:
+        """Return what of the tail is not being written, oldest first."""
+        return [block for index, block in enumerate(self.tail) if index >= self.writing]
+
+    @property
+    def unwritten_bytes(self) -> int:
+        """Return the bytes of it."""
+        return sum(block.num_bytes for block in self.unwritten)
+
+    @property
+    def tail_records(self) -> int:
+        """Return how many records wait in memory."""
+        return sum(block.num_records for block in self.tail)
+
+    @property
+    def tail_bytes(self) -> int:
+        """Return the bytes of their columns."""
+        return sum(block.num_bytes for block in self.tail)
+
+    @property
+    def spilled_records(self) -> int:
+        """Return how many records count as spilled."""
+        reading = self.reading is not None and not self.refetching
+        return self.frames.records + (self.reading.records if reading and self.reading else 0)
+
+    @property
+    def may_give(self) -> bool:
+        """Tell whether what comes first can go to the agents now."""
+        if self.reading is not None or not self.opened or self.partition.revoking:
+            return False
+        return len(self.frames) > 0 or (bool(self.tail) and not self.writing)
