@@ -1,19 +1,16 @@
-"""`flowguard spill`: what it prints, what it deletes, how it fails, and beside a live worker."""
+"""`flowguard spill`: what it prints, what it deletes, how it fails."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
-from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Condition, Thread
-from typing import Any
 
 import click
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 from flowguard.chunk import TopicPartition
 from flowguard.cli import cli, spill_verify
@@ -21,41 +18,15 @@ from flowguard.cli.exit_codes import CORRUPT, FAILED, INTERRUPTED, OK, USAGE
 from flowguard.cli.spill_directory import age_of, describe_slot
 from flowguard.cli.spill_ls import slot_entry
 from flowguard.cli.terminal import encoded, printable
-from flowguard.errors import FrameLost
 from flowguard.spill.filesystem import RealFileSystem
 from flowguard.spill.findings import SlotReport
-from flowguard.spill.layout import FRAME_HEADER_BYTES, segment_name
-from flowguard.spill.manifest import Frame
-from flowguard.spill.slot import Slot
-from flowguard.spill.store import SpillStore
-from tests.spill.builders import APP, slot_on, spill, store_on
+from flowguard.spill.layout import segment_name
+from tests.spill.builders import APP, spill
 from tests.unit.cli.conftest import Run
+from tests.unit.cli.spilled import SEGMENT, Spilled, document
 from tests.unit.spill.test_inspection import ENCRYPTED, later_format
 
-SEGMENT = segment_name("bulk", 0)
 HOSTILE = TopicPartition("x\x1b]0;owned\x07[bold red][/]\u009b2J\u202e", 0)
-
-
-class Spilled:
-    """A spill directory on this machine, with a store that has its slot."""
-
-    def __init__(self, root: Path, **options: Any) -> None:
-        self.root = str(root)
-        self.slot: Slot = slot_on(RealFileSystem(), root=self.root)
-        self.store: SpillStore = store_on(RealFileSystem(), slot=self.slot, **options)
-        self.inside = Path(self.slot.directory)
-
-    def leave(self) -> None:
-        self.store.close()
-        self.slot.release()
-
-    def files(self) -> list[str]:
-        return sorted(path.name for path in self.inside.rglob("*.fgs"))
-
-    def damage(self, frame: Frame) -> None:
-        with (self.inside / SEGMENT).open("r+b") as file:
-            file.seek(frame.position + FRAME_HEADER_BYTES + 5)
-            file.write(b"?")
 
 
 @pytest.fixture
@@ -71,11 +42,6 @@ def spilled(tmp_path: Path) -> Iterator[Spilled]:
 @pytest.fixture(autouse=True)
 def nothing_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spill_verify, "pause", lambda _: None)
-
-
-def document(result: Result) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(result.stdout)
-    return found
 
 
 # ls.
@@ -444,84 +410,3 @@ def test_text_of_others_is_shown_and_not_obeyed() -> None:
     written = encoded({"name": text})
     assert json.loads(written) == {"name": text}
     assert all(each.isprintable() or each == "\n" for each in written) and "é日" in written
-
-
-# Beside a live worker.
-
-
-class Writer(Thread):
-    """A worker that spills, reads back and finishes, as fast as it can, until it is stopped."""
-
-    KEPT = 12
-
-    def __init__(self, store: SpillStore) -> None:
-        super().__init__()
-        self.store = store
-        self.steps = 0
-        self.missing = 0
-        self.error: BaseException | None = None
-        self._stopping = False
-        self._moved = Condition()
-
-    def run(self) -> None:
-        try:
-            self._work()
-        except BaseException as error:  # for the test to see
-            self.error = error
-
-    def _work(self) -> None:
-        frames: deque[Frame] = deque()
-        while not self._stopping:
-            start = 10 * self.steps
-            frames.append(spill(self.store, start, start + 10, size=200))
-            if len(frames) > self.KEPT:
-                oldest = frames.popleft()
-                try:
-                    self.store.read(oldest)
-                except FrameLost as error:
-                    if error.reason != "missing":
-                        raise
-                    self.missing += 1
-                self.store.finish(oldest)
-            self.store.upkeep()
-            with self._moved:
-                self.steps += 1
-                self._moved.notify_all()
-
-    def go_on(self, _: float = 0.0) -> None:
-        """Return when it has done two more steps."""
-        with self._moved:
-            goal = self.steps + 2
-            assert self._moved.wait_for(lambda: self.steps >= goal, timeout=30)
-
-    def stop(self) -> None:
-        self._stopping = True
-        self.join()
-        assert self.error is None, self.error
-
-
-def test_all_commands_work_beside_a_worker_that_writes_and_deletes(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spilled = Spilled(tmp_path)
-    writer = Writer(spilled.store)
-    monkeypatch.setattr(spill_verify, "pause", writer.go_on)
-    writer.start()
-
-    try:
-        deleted = 0
-        for turn in range(30):
-            writer.go_on()
-            shown = run("spill", "ls", spilled.root, "--json")
-            checked = run("spill", "verify", spilled.root, "--deep")
-            assert (shown.exit_code, checked.exit_code) == (OK, OK), checked.output
-            assert document(shown)["slots"][0]["process"] == os.getpid()
-            if turn % 3 == 2:
-                purged = run("spill", "purge", spilled.root, "--yes", "--json")
-                assert purged.exit_code == OK, purged.output
-                deleted += document(purged)["deleted_files"]
-    finally:
-        writer.stop()
-
-    assert deleted > 0 and writer.missing > 0 and writer.steps > 60
-    spilled.leave()
