@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from itertools import groupby
 from pathlib import Path
@@ -140,6 +141,8 @@ def agree(plan: Plan) -> None:
         CommandError: It was not agreed to, or there is nobody to ask.
     """
     question = f"\ndelete {plural(len(plan.doomed), 'file')} of {size(plan.num_bytes)}?"
+    # Polars has the system restart what a signal interrupts: Ctrl-C would wait for an answer.
+    signal.siginterrupt(signal.SIGINT, True)
     try:
         agreed = click.confirm(question, err=True)
     except click.Abort as error:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import PIPE, Popen
 
-import click
 import pytest
 from click.testing import CliRunner
 
@@ -299,18 +301,20 @@ def test_purge_asks_before_it_deletes(
     assert len(spilled.files()) == left
 
 
-def test_an_interruption_at_the_question_deletes_nothing(
-    run: Run, spilled: Spilled, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(*_: object, **__: object) -> bool:
-        try:
-            raise KeyboardInterrupt
-        except KeyboardInterrupt:
-            raise click.Abort from None
+def test_an_interruption_at_the_question_deletes_nothing(spilled: Spilled) -> None:
+    code = "import sys; from flowguard.cli import main; sys.argv[0] = 'flowguard'; main()"
+    command = [sys.executable, "-c", code, "spill", "purge", spilled.root]
+    with Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE) as process:
+        assert process.stderr is not None
+        asked = b""
+        while not asked.endswith(b"[y/N]"):
+            letter = process.stderr.read(1)
+            assert letter, asked
+            asked += letter
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
 
-    monkeypatch.setattr(click, "confirm", interrupted)
-
-    assert run("spill", "purge", spilled.root).exit_code == INTERRUPTED
+    assert process.returncode == INTERRUPTED and b"flowguard: interrupted" in said
     assert len(spilled.files()) == 2
 
 
