@@ -41,6 +41,7 @@ LAYER_4 = {
     "flowguard.spill.filesystem",
     "flowguard.spill.inspection",
     "flowguard.spill.opening",
+    "flowguard.spill.purging",
     "flowguard.spill.store",
 }
 

@@ -17,6 +17,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from flowguard.cli.exit_codes import CORRUPT, FAILED, INTERRUPTED, USAGE, CommandError
+from flowguard.cli.terminal import printable
 from flowguard.errors import ConfigError, FlowguardError, WireError
 from flowguard.suggest import nearest
 
@@ -57,6 +58,7 @@ VERBS: Final[Mapping[str, Verb]] = {
     "check": Verb("flowguard.cli.check:check", "Look for mistakes in an app; start nothing."),
     "demo": Verb("flowguard.cli.demo:demo", "See lanes at work, without a Kafka of your own."),
     "stress": Verb("flowguard.cli.stress:stress", "Put a worker to the test, or simulate it."),
+    "spill": Verb("flowguard.cli.spill:spill", "Look after a spill directory."),
     "bench": Verb("flowguard.cli.bench:bench", "Measure the throughput of this machine."),
 }
 
@@ -138,7 +140,7 @@ def exit_code_of(error: FlowguardError) -> int:
 
 def give_up(message: str, code: int) -> NoReturn:
     """Say what is wrong in one line, and exit."""
-    click.echo(f"flowguard: {' '.join(message.split())}", err=True)
+    click.echo(f"flowguard: {printable(' '.join(message.split()))}", err=True)
     sys.exit(code)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from flowguard.cli.exit_codes import CommandError
+from flowguard.cli.terminal import encoded
 from flowguard.stress.charts import require_pygal
 
 __all__ = [
@@ -102,10 +102,10 @@ def report(
     Raises:
         CommandError: The file cannot be written.
     """
-    encoded = json.dumps(document, indent=2, ensure_ascii=False)
+    as_written = encoded(document)
     if output is not None:
         try:
-            output.write_text(encoded + "\n", encoding="utf-8")
+            output.write_text(as_written + "\n", encoding="utf-8")
         except OSError as error:
             raise CommandError(f"cannot write {output}: {error.strerror}") from error
-    click.echo(encoded if as_json else text())
+    click.echo(as_written if as_json else text())

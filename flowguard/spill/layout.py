@@ -35,6 +35,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from struct import Struct
 from typing import Any, Final, NamedTuple
@@ -63,6 +64,7 @@ __all__ = [
     "encode_frame",
     "encode_segment",
     "encode_trailer",
+    "lane_in_name",
     "pack_hidden",
     "segment_name",
     "segment_number",
@@ -214,6 +216,11 @@ def segment_number(name: str) -> int | None:
     return None if match is None else int(match[1], 16)
 
 
+def lane_in_name(name: str, lanes: Iterable[str]) -> bool:
+    """Tell whether a file's name begins with the name of one of these lanes."""
+    return name.rpartition("-")[0] in {lane[:NAMED_LETTERS] for lane in lanes}
+
+
 # Segments.
 
 
@@ -259,7 +266,7 @@ def decode_segment(page: bytes) -> SegmentHeader:
         names: dict[str, Any] = json.loads(page[SEGMENT.size : SEGMENT.size + text_bytes])
         texts = {name: str(names[name]) for name in ("app", "group", "cluster", "lane", "key")}
         wrapped_key = base64.b64decode(str(names["wrapped_key"]), validate=True)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise BadSegment(f"the header's names cannot be read: {error}") from error
     return SegmentHeader(
         uuid=uuid, number=number, created_ms=created_ms, wrapped_key=wrapped_key, **texts

@@ -17,9 +17,10 @@ from urllib.parse import quote
 from flowguard.errors import SpillError
 from flowguard.spill.ports import FileSystem, Lock
 
-__all__ = ["LOCK_NAME", "Slot", "app_directory", "take_slot"]
+__all__ = ["LOCK_NAME", "PROBE_NAME", "Slot", "app_directory", "take_slot"]
 
 LOCK_NAME: Final = "LOCK"
+PROBE_NAME: Final = "probe.tmp"  # with which a disk that failed is tried
 SLOTS_MAX: Final = 1024
 
 

@@ -34,7 +34,7 @@ from flowguard.spill.reader import FrameReader
 from flowguard.spill.reading import fill
 from flowguard.spill.recovery import frame_of
 from flowguard.spill.segments import Segments
-from flowguard.spill.slot import Slot
+from flowguard.spill.slot import PROBE_NAME, Slot
 from flowguard.spill.stream import Draft, LaneStream, write_all
 from flowguard.units import format_size
 
@@ -43,7 +43,6 @@ __all__ = ["SpillStore", "Usage"]
 logger = logging.getLogger(__name__)
 
 FULL: Final = {errno.ENOSPC, errno.EDQUOT}
-PROBE_NAME: Final = "probe.tmp"
 PROBE_BYTES: Final = b"flowguard" * 512
 
 QUARANTINE_BYTES_MAX: Final = 1 << 30
@@ -411,6 +410,9 @@ class SpillStore:
                 "from Kafka again", len(missing), directory,
             )  # fmt: skip
         self._segments.delete_rest()
+        if self._quarantine.num_bytes:  # somebody may have deleted from it too
+            self._quarantine.measure()
+            self._share_quarantine()
         space = self._filesystem.space(directory)
         self._disk.observe(space.free_bytes, space.total_bytes)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from flowguard.errors import FrameLost
-from flowguard.spill.inspection import Problem, verify_slot
+from flowguard.spill.findings import Problem
+from flowguard.spill.inspection import verify_slot
 from flowguard.spill.layout import FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES, aligned
 from flowguard.spill.manifest import Frame
 from flowguard.spill.options import LaneSpill

@@ -18,7 +18,7 @@ from tests.unit.cli.conftest import Run
 def test_help_names_every_verb_and_completion(run: Run) -> None:
     result = run("--help")
     assert result.exit_code == 0
-    for word in ("worker", "check", "demo", "stress", "bench", "_FLOWGUARD_COMPLETE"):
+    for word in ("worker", "check", "demo", "stress", "spill", "bench", "_FLOWGUARD_COMPLETE"):
         assert word in result.stdout
 
 
@@ -81,4 +81,4 @@ def test_help_imports_no_verb() -> None:
         "print([m for m in sys.modules if m.startswith('flowguard.cli.')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "['flowguard.cli.exit_codes']"
+    assert done.stdout.splitlines()[-1] == "['flowguard.cli.exit_codes', 'flowguard.cli.terminal']"
