@@ -9,7 +9,6 @@ is fetched joins its end. What is still in the tail when its turn comes never se
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -32,21 +31,19 @@ class Block:
         chunks: Several where they queue by flow.
         scan_lo: First offset of the range of which the lane's records are all here.
         scan_hi: Offset after that range.
+        num_records: How many there are.
+        num_bytes: Of their columns.
     """
 
     chunks: tuple[Chunk, ...]
     scan_lo: int
     scan_hi: int
+    num_records: int = field(init=False)
+    num_bytes: int = field(init=False)
 
-    @property
-    def num_records(self) -> int:
-        """Return the number of records."""
-        return sum(chunk.num_records for chunk in self.chunks)
-
-    @property
-    def num_bytes(self) -> int:
-        """Return the bytes of their columns."""
-        return sum(chunk.num_bytes for chunk in self.chunks)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "num_records", sum(chunk.num_records for chunk in self.chunks))
+        object.__setattr__(self, "num_bytes", sum(chunk.num_bytes for chunk in self.chunks))
 
     @property
     def first_timestamp_ms(self) -> int:
@@ -67,6 +64,8 @@ class Line:
         writing: So many blocks of the tail, from its front, are being written.
         reading: Frame that is being read.
         refetching: It is not on disk any more and is read from Kafka again.
+        tail_bytes: Of the columns in the tail.
+        tail_records: Records in the tail.
         opened: All that comes before its first record was read; not so at first if its frames
             are from an earlier life.
     """
@@ -82,6 +81,8 @@ class Line:
     reading: Frame | None = None
     refetching: bool = False
     opened: bool = True
+    tail_bytes: int = 0
+    tail_records: int = 0
 
     @property
     def is_empty(self) -> bool:
@@ -104,25 +105,34 @@ class Line:
             return self.frames[0].min_timestamp_ms
         return self.tail[0].first_timestamp_ms
 
-    @property
-    def unwritten(self) -> Sequence[Block]:
-        """Return what of the tail is not being written, oldest first."""
-        return [block for index, block in enumerate(self.tail) if index >= self.writing]
+    def put(self, block: Block) -> None:
+        """Put a block behind all others."""
+        self.tail.append(block)
+        self.tail_bytes += block.num_bytes
+        self.tail_records += block.num_records
+
+    def take(self) -> Block:
+        """Take the first block of the tail out."""
+        block = self.tail.popleft()
+        self.tail_bytes -= block.num_bytes
+        self.tail_records -= block.num_records
+        return block
+
+    def write_front(self, num_bytes: int) -> list[Block]:
+        """Return what of the tail is to be written next: one block, or more up to a size."""
+        blocks: list[Block] = []
+        for block in self.tail:
+            if blocks and num_bytes < block.num_bytes:
+                break
+            blocks.append(block)
+            num_bytes -= block.num_bytes
+        self.writing = len(blocks)
+        return blocks
 
     @property
-    def unwritten_bytes(self) -> int:
-        """Return the bytes of it."""
-        return sum(block.num_bytes for block in self.unwritten)
-
-    @property
-    def tail_records(self) -> int:
-        """Return how many records wait in memory."""
-        return sum(block.num_records for block in self.tail)
-
-    @property
-    def tail_bytes(self) -> int:
-        """Return the bytes of their columns."""
-        return sum(block.num_bytes for block in self.tail)
+    def may_be_written(self) -> bool:
+        """Tell whether what is in the tail can go to disk now."""
+        return bool(self.tail) and not self.writing and not self.partition.revoking
 
     @property
     def spilled_records(self) -> int:

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from flowguard.chunk import Chunk, TopicPartition
+from flowguard.chunk import Chunk
 from flowguard.commands import (
     Command,
     FinishFrames,
@@ -30,7 +30,6 @@ from flowguard.commands import (
     Park,
     ReadFrame,
     Resume,
-    Seek,
     Unprocessed,
     WriteFrame,
 )
@@ -38,7 +37,9 @@ from flowguard.facts import FrameGone, NotSpilled, Restored, Spilled, SpillWatch
 from flowguard.gate import spill_share_bytes
 from flowguard.holdings import Partition
 from flowguard.lanes.overflow import Spill
-from flowguard.line import LAST, Block, Line
+from flowguard.line import Line
+from flowguard.lines import Lines
+from flowguard.reuse import Reuse
 from flowguard.spill.layout import NO_DEADLINE
 from flowguard.spill.manifest import Frame, FrameQueue
 from flowguard.units import KIB, MIB, MILLISECOND, SECOND, format_duration, format_size
@@ -96,8 +97,9 @@ class Spilling:
     """
 
     def __init__(self, engine: Engine) -> None:
-        self.lines: dict[tuple[Partition, int], Line] = {}
+        self.lines = Lines(engine)
         self._engine = engine
+        self._reuse = Reuse(engine, self.lines)
         self._policies = {
             rank: policy
             for rank, lane in enumerate(engine.lanes)
@@ -105,9 +107,6 @@ class Spilling:
             if isinstance(policy, Spill)
         }
         self.disks = {rank: LaneDisk() for rank in self._policies}
-        self._ranks = {lane.name: rank for rank, lane in enumerate(engine.lanes)}
-        #: Offsets that are not read from Kafka again: they are in frames of an earlier life.
-        self._covered: dict[tuple[Partition, int], tuple[int, int]] = {}
         columns_bytes = engine.memory.columns_bytes_max
         self._share_bytes = spill_share_bytes(engine.lanes, engine.memory)
         self._tail_bytes_max = columns_bytes // TAILS_PART // max(1, len(self._policies))
@@ -118,33 +117,31 @@ class Spilling:
 
     def assigned(self, partition: Partition, frames: Iterable[FrameQueue]) -> None:
         """Take up what an earlier life has left on disk of a partition that begins."""
-        for queue in frames:
-            rank = self._ranks[queue.lane]
-            self._covered[partition, rank] = (queue[0].scan_lo, queue[-1].scan_hi)
-            self._begin(partition, rank, queue).opened = False
-            counts = self._engine.books[rank].counts
-            counts.read += queue.records
-            counts.spilled += queue.records
+        self._reuse.begin(partition, frames)
         self.read_up_to(partition)
+
+    def rest(self, partition: Partition, chunk: Chunk) -> Sequence[Chunk]:
+        """Return what of a chunk comes before and behind what is on disk; nothing is copied."""
+        return self._reuse.rest(partition, chunk)
+
+    def is_behind(self, partition: Partition, chunk: Chunk) -> bool:
+        """Tell whether a chunk comes behind what is on disk from an earlier life."""
+        return self._reuse.is_behind(partition, chunk)
+
+    def read_up_to(self, partition: Partition) -> None:
+        """Let lines begin that wait for what comes before them, and read on behind them."""
+        seek = self._reuse.read_up_to(partition)
+        if seek is not None:
+            self._commands.append(seek)
 
     def takes(self, partition: Partition, rank: int) -> bool:
         """Tell whether what is fetched of a lane joins a line instead of its agents' queues."""
         if rank not in self.disks:
             return False
-        line = self.lines.get((partition, rank))
+        line = self.lines.get(partition, rank)
         if line is not None:
             return line.opened
         return self._is_full(rank) and not self._is_deferred(partition.name.topic)
-
-    def rest(self, partition: Partition, chunk: Chunk) -> Sequence[Chunk]:
-        """Return what of a chunk comes before and after what was on disk already, no copies."""
-        covered = self._covered.get((partition, chunk.lane))
-        return (chunk,) if covered is None else chunk.without(*covered)
-
-    def is_behind(self, partition: Partition, chunk: Chunk) -> bool:
-        """Tell whether a chunk comes behind what is on disk from an earlier life."""
-        low, _ = self._covered.get((partition, chunk.lane), (LAST, LAST))
-        return chunk.first_offset >= low
 
     def join(
         self, partition: Partition, rank: int, chunks: Sequence[Chunk], scan: tuple[int, int]
@@ -154,46 +151,10 @@ class Spilling:
         Args:
             scan: Range of offsets of which all records of the lane are in it.
         """
-        line = self.lines.get((partition, rank))
+        line = self.lines.get(partition, rank)
         if line is None:
-            line = self._begin(partition, rank, FrameQueue(self._lane(rank), partition.name))
-            line.scanned = scan[0]
-            line.ordinal = partition.lane_records[rank]
-        block = Block(tuple(chunks), line.scanned, scan[1])
-        line.scanned = scan[1]
-        line.tail.append(block)
-        records = block.num_records
-        self._engine.tally.read(rank, records)
-        partition.lane_records[rank] += records
-        self._anchor(line)
-
-    def read_up_to(self, partition: Partition) -> None:
-        """Let lines begin that wait for what comes before them, and read on behind them."""
-        position = partition.ledger.position
-        covered = [key for key in self._covered if key[0] is partition]
-        for key in covered:
-            line = self.lines.get(key)
-            if line is not None and not line.opened and position >= line.first_offset:
-                line.opened = True
-                line.ordinal = partition.lane_records[line.rank]
-                partition.lane_records[line.rank] += line.frames.records
-                self._anchor(line)
-        if not covered:
-            return
-        needed = [self._needed_from(partition, rank) for rank in range(len(self._engine.lanes))]
-        if (target := min(needed)) > position:
-            partition.ledger.position = target
-            self._commands.append(Seek(partition.name, partition.epoch, target))
-        for key in covered:
-            if partition.ledger.position >= self._covered[key][1]:
-                del self._covered[key]
-
-    def _needed_from(self, partition: Partition, rank: int) -> int:
-        """Return from which offset on a lane's records have to be read from Kafka."""
-        ledger = partition.ledger
-        needed = max(ledger.position, ledger.restored[rank])
-        low, high = self._covered.get((partition, rank), (needed, needed))
-        return high if low <= needed < high else needed
+            line = self.lines.begin(partition, rank, scanned=scan[0])
+        self.lines.join(line, chunks, scan[1])
 
     def observe(self, fact: Spilled | NotSpilled | Restored | FrameGone | SpillWatched) -> None:
         """Take in what became of what was asked of the disk."""
@@ -222,7 +183,7 @@ class Spilling:
 
     def drop(self, partition: Partition) -> None:
         """Let go of the lines of a partition that is not ours any more; the disk keeps them."""
-        for line in list(self._of(partition)):
+        for line in self.lines.of(partition):
             counts, disk = self._engine.books[line.rank].counts, self.disks[line.rank]
             counts.held -= line.tail_records
             counts.spilled -= line.spilled_records
@@ -237,10 +198,9 @@ class Spilling:
                     line.frames.appendleft(line.reading)
             if line.writing:
                 disk.writes -= 1
-            del self.lines[partition, line.rank]
+            self.lines.forget(line)
             self._commands.append(Park(line.frames))
-        for key in [key for key in self._covered if key[0] is partition]:
-            del self._covered[key]
+        self._reuse.end(partition)
 
     def take_commands(self) -> list[Command]:
         """Return what there is to do since the last time."""
@@ -259,17 +219,17 @@ class Spilling:
 
     def has_line(self, rank: int) -> bool:
         """Tell whether records of a lane wait behind its agents' queues."""
-        return any(key[1] == rank for key in self.lines)
+        return any(line.rank == rank for line in self.lines)
 
     def tail_bytes(self, rank: int) -> int:
         """Return the bytes of a lane that wait in memory behind its agents' queues."""
-        return sum(line.tail_bytes for line in self._of_lane(rank))
+        return sum(line.tail_bytes for line in self.lines.of_lane(rank))
 
     def spilled_bytes(self, rank: int) -> int:
         """Return what a lane's records take on disk."""
         return sum(
             line.frames.stored_bytes + (line.reading.stored_bytes if line.reading else 0)
-            for line in self._of_lane(rank)
+            for line in self.lines.of_lane(rank)
         )
 
     def fullness(self) -> tuple[float, str]:
@@ -288,12 +248,12 @@ class Spilling:
 
     def oldest_timestamps(self) -> Iterator[tuple[int, int]]:
         """Yield rank and oldest timestamp, ms, of each line."""
-        for line in self.lines.values():
+        for line in self.lines:
             yield line.rank, line.first_timestamp_ms
 
     def condition(self, rank: int) -> tuple[str, str] | None:
         """Return the state of a lane that spills, and why; None if it does not."""
-        lines = list(self._of_lane(rank))
+        lines = self.lines.of_lane(rank)
         if not lines:
             return None
         disk = self.disks[rank]
@@ -309,12 +269,6 @@ class Spilling:
         size = format_size(self.spilled_bytes(rank))
         why = f"{records} records ({size}) wait on disk for its agents"
         return "spilling", why + (f"; {disk.why}" if disk.why else "")
-
-    def _of(self, partition: Partition) -> Iterator[Line]:
-        return (line for key, line in self.lines.items() if key[0] is partition)
-
-    def _of_lane(self, rank: int) -> Iterator[Line]:
-        return (line for key, line in self.lines.items() if key[1] == rank)
 
     def _lane(self, rank: int) -> str:
         return self._engine.lanes[rank].name
@@ -335,56 +289,6 @@ class Spilling:
         ranks = self._engine.ranks(topic)
         return ranks <= self.disks.keys() and all(self._is_full(rank) for rank in ranks)
 
-    # Lines.
-
-    def _begin(self, partition: Partition, rank: int, frames: FrameQueue) -> Line:
-        line = Line(partition, rank, frames, partition.ledger.position)
-        if len(frames):
-            line.scanned = frames[-1].scan_hi
-        self.lines[partition, rank] = line
-        if len(frames):
-            self._anchor(line)
-        return line
-
-    def _anchor(self, line: Line) -> None:
-        """Keep unfinished what is in a line, and nothing else; an empty line ends."""
-        views = self._engine.views_of(line.partition.name.topic)
-        ledgers = [agent[line.rank] for agent in line.partition.ledger.agents]
-        before, line.anchors = line.anchors, []
-        if line.is_empty:
-            del self.lines[line.partition, line.rank]
-        else:
-            first_offset = line.first_offset
-            if (
-                before
-                and before[0].first_offset == first_offset
-                and (before[0].ordinal == line.ordinal)
-            ):
-                line.anchors = before
-                return
-            line.anchors = [ledger.admit(first_offset, line.ordinal) for ledger in ledgers]
-        for ledger, run in zip(ledgers, before, strict=False):
-            ledger.finish(run)
-        for view, ledger in zip(views, ledgers, strict=True):
-            view.backlog.advance(line.partition, line.rank, ledger)
-
-    def _give(
-        self, line: Line, blocks: Iterable[Sequence[Chunk]], records: int, now_ns: int
-    ) -> None:
-        """Hand what comes first in a line to the agents.
-
-        Args:
-            records: How many it counted for in the line.
-        """
-        views = self._engine.views_of(line.partition.name.topic)
-        ordinal = line.ordinal
-        for chunks in blocks:
-            self._engine.admit(line.partition, line.rank, chunks, ordinal, now_ns)
-            ordinal += sum(chunk.num_records for chunk in chunks)
-        line.ordinal += records
-        self._anchor(line)
-        self._engine.stir(views)
-
     # Out to the disk.
 
     def _write(self, rank: int, now_ns: int) -> None:
@@ -392,34 +296,18 @@ class Spilling:
         disk = self.disks[rank]
         if not disk.accepts or now_ns < disk.retry_ns:
             return
-        paused = self._engine.memory.paused
         while disk.writes < WRITES_MAX:
-            sizes = {
-                line: line.unwritten_bytes
-                for line in self._of_lane(rank)
-                if not line.writing and not line.partition.revoking
-            }
-            line = max(sizes, key=sizes.__getitem__, default=None)
-            if line is None or not sizes[line]:
-                return
-            total = sum(sizes.values())
-            if total <= self._tail_bytes_max:
+            lines = [line for line in self.lines.of_lane(rank) if line.may_be_written]
+            if sum(line.tail_bytes for line in lines) <= self._tail_bytes_max:
                 # With what is left a partition that has no room may be read again.
-                starved = [each for each in sizes if each.partition.account in paused]
-                line = max(starved, key=sizes.__getitem__, default=None)
-                if line is None or not sizes[line]:
-                    return
-            self._write_front(line)
+                paused = self._engine.memory.paused
+                lines = [line for line in lines if line.partition.account in paused]
+            if not lines:
+                return
+            self._write_front(max(lines, key=lambda line: line.tail_bytes))
 
     def _write_front(self, line: Line) -> None:
-        blocks: list[Block] = []
-        num_bytes = 0
-        for block in line.tail:
-            if blocks and num_bytes + block.num_bytes > self._frame_bytes:
-                break
-            blocks.append(block)
-            num_bytes += block.num_bytes
-        line.writing = len(blocks)
+        blocks = line.write_front(self._frame_bytes)
         self.disks[line.rank].writes += 1
         target_ns = self._engine.lanes[line.rank].target_ns
         first_ms = min(block.first_timestamp_ms for block in blocks)
@@ -437,21 +325,15 @@ class Spilling:
             )
         )
 
-    def _line_of(self, name: TopicPartition, epoch: int, rank: int) -> Line | None:
-        partition = self._engine.partitions.get(name)
-        if partition is None or partition.epoch != epoch:
-            return None
-        return self.lines.get((partition, rank))
-
     def _spilled(self, fact: Spilled) -> None:
-        line = self._line_of(fact.partition, fact.epoch, fact.lane)
+        line = self.lines.find(fact.partition, fact.epoch, fact.lane)
         if line is None:  # it went away meanwhile, and what was written belongs to nobody
             self._commands.append(FinishFrames((fact.frame,)))
             return
         self.disks[line.rank].writes -= 1
         made_room = False
         for _ in range(line.writing):
-            block = line.tail.popleft()
+            block = line.take()
             made_room |= self._engine.memory.release(line.partition.account, block.num_bytes)
         line.writing = 0
         line.frames.append(fact.frame)
@@ -460,7 +342,7 @@ class Spilling:
             self._commands.append(Resume())
 
     def _not_spilled(self, fact: NotSpilled) -> None:
-        line = self._line_of(fact.partition, fact.epoch, fact.lane)
+        line = self.lines.find(fact.partition, fact.epoch, fact.lane)
         if line is None:
             return
         disk = self.disks[line.rank]
@@ -476,7 +358,7 @@ class Spilling:
         disk = self.disks[rank]
         low_bytes = LOW * self._share_bytes
         while self._queued_bytes(rank) + disk.reading_bytes < low_bytes:
-            lines = [line for line in self._of_lane(rank) if line.may_give]
+            lines = [line for line in self.lines.of_lane(rank) if line.may_give]
             line = min(lines, key=lambda each: each.first_timestamp_ms, default=None)
             if line is None:
                 return
@@ -484,8 +366,8 @@ class Spilling:
                 if not self._read_first(line):
                     return
             else:
-                block = line.tail.popleft()
-                self._give(line, [block.chunks], block.num_records, now_ns)
+                block = line.take()
+                self.lines.give(line, [block.chunks], block.num_records, now_ns)
 
     def _read_first(self, line: Line) -> bool:
         """Ask for the first frame of a line; False if memory has no room for it now.
@@ -505,7 +387,7 @@ class Spilling:
         return True
 
     def _restored(self, fact: Restored) -> None:
-        line = self._line_of(fact.frame.partition, fact.epoch, fact.lane)
+        line = self.lines.find(fact.frame.partition, fact.epoch, fact.lane)
         if line is None or line.reading != fact.frame:
             return
         frame = fact.frame
@@ -524,7 +406,7 @@ class Spilling:
         counts.skipped += found - records
         self._count_missing(line, frame, frame.records - found)
         line.reading, line.refetching = None, False
-        self._give(line, blocks, frame.records, fact.at_ns)
+        self.lines.give(line, blocks, frame.records, fact.at_ns)
         self._commands.append(FinishFrames((frame,)))
 
     def _unfinished(self, line: Line, block: Sequence[Chunk]) -> list[Chunk]:
@@ -546,7 +428,7 @@ class Spilling:
             )  # fmt: skip
 
     def _gone(self, fact: FrameGone) -> None:
-        line = self._line_of(fact.frame.partition, fact.epoch, fact.lane)
+        line = self.lines.find(fact.frame.partition, fact.epoch, fact.lane)
         if line is None or line.reading != fact.frame or line.refetching:
             return
         line.refetching = True
@@ -568,7 +450,7 @@ class Spilling:
             return
         max_age_ns = min(ages_ns)
         oldest_ms = epoch_ms - max_age_ns // MILLISECOND
-        for line in list(self._of_lane(rank)):
+        for line in self.lines.of_lane(rank):
             if not line.opened or line.reading is not None:
                 continue
             expired: list[Frame] = []
@@ -586,7 +468,7 @@ class Spilling:
             line.ordinal += frame.records
             self._log_expired(line, frame, frame.records, why)
         self._commands.append(FinishFrames(tuple(frames)))
-        self._anchor(line)
+        self.lines.anchor(line)
 
     def _log_expired(self, line: Line, frame: Frame, count: int, why: str) -> None:
         self._commands.append(

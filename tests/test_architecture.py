@@ -55,7 +55,7 @@ LAYERS = {
     "flowguard.dimming": 3, "flowguard.serving": 3, "flowguard.queue_waits": 3,
     "flowguard.backlog": 3, "flowguard.conflation": 3, "flowguard.diversion": 3,
     "flowguard.gate": 3, "flowguard.leaving": 3, "flowguard.unprocessed": 3,
-    "flowguard.line": 3, "flowguard.spilling": 3,
+    "flowguard.line": 3, "flowguard.lines": 3, "flowguard.reuse": 3, "flowguard.spilling": 3,
     "flowguard.app": 5, "flowguard.worker": 5, "flowguard.runtime": 5, "flowguard.web": 5,
     "flowguard.security": 4, "flowguard.spill_service": 4, "flowguard.faust_conf": 5,
     "flowguard.pressure_topic": 4, "flowguard.upstream": 4,

@@ -41,6 +41,10 @@ class Run:
     ordinal: int = 0
     finished: bool = False
 
+    def is_at(self, first_offset: int, ordinal: int) -> bool:
+        """Tell whether it begins at this offset, in this place of its lane."""
+        return (self.first_offset, self.ordinal) == (first_offset, ordinal)
+
     def __lt__(self, other: Run) -> bool:
         return self.first_offset < other.first_offset
 
