@@ -195,9 +195,14 @@ class FinishFrames:
 
 @dataclass(frozen=True, slots=True)
 class Park:
-    """Keep what is on disk of a partition that is not ours any more, for a while."""
+    """Keep what is on disk of a partition that is not ours any more, for a while.
+
+    Args:
+        pinned: Kafka has deleted some of it, so it is kept whatever happens.
+    """
 
     frames: FrameQueue
+    pinned: bool = False
 
 
 Command = (

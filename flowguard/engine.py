@@ -37,6 +37,7 @@ from flowguard.facts import (
     Fetched,
     Finished,
     FrameGone,
+    LogsBegin,
     NotSpilled,
     Restored,
     Returned,
@@ -209,7 +210,7 @@ class Engine:
                 return self._committed(fact)
             case Stopped():
                 return self._stopped(fact)
-            case Spilled() | NotSpilled() | Restored() | FrameGone() | SpillWatched():
+            case Spilled() | NotSpilled() | Restored() | FrameGone() | SpillWatched() | LogsBegin():
                 self.spilling.observe(fact)
                 return []
             case _:

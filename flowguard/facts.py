@@ -21,6 +21,7 @@ __all__ = [
     "Fetched",
     "Finished",
     "FrameGone",
+    "LogsBegin",
     "NotSpilled",
     "Restored",
     "Returned",
@@ -251,6 +252,14 @@ class DiskSeen(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LogsBegin:
+    """From which offset on Kafka still has these partitions."""
+
+    starts: Mapping[TopicPartition, int]
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SpillWatched:
     """Somebody has looked at the disk; by lane."""
 
@@ -274,4 +283,5 @@ Fact = (
     | Restored
     | FrameGone
     | SpillWatched
+    | LogsBegin
 )

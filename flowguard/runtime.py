@@ -58,6 +58,7 @@ from flowguard.facts import (
     Fact,
     Fetched,
     Finished,
+    LogsBegin,
     Returned,
     Revoked,
     Revoking,
@@ -130,6 +131,7 @@ LOST: Final = frozenset({"shed", "expired"})
 
 TOPIC_CHECK_S: Final = 10.0
 DISK_CHECK_S: Final = 1.0
+RETENTION_CHECK_S: Final = 30.0
 FETCH_RETRY_S: Final = 1.0
 
 
@@ -593,6 +595,36 @@ class FeedRuntime(Service):
             await self.sleep(DISK_CHECK_S)
             if self.spill is not None:
                 self.spill.look()
+
+    @Service.task
+    async def _watch_retention(self) -> None:
+        """Look how soon Kafka deletes what waits on disk."""
+        said: frozenset[int] = frozenset()
+        while not self.should_stop:
+            await self.sleep(RETENTION_CHECK_S)
+            spilling = self.engine.spilling
+            names = {line.partition.name for line in spilling.lines}
+            try:
+                starts = await self._thread.log_starts(sorted(names)) if names else {}
+            except (KafkaError, TimeoutError) as error:
+                self.log.info("cannot look where logs begin: %r", error)
+                continue
+            self.observe(LogsBegin(starts=starts, at_ns=self.clock.now_ns()))
+            said = self._warn_of_retention(said)
+
+    def _warn_of_retention(self, said: frozenset[int]) -> frozenset[int]:
+        """Say once which lanes are in danger, and return them."""
+        found = set()
+        for rank, lane in enumerate(self.lanes):
+            condition = self.engine.spilling.condition(rank)
+            lines = self.engine.spilling.endangered(rank)
+            if condition is not None and condition[0] == "pinned":
+                lines = [condition[1]]
+            if lines:
+                found.add(rank)
+                if rank not in said:
+                    self.log.warning("lane %s: %s", lane.name, "; ".join(lines))
+        return frozenset(found)
 
     # Batches.
 

@@ -174,8 +174,8 @@ class SpillService:
                 for frame in frames:
                     self._wanted.pop(frame, None)
                 self._disk.finish(frames)
-            case Park(frames):
-                self._disk.park(frames)
+            case Park(frames, pinned):
+                self._disk.park(frames, pinned=pinned)
 
     # What the disk tells, on its threads.
 

@@ -33,7 +33,8 @@ from flowguard.commands import (
     Unprocessed,
     WriteFrame,
 )
-from flowguard.facts import FrameGone, NotSpilled, Restored, Spilled, SpillWatched
+from flowguard.control.retention import GUARD_S, RetentionGuard
+from flowguard.facts import FrameGone, LogsBegin, NotSpilled, Restored, Spilled, SpillWatched
 from flowguard.gate import spill_share_bytes
 from flowguard.holdings import Partition
 from flowguard.lanes.overflow import Spill
@@ -98,6 +99,7 @@ class Spilling:
 
     def __init__(self, engine: Engine) -> None:
         self.lines = Lines(engine)
+        self.retention = RetentionGuard()
         self._engine = engine
         self._reuse = Reuse(engine, self.lines)
         self._policies = {
@@ -156,8 +158,10 @@ class Spilling:
             line = self.lines.begin(partition, rank, scanned=scan[0])
         self.lines.join(line, chunks, scan[1])
 
-    def observe(self, fact: Spilled | NotSpilled | Restored | FrameGone | SpillWatched) -> None:
-        """Take in what became of what was asked of the disk."""
+    def observe(
+        self, fact: Spilled | NotSpilled | Restored | FrameGone | SpillWatched | LogsBegin
+    ) -> None:
+        """Take in what became of what was asked of the disk, and how it and the log are."""
         match fact:
             case Spilled():
                 self._spilled(fact)
@@ -167,6 +171,8 @@ class Spilling:
                 self._restored(fact)
             case FrameGone():
                 self._gone(fact)
+            case LogsBegin():
+                self.retention.observe(fact.starts, fact.at_ns)
             case SpillWatched():
                 for rank, seen in fact.lanes.items():
                     disk = self.disks[rank]
@@ -199,7 +205,7 @@ class Spilling:
             if line.writing:
                 disk.writes -= 1
             self.lines.forget(line)
-            self._commands.append(Park(line.frames))
+            self._commands.append(Park(line.frames, pinned=self._left_s(line) == 0.0))
         self._reuse.end(partition)
 
     def take_commands(self) -> list[Command]:
@@ -258,6 +264,13 @@ class Spilling:
             return None
         disk = self.disks[rank]
         for line in lines:
+            name = line.partition.name
+            if self._left_s(line) == 0.0:
+                return "pinned", (
+                    f"Kafka has deleted records of {name.topic}[{name.partition}] that are not "
+                    "finished; this worker's memory and disk are all that has them"
+                )
+        for line in lines:
             paused = line.partition.account in self._engine.memory.paused
             if paused and line.tail and not disk.accepts:
                 name = line.partition.name
@@ -267,8 +280,24 @@ class Spilling:
                 )
         records = sum(line.spilled_records for line in lines)
         size = format_size(self.spilled_bytes(rank))
-        why = f"{records} records ({size}) wait on disk for its agents"
-        return "spilling", why + (f"; {disk.why}" if disk.why else "")
+        why = [f"{records} records ({size}) wait on disk for its agents"]
+        why += [disk.why] if disk.why else []
+        return "spilling", "; ".join([*why, *self.endangered(rank)])
+
+    def endangered(self, rank: int) -> list[str]:
+        """Return of which partitions of a lane Kafka will soon delete what is not finished."""
+        return [
+            f"Kafka deletes unfinished records of {topic}[{number}] in about "
+            f"{format_duration(left_s)}; give its agents more, or the topic a longer retention"
+            for line in self.lines.of_lane(rank)
+            if (left_s := self._left_s(line)) is not None and 0.0 < left_s < GUARD_S
+            for topic, number in [line.partition.name]
+        ]
+
+    def _left_s(self, line: Line) -> float | None:
+        """Return in how many seconds Kafka deletes the first unfinished record of a line's lane."""
+        partition = line.partition
+        return self.retention.left_s(partition.name, partition.ledger.watermark(line.rank))
 
     def _lane(self, rank: int) -> str:
         return self._engine.lanes[rank].name

@@ -198,6 +198,7 @@ class EngineDriver:
     reads: list[ReadFrame] = field(default_factory=list)
     disk: dict[Frame, list[list[Chunk]]] = field(default_factory=dict)
     parked: list[FrameQueue] = field(default_factory=list)
+    pinned: list[bool] = field(default_factory=list)
     seeks: list[Seek] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -412,8 +413,9 @@ class EngineDriver:
                 case FinishFrames(frames):
                     for frame in frames:
                         self.disk.pop(frame, None)
-                case Park(frames):
+                case Park(frames, pinned):
                     self.parked.append(frames)
+                    self.pinned.append(pinned)
                 case Seek(partition, epoch, offset):
                     self.seeks.append(command)
                     self.reading[partition] = offset, epoch

@@ -191,6 +191,12 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
 
     # Reading again.
 
+    async def log_starts(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        """Return from which offset on Kafka still has these partitions."""
+        names = [KafkaTopicPartition(*name) for name in partitions]
+        found = await self.call_thread(self._find_offsets, names, "earliest")
+        return {TopicPartition(*name): offset for name, offset in found.items()}
+
     async def read_range(
         self, name: TopicPartition, first: int, end: int, lane: int
     ) -> list[list[Chunk]]:

@@ -25,7 +25,7 @@ LATENCY_EDGES_S: Final = (
 )  # fmt: skip
 
 LANE_STATES: Final = (
-    "ok", "paused", "spilling", "brownout", "shedding", "stopped", "hol_blocked",
+    "ok", "paused", "spilling", "brownout", "shedding", "stopped", "hol_blocked", "pinned",
 )  # fmt: skip
 
 

@@ -109,9 +109,9 @@ class SpillDisk:
         """Forget frames that nobody wants any more."""
         self._writer.ask(lambda: self._on_store(lambda store: store.finish(*frames)))
 
-    def park(self, frames: FrameQueue) -> None:
+    def park(self, frames: FrameQueue, *, pinned: bool) -> None:
         """Keep the frames of a partition that went away."""
-        self._writer.ask(lambda: self._on_store(lambda store: store.park(frames)))
+        self._writer.ask(lambda: self._on_store(lambda store: store.park(frames, pinned=pinned)))
 
     def look(self) -> None:
         """Look after the disk, and tell what it is like; once a second."""

@@ -306,19 +306,20 @@ class SpillStore:
 
     # What belongs to nobody.
 
-    def park(self, frames: FrameQueue) -> None:
+    def park(self, frames: FrameQueue, *, pinned: bool = False) -> None:
         """Keep the frames of a partition that was revoked, for whoever gets it again.
 
         Args:
             frames: All that is wanted of one lane of it; what was read and is not finished
                 has come back to the front.
+            pinned: Kafka has lost some of it: it never makes way for anything.
         """
         number = self._run_numbers.pop((frames.lane, frames.partition), None)
         if not len(frames) or number is None:
             self._finish(frames)
             return
         rule = self._identity.rule(frames.partition.topic)
-        self._parking.add(Run(frames, number, rule, self._clock.epoch_ms()))
+        self._parking.add(Run(frames, number, rule, self._clock.epoch_ms(), pinned))
 
     @property
     def recovered(self) -> list[Run]:

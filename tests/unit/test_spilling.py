@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flowguard.facts import Assigned
+from flowguard.facts import Assigned, LogsBegin
 from flowguard.lanes.lane import Lane
 from flowguard.lanes.overflow import Conflate, Shed, Spill
 from flowguard.situation import snapshot_of
@@ -354,6 +354,33 @@ def test_what_was_finished_of_a_frame_before_is_not_done_again(spilled: Worker) 
     assert it.work() == list(range(first + 5, end))
     assert it.counts()["skipped"] == 5
     assert it.commit()[A] == end
+
+
+# Kafka forgets.
+
+
+def test_the_lane_says_when_kafka_will_soon_delete_what_waits(spilled: Worker) -> None:
+    for step in range(5):
+        spilled.now_ns += 30 * SECOND
+        spilled.tell(LogsBegin(starts={A: step}, at_ns=spilled.now_ns))
+
+    state, why = spilled.state()
+
+    assert state == "pinned"  # the log begins behind offset 0, which is with the agent
+    assert why is not None and "all that has them" in why
+
+    while spilled.commit()[A] < 10:
+        spilled.serve()
+    state, why = spilled.state()
+    assert state == "spilling"
+    assert why is not None and "Kafka deletes unfinished records of orders[0] in about" in why
+
+
+def test_what_kafka_has_deleted_is_kept_on_disk_whatever_happens(spilled: Worker) -> None:
+    spilled.tell(LogsBegin(starts={A: 1}, at_ns=spilled.now_ns))
+    spilled.revoke(A)
+
+    assert spilled.pinned == [True]
 
 
 # Too old.
