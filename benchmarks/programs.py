@@ -39,14 +39,20 @@ TUNED = {"queued.min.messages": 200_000, "fetch.queue.backoff.ms": 10}
 
 def start(program: Callable[..., None], **arguments: Any) -> tuple[SpawnProcess, Connection]:
     """Start a program; it gets the far end of the pipe as `pipe`."""
-    if DIRECTORY not in os.environ:  # a program that is killed cannot clean up after itself
-        os.environ[DIRECTORY] = tempfile.mkdtemp(prefix="flowguard-bench-")
-        atexit.register(shutil.rmtree, os.environ[DIRECTORY], ignore_errors=True)
+    directory()
     near, far = SPAWN.Pipe()
     process = SPAWN.Process(target=program, kwargs={**arguments, "pipe": far}, daemon=True)
     process.start()
     far.close()
     return process, near
+
+
+def directory() -> str:
+    """Return a directory of this run; a program that is killed cannot clean up after itself."""
+    if DIRECTORY not in os.environ:
+        os.environ[DIRECTORY] = tempfile.mkdtemp(prefix="flowguard-bench-")
+        atexit.register(shutil.rmtree, os.environ[DIRECTORY], ignore_errors=True)
+    return os.environ[DIRECTORY]
 
 
 def end(process: SpawnProcess, seconds: float = 40.0) -> int:
@@ -138,8 +144,9 @@ class Surge:
 
 
 def send_surging(
-    broker: str, topic: str, lane: str, surge: Surge, seconds: float, pipe: Connection
-) -> None:
+    broker: str, topic: str, lane: str, surge: Surge, seconds: float, pipe: Connection,
+    header: str = "",
+) -> None:  # fmt: skip
     """Send at a rate that surges; each record has the time it was due as its timestamp, too.
 
     Says "ready", is told when to begin (in microseconds since 1970), and reports what was sent,
@@ -149,7 +156,7 @@ def send_surging(
         {"bootstrap.servers": broker, "linger.ms": 0 if lane == "rt" else 5,
          "queue.buffering.max.messages": 2_000_000}
     )  # fmt: skip
-    headers = [("lane", lane.encode())]
+    headers = [("lane", (header or lane).encode())]
     planned = surge.due(seconds)
     producer.list_topics(topic, timeout=30)
     pipe.send("ready")
@@ -214,8 +221,9 @@ def read_sink(broker: str, topic: str, partitions: int, pipe: Connection) -> Non
 
 
 def two_hops_confluent(
-    broker: str, realtime: str, bulk: str, sink: str, group: str, pipe: Connection
-) -> None:
+    broker: str, realtime: str, bulk: str, sink: str, group: str, pipe: Connection,
+    urgent: str = "rt",
+) -> None:  # fmt: skip
     """The floor: a bare loop on confluent-kafka that looks at the header, nothing more."""
     consumer = Consumer(
         {"bootstrap.servers": broker, "group.id": group, "auto.offset.reset": "earliest",
@@ -229,7 +237,7 @@ def two_hops_confluent(
             message = consumer.poll(0.1)
             if message is None or message.error():
                 continue
-            if dict(message.headers()).get("lane") == b"rt":
+            if dict(message.headers()).get("lane") == urgent.encode():
                 producer.produce(sink, message.value(), message.key())
                 producer.poll(0)
     finally:
