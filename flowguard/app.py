@@ -280,7 +280,7 @@ class App(faust.App):
             raise ConfigError(
                 f"feeds need Kafka; broker={self.conf.broker[0]} is not kafka://HOST:PORT"
             )
-        self.runtime.check()
+        self.runtime.declared.check()
 
     def _new_consumer(self) -> Any:
         if not self.has_feeds:

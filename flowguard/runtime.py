@@ -15,27 +15,18 @@ import gc
 import logging
 import random
 import sys
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, cast
 
-import polars as pl
 from aiokafka.errors import KafkaError
 from mode import Service, get_logger
 
-from flowguard._native.wire import LaneRule
-from flowguard.agents.agent import FeedAgent
-from flowguard.agents.delivered import Delivered
-from flowguard.agents.event import FaustDelivery
 from flowguard.agents.failures import failure_of
-from flowguard.agents.feed import Feed
-from flowguard.batch import Batch
 from flowguard.chunk import Chunk, TopicPartition
 from flowguard.clock import Clock, SystemClock
 from flowguard.commands import (
     Command,
-    Cut,
     DivertBatch,
     Fetch,
     FinishFrames,
@@ -49,8 +40,10 @@ from flowguard.commands import (
     WriteFrame,
 )
 from flowguard.control.memory import MemoryBudget
+from flowguard.declared import Declared
+from flowguard.delivery import Delivery
 from flowguard.engine import Engine
-from flowguard.errors import ConfigError, SettleError
+from flowguard.errors import SettleError
 from flowguard.facts import (
     Assigned,
     CommitPoint,
@@ -66,28 +59,19 @@ from flowguard.facts import (
     Stored,
     Ticked,
 )
-from flowguard.intake.codec import Decoded
-from flowguard.intake.codec.raw import RawCodec
-from flowguard.intake.fetcher import PartitionPlan
 from flowguard.intake.warm import warm_up
 from flowguard.lanes.lane_set import LaneSet
-from flowguard.lanes.overflow import Divert
-from flowguard.lanes.rules import Route
-from flowguard.lanes.split import Splitter
 from flowguard.observe.journal import Journal
 from flowguard.observe.pressure import pressure_document
 from flowguard.observe.state import worker_name
 from flowguard.pressure_topic import ControlTopic, PressureWriter
-from flowguard.settle.dead_letter import DeadLetterWriter
-from flowguard.settle.divert import Diverter
 from flowguard.settle.watermarks import CommitContext
 from flowguard.settle.watermarks import decode as decode_watermarks
 from flowguard.settle.watermarks import encode as encode_watermarks
 from flowguard.situation import snapshot_of
 from flowguard.snapshot import Snapshot
 from flowguard.spill_service import SpillService, spill_lanes
-from flowguard.tally import AGENTS_MAX
-from flowguard.units import MILLISECOND, SECOND
+from flowguard.units import SECOND
 from flowguard.unprocessed import lines_of
 
 if TYPE_CHECKING:
@@ -106,9 +90,6 @@ unprocessed = get_logger(UNPROCESSED)
 #: How often control loops look at the worker.
 TICK_S: Final = 0.1
 
-#: Decoding less than this costs less than handing it to another thread.
-INLINE_BYTES: Final = 16 * 1024
-
 #: A partition that is revoked may finish what is in flight for this long; the group waits
 #: for it meanwhile.
 REVOKE_GRACE_S: Final = 3.0
@@ -119,11 +100,6 @@ FAUST_COMMIT_INTERVAL_S: Final = 2.8
 #: Python lets a busy thread run for 5 ms before another gets a turn, which the consumer's
 #: thread would lose at each response.
 SWITCH_INTERVAL_S: Final = 0.0005
-
-#: Where few records come at a time, a target has time for so many fetches. Each costs the
-#: worker about as much as a hundred records do.
-FETCHES_A_TARGET: Final = 16
-FETCH_PACE_NS_MAX: Final = 5 * MILLISECOND
 
 #: Outcomes after which nobody has the record; what is conflated has a newer one in its place,
 #: and what is diverted is in another topic.
@@ -172,118 +148,15 @@ class FeedRuntime(Service):
         self.draining = False
         self.cluster = ""  # its id, once a broker has told
         self.joined = False  # the group has told us once which partitions are ours
-        self.codec_notices: list[str] = []
         self.missing_topics: frozenset[str] = frozenset()
-        self._delivery = FaustDelivery(app)
-        self._frame_bytes: dict[int, int] = {}
-        self._starting: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._wanted: Mapping[TopicPartition, tuple[int, int]] | None = None
         self._wanted_changed = asyncio.Event()
         self._held: frozenset[TopicPartition] = frozenset()
         self._landed = asyncio.Event()
-        self._decoding = asyncio.Lock()
+        self.declared = Declared(app, lanes)
 
-    # What the app declares.
-
-    @cached_property
-    def agents(self) -> dict[str, FeedAgent]:
-        """Return the agents on feeds, by name."""
-        return {
-            agent.name: agent for agent in self.app.agents.values() if isinstance(agent, FeedAgent)
-        }
-
-    @cached_property
-    def feeds(self) -> dict[str, Feed]:
-        """Return the feed of each topic that agents read.
-
-        Raises:
-            ConfigError: A topic belongs to two feeds.
-        """
-        feeds: dict[str, Feed] = {}
-        for agent in self.agents.values():
-            for topic in agent.feed.topics:
-                if not feeds.setdefault(topic, agent.feed).is_same_as(agent.feed):
-                    raise ConfigError(
-                        f"topic {topic!r} belongs to two feeds that agents read; declare it once, "
-                        f"and give that feed to all its agents"
-                    )
-        return feeds
-
-    @cached_property
-    def fingerprints(self) -> dict[str, str]:
-        """Return of each feed topic what changes when its records may get other lanes."""
-        return {
-            topic: fingerprint
-            for feed in set(self.feeds.values())
-            for topic, fingerprint in feed.rule_fingerprints(self.lanes).items()
-        }
-
-    @cached_property
-    def first_agents(self) -> frozenset[str]:
-        """Return the first agent of each feed: it writes what cannot be decoded, once."""
-        first: dict[str, str] = {}
-        for agent in self.agents.values():
-            for topic in agent.feed.topics:
-                first.setdefault(topic, agent.name)
-        return frozenset(first.values())
-
-    def is_feed(self, topic: str) -> bool:
-        """Tell whether flowguard reads a topic, and not Faust."""
-        return topic in self.feeds
-
-    def check(self) -> None:
-        """Raise ConfigError for what cannot work."""
-        for topic in self.app.topics:
-            if not isinstance(topic, Feed):
-                for name in set(topic.topics) & self.feeds.keys():
-                    raise ConfigError(
-                        f"topic {name!r} is declared both as a feed and as a plain topic that is "
-                        f"read; a worker can read it in one way only"
-                    )
-        readers = Counter(name for agent in self.agents.values() for name in agent.feed.topics)
-        for name, count in readers.items():
-            if count > AGENTS_MAX:
-                raise ConfigError(f"{count} agents read feed {name!r}; at most {AGENTS_MAX} can")
-        check_algorithms(self.agents.values())
-        spill_lanes(self.lanes)
-        _ = self.partition_plans
-        self._check_diversions()
-
-    def _check_diversions(self) -> None:
-        """Raise ConfigError where a lane would write what this app reads."""
-        for lane in self.lanes:
-            for policy in lane.policies:
-                if isinstance(policy, Divert) and self.is_feed(policy.topic):
-                    raise ConfigError(
-                        f"lane {lane.name!r} diverts to {policy.topic!r}, which is a feed that "
-                        "this app reads: its records would come back; name another topic"
-                    )
-
-    @cached_property
-    def partition_plans(self) -> dict[str, PartitionPlan]:
-        """Return how the partitions of each feed topic are read."""
-        plans = {}
-        for feed in set(self.feeds.values()):
-            splitters = feed.splitters(self.lanes)
-            for topic, route in feed.routes(self.lanes).items():
-                plans[topic] = self._plan(feed, route, splitters[topic])
-        return plans
-
-    def _plan(self, feed: Feed, route: Route, splitter: Splitter) -> PartitionPlan:
-        targets_ns = [self.lanes[rank].target_ns for rank in route.ranks]
-        tight_ns = [each for each in targets_ns if each is not None]
-        return PartitionPlan(
-            splitter=splitter if splitter.needed else None,
-            in_blocks=feed.options.order != "partition",
-            rule=lane_rule(route),
-            urgent=None not in targets_ns,
-            may_be_urgent=bool(tight_ns),
-            pace_s=min([FETCH_PACE_NS_MAX * FETCHES_A_TARGET, *tight_ns])
-            / FETCHES_A_TARGET
-            / SECOND,
-            on_offset_loss=feed.options.on_offset_loss,
-        )
+    # Its parts.
 
     @property
     def commit_interval_is_set(self) -> bool:
@@ -295,36 +168,22 @@ class FeedRuntime(Service):
         """Return the engine; from now on the agents are fixed."""
         return Engine(
             self.lanes,
-            [agent.plan() for agent in self.agents.values()],
+            [agent.plan() for agent in self.declared.agents.values()],
             self.memory,
             shadow=self.shadow,
-            ranks_of=self.ranks_of,
+            ranks_of=self.declared.ranks_of,
             chance=random.random,
         )
+
+    @cached_property
+    def delivery(self) -> Delivery:
+        """Return what hands batches to agents."""
+        return Delivery(self.app, self.declared, memory=self.memory, outcome=self, loop=self.loop)
 
     @cached_property
     def journal(self) -> Journal:
         """Return what tells the log of rungs, and of what is unavailable."""
         return Journal(self.engine, get_logger(WORKER_LOG))
-
-    @cached_property
-    def ranks_of(self) -> dict[str, frozenset[int]]:
-        """Return of each feed topic the ranks of the lanes that its records may have."""
-        return {
-            topic: frozenset(route.ranks)
-            for feed in set(self.feeds.values())
-            for topic, route in feed.routes(self.lanes).items()
-        }
-
-    @cached_property
-    def dead_letters(self) -> DeadLetterWriter:
-        """Return where rejected records are written."""
-        return DeadLetterWriter(f"{self.app.conf.id}.dlq", self.app.letters)
-
-    @cached_property
-    def diverter(self) -> Diverter:
-        """Return what writes records to the topics that lanes divert to."""
-        return Diverter(self.app.letters)
 
     # Facts.
 
@@ -383,7 +242,7 @@ class FeedRuntime(Service):
     def _commit_context(self, topic: str) -> CommitContext:
         return CommitContext(
             cluster=self.cluster,
-            rules=self.fingerprints[topic],
+            rules=self.declared.fingerprints[topic],
             lanes=tuple(lane.name for lane in self.lanes),
         )
 
@@ -427,7 +286,7 @@ class FeedRuntime(Service):
 
     def finished(self, batch_id: int, dead_letters: int) -> None:
         """Take in that a batch is settled."""
-        self._let_frame_go(batch_id)
+        self.delivery.let_frame_go(batch_id)
         self.observe(
             Finished(
                 batch_id=batch_id,
@@ -438,10 +297,10 @@ class FeedRuntime(Service):
         )
         self._landed.set()
 
-    def failed(self, batch_id: int, error: BaseException) -> None:
-        """Take in that a batch must be tried again."""
-        self._let_frame_go(batch_id)
-        if isinstance(error, SettleError):  # what the agent raises it reports itself
+    def failed(self, batch_id: int, error: BaseException, *, logged: bool = False) -> None:
+        """Take in that a batch must be tried again; `logged`: why was said already."""
+        self.delivery.let_frame_go(batch_id)
+        if isinstance(error, SettleError) and not logged:  # an agent reports what it raises
             self.log.warning("a batch is held and tried again: %s", error)
         self.observe(failure_of(error, batch_id=batch_id, at_ns=self.clock.now_ns()))
         self._landed.set()
@@ -469,7 +328,7 @@ class FeedRuntime(Service):
     def _carry_out(self, command: Command) -> None:
         match command:
             case StartBatch(cut):
-                self._start_batch(cut)
+                self.delivery.start(cut)
             case Resume():
                 if self._fetcher is not None:
                     self._fetcher.wake()
@@ -481,7 +340,7 @@ class FeedRuntime(Service):
                 if self._fetcher is not None:
                     self._fetcher.hold(partitions)
             case DivertBatch(cut, topic):
-                self._keep(self.loop.create_task(self._divert(cut, topic)))
+                self.delivery.divert(cut, topic)
             case Unprocessed():
                 self._log_unprocessed(command)
             case Seek():
@@ -571,8 +430,8 @@ class FeedRuntime(Service):
             self.spill_dir,
             app=self.app.conf.id,
             lanes=self.lanes,
-            fingerprints=lambda: self.fingerprints,
-            plans=lambda: self.partition_plans,
+            fingerprints=lambda: self.declared.fingerprints,
+            plans=lambda: self.declared.partition_plans,
             clock=self.clock,
             log=self,
             observe=self.observe,
@@ -626,101 +485,6 @@ class FeedRuntime(Service):
                     self.log.warning("lane %s: %s", lane.name, "; ".join(lines))
         return frozenset(found)
 
-    # Batches.
-
-    def _start_batch(self, cut: Cut) -> None:
-        feed = self.agents[cut.agent].feed
-        if isinstance(feed.codec, RawCodec):
-            self._deliver(cut, feed, None)
-        elif not feed.codec.waits and cut.num_bytes <= INLINE_BYTES:
-            try:
-                decoded = decode(feed, cut)
-            except Exception as error:  # a codec of the user's may raise anything
-                self._refuse(cut, error)
-            else:
-                self._deliver(cut, feed, decoded)
-        else:
-            self._keep(self.loop.create_task(self._decode_aside(cut, feed)))
-
-    def _keep(self, task: asyncio.Task[None]) -> None:
-        """Hold a task until it is done, or the worker stops."""
-        self._starting.add(task)
-        task.add_done_callback(self._starting.discard)
-
-    async def _divert(self, cut: Cut, topic: str) -> None:
-        """Write records to another topic, and tell how it ended."""
-        try:
-            await self.diverter.write(topic, cut.slices)
-        except Exception as error:  # whatever it is, the records wait
-            self.log.warning(
-                "lane %s: cannot divert %s records to %r, trying again: %s; they wait meanwhile",
-                self.lanes[cut.lane].name, cut.num_records, topic, error,
-            )  # fmt: skip
-            self.observe(failure_of(error, batch_id=cut.batch_id, at_ns=self.clock.now_ns()))
-            self._landed.set()
-        else:
-            self.finished(cut.batch_id, 0)
-
-    async def _decode_aside(self, cut: Cut, feed: Feed) -> None:
-        """Decode on another thread; columns that are being inferred one batch at a time."""
-        try:
-            if feed.options.columns is None:
-                async with self._decoding:
-                    decoded = await asyncio.to_thread(decode, feed, cut)
-            else:
-                decoded = await asyncio.to_thread(decode, feed, cut)
-        except Exception as error:  # a codec of the user's may raise anything
-            self._refuse(cut, error)
-        else:
-            self._deliver(cut, feed, decoded)
-
-    def _refuse(self, cut: Cut, error: Exception) -> None:
-        self.log.error("cannot decode a batch: %r", error, exc_info=error)
-        self.failed(cut.batch_id, error)
-
-    def _deliver(self, cut: Cut, feed: Feed, decoded: Decoded | None) -> None:
-        """Hand a batch to its agent, and its rejected rows to dead letters."""
-        rejected = {} if decoded is None else dict(decoded.rejected)
-        letters = len(rejected) if cut.agent in self.first_agents else 0
-        batch = Batch(
-            feed=feed,
-            lane=self.lanes[cut.lane],
-            slices=cut.slices,
-            frame=lambda: (decoded or decode(feed, cut)).frame,
-            rejected=sorted(rejected),
-            attempt=cut.attempt,
-            delivery=self._delivery,
-            occasion=cut.degraded,
-        )
-        if decoded is not None:
-            self._count_frame(cut.batch_id, decoded.frame)
-        delivered = Delivered(cut.batch_id, batch, dead_letters=letters, outcome=self)
-        if letters:
-            delivered.hold(
-                self.dead_letters.write(
-                    cut.slices, rejected, attempt=cut.attempt, error="Undecodable", again=cut.again
-                )
-            )
-        self._note_codec(feed)
-        if len(batch):
-            agent = self.agents[cut.agent]
-            agent.inbox_of(degraded=batch.degraded).put_nowait(delivered)
-        else:
-            delivered.returned()
-
-    def _note_codec(self, feed: Feed) -> None:
-        while feed.codec.notices:
-            notice = feed.codec.notices.pop(0)
-            self.codec_notices.append(f"{feed}: {notice}")
-            self.log.warning("feed %s: %s", feed, notice)
-
-    def _count_frame(self, batch_id: int, frame: pl.DataFrame) -> None:
-        self._frame_bytes[batch_id] = int(frame.estimated_size())
-        self.memory.frame_bytes += self._frame_bytes[batch_id]
-
-    def _let_frame_go(self, batch_id: int) -> None:
-        self.memory.frame_bytes -= self._frame_bytes.pop(batch_id, 0)
-
     # Watching.
 
     @cached_property
@@ -750,7 +514,7 @@ class FeedRuntime(Service):
                 continue
             cluster = self._thread._consumer._client.cluster
             missing = frozenset(
-                topic for topic in self.feeds if not cluster.partitions_for_topic(topic)
+                topic for topic in self.declared.feeds if not cluster.partitions_for_topic(topic)
             )
             for topic in sorted(missing - self.missing_topics):
                 self.log.error(
@@ -766,7 +530,7 @@ class FeedRuntime(Service):
     async def on_start(self) -> None:
         """Get ready for the first record before there is one."""
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        feeds = [*self.feeds.values(), *self.app.declared_feeds]
+        feeds = [*self.declared.feeds.values(), *self.app.declared_feeds]
         await asyncio.to_thread(warm_up, {str(feed.options.codec) for feed in feeds})
         # What there is now stays for good: a full collection would stop everything for 70 ms.
         gc.collect()
@@ -779,37 +543,7 @@ class FeedRuntime(Service):
                 self._log_unprocessed(command)
         if self._timer is not None:
             self._timer.cancel()
-        for task in list(self._starting):
-            task.cancel()
+        self.delivery.stop()
         await self.pressure_writer.close()
         if self.spill is not None:
             await self.spill.close()
-
-
-def check_algorithms(agents: Iterable[FeedAgent]) -> None:
-    """Raise ConfigError if an algorithm object would see the windows of two agents."""
-    steered: dict[int, str] = {}
-    for agent in agents:
-        algorithm = None if agent.adaptive is None else agent.adaptive.algorithm
-        if algorithm is None or isinstance(algorithm, str):
-            continue
-        other = steered.setdefault(id(algorithm), agent.name)
-        if other != agent.name:
-            raise ConfigError(
-                f"agents {other} and {agent.name} share one algorithm object, which would mix up "
-                f"what they teach it; give each an fg.Adaptive with an object of its own"
-            )
-
-
-def decode(feed: Feed, cut: Cut) -> Decoded:
-    """Return a cut's values as columns; runs on any thread."""
-    return feed.codec.decode([piece.columns.column("value") for piece in cut.slices])
-
-
-def lane_rule(route: Route) -> LaneRule:
-    """Return a rule as the parser applies it."""
-    if not route.table:
-        return LaneRule.constant(route.default)
-    if route.header is not None:
-        return LaneRule.by_header(route.header, dict(route.table), route.default)
-    return LaneRule.by_key_prefix(dict(route.table), route.default)

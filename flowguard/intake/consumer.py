@@ -100,7 +100,7 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
-        consumer._subscription = FeedSubscription(is_feed=self.runtime.is_feed)
+        consumer._subscription = FeedSubscription(is_feed=self.runtime.declared.is_feed)
         return consumer
 
     async def on_thread_stop(self) -> None:
@@ -168,7 +168,7 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
 
         return Fetcher(
             client=consumer._client,
-            plans=runtime.partition_plans,
+            plans=runtime.declared.partition_plans,
             lane_count=len(runtime.lanes),
             memory=runtime.memory,
             clock=runtime.clock,
@@ -217,7 +217,7 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
         runtime = self.runtime
         return RangeReader(
             client=self._ensure_consumer()._client,
-            plans=runtime.partition_plans,
+            plans=runtime.declared.partition_plans,
             lane_count=len(runtime.lanes),
             memory=runtime.memory,
             clock=runtime.clock,
@@ -287,7 +287,7 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Leave feeds to flowguard's own state; Faust would report them as stuck."""
-        if not self.runtime.is_feed(tp.topic):
+        if not self.runtime.declared.is_feed(tp.topic):
             super().verify_event_path(now, tp)
 
 
@@ -318,7 +318,7 @@ class FeedConsumer(Consumer):
         plain: set[TP] = set()
         feeds: set[TP] = set()
         for tp in tps:
-            (feeds if self.runtime.is_feed(tp.topic) else plain).add(TP(*tp))
+            (feeds if self.runtime.declared.is_feed(tp.topic) else plain).add(TP(*tp))
         return plain, feeds
 
     # Flow: Faust decides when feeds flow, and never fetches them itself.
@@ -419,14 +419,14 @@ class FeedConsumer(Consumer):
                 yield TP(*name)
 
     def _new_offset(self, tp: TP) -> int | None:
-        if not self.runtime.is_feed(tp.topic):
+        if not self.runtime.declared.is_feed(tp.topic):
             return super()._new_offset(tp)
         partition = self.runtime.engine.partitions.get(TopicPartition(*tp))
         return None if partition is None else partition.ledger.point.offset
 
     def _should_commit(self, tp: TP, offset: int) -> bool:
         """Commit a feed also if only its watermarks moved."""
-        if not self.runtime.is_feed(tp.topic):
+        if not self.runtime.declared.is_feed(tp.topic):
             return bool(super()._should_commit(tp, offset))
         partition = self.runtime.engine.partitions[TopicPartition(*tp)]
         return self._committed_offset[tp] is None or partition.ledger.point != partition.committed
@@ -461,5 +461,5 @@ class FeedConsumer(Consumer):
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Leave feeds to flowguard's own state."""
-        if not self.runtime.is_feed(tp.topic):
+        if not self.runtime.declared.is_feed(tp.topic):
             super().verify_event_path(now, tp)

@@ -121,7 +121,7 @@ class UsersPipeline:
             topics = dict.fromkeys(found.topics, scenario.worker.partitions)
         else:
             topics = await partitions_of(bootstrap, found.topics)
-            for topic in found.app.runtime.feeds:
+            for topic in found.app.runtime.declared.feeds:
                 if topic not in topics:
                     raise FlowguardError(
                         f"topic {topic!r} of {found.spec} does not exist at {bootstrap}, and "
@@ -150,7 +150,7 @@ class UsersPipeline:
             seconds=scenario.duration_ns / SECOND,
             settle_s=scenario.drain_ns / SECOND,
             phases=phases_of(scenario),
-            read=tuple(found.app.runtime.feeds),
+            read=tuple(found.app.runtime.declared.feeds),
             keep_topics=not self.embedded,
             worker_directory=Path(os.getcwd()),
         )

@@ -72,24 +72,26 @@ class UsersApp:
     @property
     def agent(self) -> str:
         """Return the name of the agent whose seats are shown."""
-        return next(iter(self.app.runtime.agents))
+        return next(iter(self.app.runtime.declared.agents))
 
     @property
     def sinks(self) -> list[str]:
         """Return the topics that its agents send to, as far as they are feeds."""
         names = (
             topic
-            for agent in self.app.runtime.agents.values()
+            for agent in self.app.runtime.declared.agents.values()
             for sink in agent._sinks
             if sink in self.app.declared_feeds
             for topic in sink.topics
         )
-        return [name for name in dict.fromkeys(names) if name not in self.app.runtime.feeds]
+        return [
+            name for name in dict.fromkeys(names) if name not in self.app.runtime.declared.feeds
+        ]
 
     @property
     def topics(self) -> list[str]:
         """Return all that must exist before it starts."""
-        return [*self.app.runtime.feeds, *self.sinks, f"{self.group}.dlq"]
+        return [*self.app.runtime.declared.feeds, *self.sinks, f"{self.group}.dlq"]
 
     def _address(self, lane: str, topic: str) -> Address:
         """Return how to reach a lane; a topic that the scenario names comes before others."""
@@ -122,7 +124,7 @@ class UsersApp:
         lanes = self.app.feed_settings.lanes
         return {
             topic: route
-            for feed in dict.fromkeys(self.app.runtime.feeds.values())
+            for feed in dict.fromkeys(self.app.runtime.declared.feeds.values())
             for topic, route in feed.routes(lanes).items()
         }
 
@@ -132,7 +134,7 @@ class UsersApp:
         Raises:
             ConfigError: Its codec cannot write what was made up.
         """
-        feed = self.app.runtime.feeds[topic]
+        feed = self.app.runtime.declared.feeds[topic]
         rng = random.Random(f"{seed}/{topic}")
         if feed.options.codec == "raw":
             return [rng.randbytes(200) for _ in range(VALUES)]

@@ -35,7 +35,8 @@ class TallyMachine(RuleBasedStateMachine):
         self.tally = Tally([self.counts])
         timestamps = [EPOCH_MS + row for row in range(ROWS)]
         self.chunk = chunk_of(range(ROWS), timestamps=timestamps)
-        self.tally.fetched(self.chunk, agents=self.agents)
+        self.tally.read(self.chunk.lane, ROWS)
+        self.tally.admitted(self.chunk, agents=self.agents)
         self.free = [set(range(ROWS)) for _ in range(self.agents)]
         self.chunks = [[self.chunk] for _ in range(self.agents)]
         self.flying: list[tuple[int, Slice]] = []

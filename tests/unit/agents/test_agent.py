@@ -399,4 +399,4 @@ async def test_one_algorithm_cannot_steer_two_agents() -> None:
     app.agent(orders, name="b", concurrency=shared)(yielding)
 
     with pytest.raises(ConfigError, match="agents a and b share one algorithm object"):
-        app.runtime.check()
+        app.runtime.declared.check()

@@ -121,7 +121,7 @@ def test_values_are_what_the_feed_can_read(codec: str) -> None:
 
     values = UsersApp(app, "shop", scenario()).values("orders", seed=1)
 
-    decoded = app.runtime.feeds["orders"].codec.decode([pa.array(values, pa.binary())])
+    decoded = app.runtime.declared.feeds["orders"].codec.decode([pa.array(values, pa.binary())])
     assert not decoded.rejected
     assert decoded.frame.null_count().row(0) == (0, 0, 0, 0)
 

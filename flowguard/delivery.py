@@ -1,0 +1,191 @@
+"""Batches on their way to agents: decoded, freed of what cannot be decoded, handed over.
+
+StartBatch ─▶ decode, here or aside ─┬─▶ rejected rows ─▶ dead letters
+                                     └─▶ Batch ─▶ inbox of the agent
+DivertBatch ─▶ another topic
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, Protocol
+
+import polars as pl
+from mode import get_logger
+
+from flowguard.agents.delivered import Delivered, Outcome
+from flowguard.agents.event import FaustDelivery
+from flowguard.agents.feed import Feed
+from flowguard.batch import Batch
+from flowguard.commands import Cut
+from flowguard.control.memory import MemoryBudget
+from flowguard.declared import Declared
+from flowguard.intake.codec import Decoded
+from flowguard.intake.codec.raw import RawCodec
+from flowguard.settle.dead_letter import DeadLetterWriter
+from flowguard.settle.divert import Diverter
+
+if TYPE_CHECKING:
+    from flowguard.app import App
+
+__all__ = ["Delivery"]
+
+logger = get_logger(__name__)
+
+#: Decoding less than this costs less than handing it to another thread.
+INLINE_BYTES: Final = 16 * 1024
+
+
+class BatchOutcome(Outcome, Protocol):
+    """Where batches report to, also those that no agent has."""
+
+    def failed(self, batch_id: int, error: BaseException, *, logged: bool = False) -> None:
+        """It must be tried again; `logged`: why was said already."""
+
+
+class Delivery:
+    """Hands batches to agents, and writes what goes elsewhere.
+
+    Args:
+        app: The app.
+        declared: Its agents and lanes.
+        memory: Where decoded frames are counted.
+        outcome: Whom to tell how each batch ended.
+        loop: The event loop.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        declared: Declared,
+        *,
+        memory: MemoryBudget,
+        outcome: BatchOutcome,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._app = app
+        self._declared = declared
+        self._memory = memory
+        self._outcome = outcome
+        self._loop = loop
+        self._events = FaustDelivery(app)
+        self._frame_bytes: dict[int, int] = {}
+        self._starting: set[asyncio.Task[None]] = set()
+        self._decoding = asyncio.Lock()
+
+    @cached_property
+    def dead_letters(self) -> DeadLetterWriter:
+        """Return where rejected records are written."""
+        return DeadLetterWriter(f"{self._app.conf.id}.dlq", self._app.letters)
+
+    @cached_property
+    def diverter(self) -> Diverter:
+        """Return what writes records to the topics that lanes divert to."""
+        return Diverter(self._app.letters)
+
+    def start(self, cut: Cut) -> None:
+        """Let an agent have a batch."""
+        feed = self._declared.agents[cut.agent].feed
+        if isinstance(feed.codec, RawCodec):
+            self._deliver(cut, feed, None)
+        elif not feed.codec.waits and cut.num_bytes <= INLINE_BYTES:
+            try:
+                decoded = decode(feed, cut)
+            except Exception as error:  # a codec of the user's may raise anything
+                self._refuse(cut, error)
+            else:
+                self._deliver(cut, feed, decoded)
+        else:
+            self._keep(self._loop.create_task(self._decode_aside(cut, feed)))
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        """Hold a task until it is done, or the worker stops."""
+        self._starting.add(task)
+        task.add_done_callback(self._starting.discard)
+
+    def divert(self, cut: Cut, topic: str) -> None:
+        """Write records to another topic, and tell how it ended."""
+        self._keep(self._loop.create_task(self._divert(cut, topic)))
+
+    async def _divert(self, cut: Cut, topic: str) -> None:
+        try:
+            await self.diverter.write(topic, cut.slices)
+        except Exception as error:  # whatever it is, the records wait
+            logger.warning(
+                "lane %s: cannot divert %s records to %r, trying again: %s; they wait meanwhile",
+                self._declared.lanes[cut.lane].name, cut.num_records, topic, error,
+            )  # fmt: skip
+            self._outcome.failed(cut.batch_id, error, logged=True)
+        else:
+            self._outcome.finished(cut.batch_id, 0)
+
+    async def _decode_aside(self, cut: Cut, feed: Feed) -> None:
+        """Decode on another thread; columns that are being inferred one batch at a time."""
+        try:
+            if feed.options.columns is None:
+                async with self._decoding:
+                    decoded = await asyncio.to_thread(decode, feed, cut)
+            else:
+                decoded = await asyncio.to_thread(decode, feed, cut)
+        except Exception as error:  # a codec of the user's may raise anything
+            self._refuse(cut, error)
+        else:
+            self._deliver(cut, feed, decoded)
+
+    def _refuse(self, cut: Cut, error: Exception) -> None:
+        logger.error("cannot decode a batch: %r", error, exc_info=error)
+        self._outcome.failed(cut.batch_id, error)
+
+    def _deliver(self, cut: Cut, feed: Feed, decoded: Decoded | None) -> None:
+        """Hand a batch to its agent, and its rejected rows to dead letters."""
+        rejected = {} if decoded is None else dict(decoded.rejected)
+        letters = len(rejected) if cut.agent in self._declared.first_agents else 0
+        batch = Batch(
+            feed=feed,
+            lane=self._declared.lanes[cut.lane],
+            slices=cut.slices,
+            frame=lambda: (decoded or decode(feed, cut)).frame,
+            rejected=sorted(rejected),
+            attempt=cut.attempt,
+            delivery=self._events,
+            occasion=cut.degraded,
+        )
+        if decoded is not None:
+            self._count_frame(cut.batch_id, decoded.frame)
+        delivered = Delivered(cut.batch_id, batch, dead_letters=letters, outcome=self._outcome)
+        if letters:
+            delivered.hold(
+                self.dead_letters.write(
+                    cut.slices, rejected, attempt=cut.attempt, error="Undecodable", again=cut.again
+                )
+            )
+        self._note_codec(feed)
+        if len(batch):
+            agent = self._declared.agents[cut.agent]
+            agent.inbox_of(degraded=batch.degraded).put_nowait(delivered)
+        else:
+            delivered.returned()
+
+    def _note_codec(self, feed: Feed) -> None:
+        while feed.codec.notices:
+            notice = feed.codec.notices.pop(0)
+            logger.warning("feed %s: %s", feed, notice)
+
+    def _count_frame(self, batch_id: int, frame: pl.DataFrame) -> None:
+        self._frame_bytes[batch_id] = int(frame.estimated_size())
+        self._memory.frame_bytes += self._frame_bytes[batch_id]
+
+    def let_frame_go(self, batch_id: int) -> None:
+        """Count a batch's frame no more: it has ended."""
+        self._memory.frame_bytes -= self._frame_bytes.pop(batch_id, 0)
+
+    def stop(self) -> None:
+        """Forget what was never delivered."""
+        for task in list(self._starting):
+            task.cancel()
+
+
+def decode(feed: Feed, cut: Cut) -> Decoded:
+    """Return a cut's values as columns; runs on any thread."""
+    return feed.codec.decode([piece.columns.column("value") for piece in cut.slices])
