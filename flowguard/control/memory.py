@@ -3,7 +3,8 @@
 Half of the budget for columns is split evenly between the partitions, so each of them can
 always make progress; the other half is a pool that whoever is fast may use. A partition
 that has used up both is left out of fetch requests until it has room for a whole request
-again (hysteresis, so that it does not flap at the limit).
+again (hysteresis, so that it does not flap at the limit). When nothing is held at all, one
+partition may have what its next wire batch needs, however little memory there is.
 
     memory ─┬─ receive buffers (fetched bytes before they are parsed): an eighth
             ├─ frames (what codecs make of batches in flight): an eighth
@@ -55,11 +56,13 @@ class Reservation:
         total_bytes: Most bytes of the whole response.
         shares: Most bytes of each partition in it; those without room are left out.
         left_bytes: What it still counts as held, instead of columns to come.
+        alone: Nothing else is held, so all of that may be used.
     """
 
     total_bytes: int
     shares: dict[Hashable, int]
     left_bytes: int
+    alone: bool = False
 
 
 class MemoryBudget:
@@ -162,10 +165,20 @@ class MemoryBudget:
             shares = {
                 each: share for each, need in needs.items() if (share := self._share(each, need))
             }
+            if needs and not shares and self.held_bytes == self.requested_bytes == 0:
+                most = max(needs, key=needs.__getitem__)
+                return self._reserve_alone(most, needs[most])
             total_bytes = min(self.fetch_bytes_max, sum(shares.values()))
             left_bytes = total_bytes * COLUMNS_PER_WIRE_BYTE
             self.requested_bytes += left_bytes
             return Reservation(total_bytes, shares, left_bytes)
+
+    def _reserve_alone(self, partition: Hashable, need: int) -> Reservation:
+        """Let a partition have what its next wire batch needs, although there is no room for it."""
+        share_bytes = self.fetch_bytes_max
+        self._paused.pop(partition, None)
+        self.requested_bytes = max(need, share_bytes * COLUMNS_PER_WIRE_BYTE)
+        return Reservation(share_bytes, {partition: share_bytes}, self.requested_bytes, alone=True)
 
     def allowance(self, partition: Hashable, reservation: Reservation) -> int:
         """Return how many bytes of columns a response may become for one partition.
@@ -174,7 +187,8 @@ class MemoryBudget:
         each partition of the response, after the one before was charged.
         """
         with self._lock:
-            return self._room(partition, reserved_bytes=reservation.left_bytes)
+            room = self._room(partition, reserved_bytes=reservation.left_bytes)
+            return max(room, reservation.left_bytes) if reservation.alone else room
 
     def charge(self, partition: Hashable, num_bytes: int, reservation: Reservation) -> None:
         """Count columns in place of what the request had reserved for them."""

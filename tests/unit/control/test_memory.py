@@ -71,6 +71,26 @@ def test_a_partition_whose_next_wire_batch_does_not_fit_is_paused_until_it_does(
     assert memory.paused == set()
 
 
+def test_a_wire_batch_that_never_has_room_is_read_when_nothing_else_is_held():
+    memory = budget("abcd", memory_bytes=4 * MIB)
+    memory.receive_into("connection", 2 * MIB)  # it grew for that batch
+    needs = {"a": 0, "b": 1_100_000, "c": 0, "d": 0}
+    assert max(memory.room(each) for each in needs) < needs["b"]
+    memory.hold("a", 1)
+    assert "b" not in memory.reserve({"b": needs["b"]}).shares
+    memory.release("a", 1)
+
+    asked = memory.reserve({"b": needs["b"]})
+
+    assert "b" in asked.shares
+    assert memory.allowance("b", asked) >= needs["b"]
+    memory.charge("b", needs["b"], asked)
+    memory.settle(asked)
+    assert memory.reserve({"a": 2_000_000}).shares == {}
+    memory.release("b", needs["b"])
+    assert memory.held_bytes == memory.requested_bytes == 0
+
+
 def test_a_request_is_neither_too_small_to_be_worth_it_nor_larger_than_16_mib():
     assert MemoryBudget(MIB).fetch_bytes_max == FETCH_BYTES_MIN
     assert MemoryBudget(1024 * MIB).fetch_bytes_max == FETCH_BYTES_MAX
