@@ -13,6 +13,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 import pyarrow as pa
@@ -32,8 +33,9 @@ from flowguard.spill.filesystem import RealFileSystem
 from flowguard.spill.manifest import Frame, FrameQueue, Run, usable
 from flowguard.spill.options import Identity, LaneSpill
 from flowguard.spill.payload import probe_crc
-from flowguard.spill.slot import take_slot
+from flowguard.spill.slot import Slot, take_slot
 from flowguard.spill.store import SpillStore
+from flowguard.units import format_size
 
 __all__ = ["LogReader", "SpillService", "spill_lanes"]
 
@@ -45,6 +47,10 @@ RETRY_S_MAX: Final = 10.0
 
 #: What a rebalance waits for runs to be compared with the log; what takes longer is not used.
 FIND_WITHIN_S: Final = 5.0
+
+#: File systems that are no disk, and those that are somebody else's.
+IN_MEMORY: Final = frozenset({"tmpfs", "ramfs"})
+REMOTE: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs"})
 
 #: What stopping waits for the disk.
 CLOSE_WITHIN_S: Final = 5.0
@@ -129,13 +135,18 @@ class SpillService:
             app=self._app, group=self._app, cluster=cluster, rules=self._fingerprints()
         )
         options = {
-            self._lanes[rank].name: LaneSpill(max_bytes=policy.max_bytes, keys=keys_of(policy))
+            self._lanes[rank].name: LaneSpill(
+                max_bytes=policy.max_bytes, compression="auto", keys=keys_of(policy)
+            )
             for rank, policy in self._policies.items()
         }
 
         def open_store() -> SpillStore:
             slot = take_slot(RealFileSystem(), self.directory, self._app)
             logger.info("spill: this worker's directory is %s", slot.directory)
+            most_bytes = sum(policy.max_bytes for policy in self._policies.values())
+            for line in doubts(slot, most_bytes):
+                logger.warning("spill: %s", line)
             return SpillStore(slot, identity, options, clock=self._clock)
 
         self._disk = SpillDisk(
@@ -326,6 +337,54 @@ class SpillService:
             "offset %s: %s", run.lane, *run.partition, probe.offset, why,
         )  # fmt: skip
         return False
+
+
+def doubts(slot: Slot, most_bytes: int) -> list[str]:
+    """Return what speaks against a directory, for people.
+
+    Args:
+        most_bytes: What all lanes of the worker may have there.
+    """
+    found = []
+    try:
+        space = slot.filesystem.space(slot.directory)
+    except OSError:  # the store will say more of it
+        return found
+    if most_bytes > space.free_bytes:
+        free = format_size(space.free_bytes)
+        found.append(
+            f"lanes may have {format_size(most_bytes)} on disk, and {slot.directory} has {free} "
+            "free; when it is full they keep their records in memory. Lower fg.Spill(…), or name "
+            "another directory"
+        )
+    kind = filesystem_of(slot.directory)
+    if kind in IN_MEMORY:
+        found.append(
+            f"{slot.directory} is a {kind}: what goes there takes memory again; name a directory "
+            "on a disk"
+        )
+    if kind in REMOTE:
+        found.append(
+            f"{slot.directory} is on {kind}: it may be slow, and its locks may not hold; name a "
+            "directory on a local disk"
+        )
+    return found
+
+
+def filesystem_of(directory: str, mounts: str = "/proc/self/mounts") -> str:
+    """Return the type of the file system that a directory is on, empty if nobody tells."""
+    try:
+        lines = Path(mounts).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    place = os.path.realpath(directory)
+    fields = [line.split(" ") for line in lines if line.count(" ") >= 2]
+    holding = [
+        (len(mounted), kind)
+        for _, mounted, kind, *_ in fields
+        if place == mounted or place.startswith(mounted.rstrip("/") + "/")
+    ]
+    return max(holding, default=(0, ""))[1]
 
 
 def keys_of(policy: Spill) -> Any:
