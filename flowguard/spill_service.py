@@ -345,7 +345,7 @@ def doubts(slot: Slot, most_bytes: int) -> list[str]:
     Args:
         most_bytes: What all lanes of the worker may have there.
     """
-    found = []
+    found: list[str] = []
     try:
         space = slot.filesystem.space(slot.directory)
     except OSError:  # the store will say more of it
