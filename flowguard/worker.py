@@ -38,6 +38,11 @@ CHATTY: Final = ("aiokafka", "faust", "mode", "flowguard")
 #: Signals to a group of processes arrive twice where a parent passes its own on as well.
 SAME_SIGNAL_S: Final = 0.5
 
+#: A worker that was told to stop is ended so long after its drain timeout, whatever it waits
+#: for; and so soon if it has no partitions yet, as while the group waits for a dead member.
+STOP_WITHIN_S: Final = 10.0
+LEAVE_WITHIN_S: Final = 5.0
+
 #: The exit code of a worker that was told twice to stop.
 INTERRUPTED: Final = 130
 
@@ -73,11 +78,28 @@ class Worker(faust.Worker):
             logger.info("%s: %s", received.name, self._farewell())
             self._flag_as_shutdown_by_signal()
             self._schedule_shutdown(received)
+            self.loop.call_later(self._patience_s(), self._give_up)
         elif now_s - self._stopping_since_s > SAME_SIGNAL_S:
             logger.warning("%s again: stopping at once; what is in flight will be read again",
                            received.name)  # fmt: skip
             logging.shutdown()
             os._exit(INTERRUPTED)
+
+    def _patience_s(self) -> float:
+        """Return how long stopping may take: what has no partitions has nothing to finish."""
+        if not self.app.has_feeds or not self.app.runtime.joined:
+            return LEAVE_WITHIN_S
+        return self.app.feed_settings.drain_timeout_s + STOP_WITHIN_S
+
+    def _give_up(self) -> None:
+        """End although something does not answer: a group, a broker, a disk."""
+        logger.warning(
+            "not stopped after %s, because a broker or the group does not answer; ending now; %s",
+            format_duration(self._patience_s()),
+            outcome(self.app) if self.app.has_feeds else "nothing is known of what is committed",
+        )
+        logging.shutdown()
+        os._exit(0)
 
     def _farewell(self) -> str:
         if not self.app.has_feeds:
