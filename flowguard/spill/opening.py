@@ -50,6 +50,21 @@ class Opened:
     torn: int = 0
     gaps: int = 0
 
+    def __str__(self) -> str:
+        """Return it in a line, for the log."""
+        records = sum(run.frames.records for run in self.runs)
+        found = [
+            f"{records} records in {len(self.segments)} segments are kept for their partitions"
+        ]
+        for count, what in (
+            (self.deleted, "segments of no use were deleted"),
+            (self.quarantined, "damaged segments were put aside"),
+            (self.torn, "torn ends were cut off"),
+            (self.gaps, "damaged stretches are skipped"),
+        ):
+            found += [f"{count} {what}"] if count else []
+        return "; ".join(found)
+
 
 class Unusable(Exception):
     """A segment is whole, but nobody here can use it."""
