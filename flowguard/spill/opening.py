@@ -53,14 +53,12 @@ class Opened:
     def __str__(self) -> str:
         """Return it in a line, for the log."""
         records = sum(run.frames.records for run in self.runs)
-        found = [
-            f"{records} records in {len(self.segments)} segments are kept for their partitions"
-        ]
+        found = [f"{records} records in {len(self.segments)} files kept for their partitions"]
         for count, what in (
-            (self.deleted, "segments of no use were deleted"),
-            (self.quarantined, "damaged segments were put aside"),
-            (self.torn, "torn ends were cut off"),
-            (self.gaps, "damaged stretches are skipped"),
+            (self.deleted, "deleted, for nobody here can use them"),
+            (self.quarantined, "damaged and put aside"),
+            (self.torn, "torn and cut off"),
+            (self.gaps, "damaged stretches skipped"),
         ):
             found += [f"{count} {what}"] if count else []
         return "; ".join(found)
