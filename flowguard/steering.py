@@ -2,7 +2,7 @@
 
     queue delay ─┐                      ┌─ 1 bulk        larger batches where no target shares them
     memory ──────┤                      ├─ 2 pause-bulk  partitions left out of fetch requests
-    loop lag ────┼─▶ pressure ─▶ ladder ┼─ 3 spill       (no actuator in this version)
+    loop lag ────┼─▶ pressure ─▶ ladder ┼─ 3 spill       (lanes spill by their share)
     errors ──────┘                      ├─ 4 brownout    ─┐
                                         ├─ 5 shed        ─┼─ Dimming
                                         └─ 6 standard    ─┘

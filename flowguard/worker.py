@@ -35,6 +35,9 @@ RETRY_S: Final = 0.5
 #: Services report each step of their start and stop; what matters of it the worker says.
 CHATTY: Final = ("aiokafka", "faust", "mode", "flowguard")
 
+#: Whose lines are for whoever runs the worker: what they do with records and with the disk.
+TELLING: Final = ("flowguard.worker", "flowguard.spill", UNPROCESSED)
+
 #: Signals to a group of processes arrive twice where a parent passes its own on as well.
 SAME_SIGNAL_S: Final = 0.5
 
@@ -112,7 +115,7 @@ class Worker(faust.Worker):
         if level > logging.DEBUG:
             for name in CHATTY:
                 logging.getLogger(name).setLevel(max(level, logging.WARNING))
-            for name in ("flowguard.worker", UNPROCESSED):
+            for name in TELLING:
                 logging.getLogger(name).setLevel(level)
 
     async def on_execute(self) -> None:

@@ -285,7 +285,7 @@ def blocked(high: Lane, low: Lane, topic: str) -> Finding:
         f"whose target of {target} cannot hold then",
         f"feed {topic}",
         f"give the lanes topics of their own (fg.by_topic), lane {low.name} another overflow "
-        f"(fg.Shed(), fg.Conflate(), fg.Divert(…)), or lane {high.name} no target",
+        f"(fg.Spill(…), fg.Shed(), fg.Conflate(), fg.Divert(…)), or lane {high.name} no target",
     )
 
 

@@ -5,7 +5,7 @@
     bulk_memory   the same of those that can, up to the first rung only
     loop_lag      how late the event loop mostly is, against 100 ms
     errors        share of the batches that met something unavailable
-    spill         the spill directory, against its quota; 0 until there is one
+    spill         the fullest lane on disk, against its quota
 
 Pressure is the largest of these parts. A backlog of bulk in Kafka is no emergency.
 """

@@ -153,7 +153,11 @@ COUNTS: Final = (
     ("diverted", "counter", "Records that were sent to another topic instead of an agent."),
     ("shed", "counter", "Records that were dropped because the lane was overloaded."),
     ("conflated", "counter", "Records that a newer one of the same key replaced."),
-    ("expired", "counter", "Records that were older than the lane's max_age."),
+    (
+        "expired",
+        "counter",
+        "Records that were older than the lane permits, or that Kafka has deleted.",
+    ),
     ("skipped", "counter", "Records that were finished before a restart."),
     ("released", "counter", "Records whose partition was revoked before they were finished."),
 )
@@ -206,6 +210,10 @@ METRICS: Final[tuple[Metric, ...]] = (
     Metric(
         "flowguard_queue_bytes", "gauge", "Bytes of records in memory that wait for an agent.",
         ("lane",), of_lanes(lambda lane: lane.queued_bytes),
+    ),
+    Metric(
+        "flowguard_spilled_bytes", "gauge", "Bytes on disk of records that wait there.",
+        ("lane",), of_lanes(lambda lane: lane.spilled_bytes),
     ),
     Metric(
         "flowguard_oldest_unfinished_timestamp_seconds", "gauge",

@@ -171,8 +171,8 @@ table { border-collapse: collapse; width: 100% }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid #8884; text-align: right }
 th:first-child, td:first-child, td:last-child { text-align: left }
 """
-COLUMNS: Final = ("lane", "read", "settled", "in flight", "held", "dead letters", "oldest", "p99",
-                  "state")  # fmt: skip
+COLUMNS: Final = ("lane", "read", "settled", "in flight", "held", "on disk", "dead letters",
+                  "oldest", "p99", "state")  # fmt: skip
 
 
 def index_page(state: dict[str, Any]) -> str:
@@ -209,9 +209,9 @@ def index_page(state: dict[str, Any]) -> str:
 def lane_row(name: str, lane: dict[str, Any]) -> str:
     """Return one lane as a row of the table."""
     condition = lane["state"] if lane["why"] is None else f"{lane['state']}: {lane['why']}"
-    counts = (f"{lane[count]:,}" for count in ("read", "settled", "in_flight", "held",
-                                               "dead_letters"))  # fmt: skip
+    counts = [f"{lane[count]:,}" for count in ("read", "settled", "in_flight", "held")]
+    disk = format_size(lane["spilled_bytes"]) if lane["spilled_bytes"] else "–"
     times = ("–" if lane[key] is None else format_duration(lane[key])
              for key in ("oldest_age", "p99"))  # fmt: skip
-    cells = (html.escape(cell) for cell in (name, *counts, *times, condition))
+    cells = map(html.escape, (name, *counts, disk, f"{lane['dead_letters']:,}", *times, condition))
     return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"

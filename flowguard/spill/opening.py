@@ -50,6 +50,19 @@ class Opened:
     torn: int = 0
     gaps: int = 0
 
+    def __str__(self) -> str:
+        """Return it in a line, for the log."""
+        records = sum(run.frames.records for run in self.runs)
+        found = [f"{records} records in {len(self.segments)} files kept for their partitions"]
+        for count, what in (
+            (self.deleted, "deleted, for nobody here can use them"),
+            (self.quarantined, "damaged and put aside"),
+            (self.torn, "torn and cut off"),
+            (self.gaps, "damaged stretches skipped"),
+        ):
+            found += [f"{count} {what}"] if count else []
+        return "; ".join(found)
+
 
 class Unusable(Exception):
     """A segment is whole, but nobody here can use it."""

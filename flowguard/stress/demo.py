@@ -196,6 +196,7 @@ def scorecard_of(
         duplicates=sum(each.duplicates for each in deliveries.values()),
         peak_memory=worker.peak_memory,
         peak_rss=worker.peak_rss,
+        peak_spill=worker.peak_spill,
         objectives=objectives,
         lanes=lanes,
         timeline=[moment.as_entry() for moment in timeline],

@@ -143,6 +143,7 @@ class Worker:
         self.state: dict[str, Any] = {}
         self.peak_memory = 0
         self.peak_rss = 0
+        self.peak_spill = 0
         self.imbalances: list[str] = []
         self.watch: Callable[[Mapping[str, Any]], None] = lambda state: None
         self._past: dict[str, dict[str, int]] = {}
@@ -251,6 +252,7 @@ class Worker:
             return
         self.state = state
         self.peak_memory = max(self.peak_memory, int(state["memory"]["used"]))
+        self.peak_spill = max(self.peak_spill, spilled_bytes(state["lanes"]))
         self.imbalances = self.imbalances or imbalances(state["lanes"])
         self.watch(state)
 
@@ -290,6 +292,11 @@ class Worker:
             self._watching.cancel()
         if self._process is not None:
             await end_process(self._process)
+
+
+def spilled_bytes(lanes: Mapping[str, Mapping[str, Any]]) -> int:
+    """Return what all lanes have on disk; a worker of an earlier version does not say."""
+    return sum(int(lane.get("spilled_bytes") or 0) for lane in lanes.values())
 
 
 class CpuMeter:

@@ -169,6 +169,7 @@ def scorecard_of(run: RealRun, outcome: Outcome) -> Scorecard:
         duplicates=sum(each.duplicates for each in known.values()) if known else None,
         peak_memory=worker.peak_memory,
         peak_rss=worker.peak_rss,
+        peak_spill=worker.peak_spill,
         recovery_seconds=(
             None if ended_ns is None else recovery_seconds(scenario, recording, ended_ns)
         ),

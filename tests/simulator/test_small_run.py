@@ -133,6 +133,49 @@ def test_memory_stays_in_its_budget_whatever_waits(size: str):
     assert 200 * KIB < world.watch.peak_bytes <= 2 * MIB
 
 
+#: More of a lane than memory has room for, before urgent records of the same partitions.
+SPILLED = """
+[[worker.lanes]]
+name = "realtime"
+target = "50ms"
+[[worker.lanes]]
+name = "bulk"
+overflow = "OVERFLOW"
+[provider]
+call = "500us"
+record = "20us"
+[[arrivals]]
+lane = "realtime"
+model = "constant"
+rate = 100
+for = "2s"
+[[arrivals]]
+lane = "bulk"
+model = "batch-dump"
+count = 40_000
+"""
+
+
+def test_the_scorecard_tells_the_most_that_was_on_disk():
+    tables = SPILLED.replace("OVERFLOW", "spill:1GiB")
+
+    world, _ = ran(scenario_of(tables, rule="by_header", memory="4MiB"))
+
+    card = scorecard_of(world)
+    assert world.watch.violations == []
+    assert card.peak_spill == world.watch.peak_spill_bytes > MIB
+    assert world.worker.disk.used_bytes == 0
+    assert card.lanes["bulk"].counts["settled"] == 40_000
+
+
+def test_without_lanes_that_spill_nothing_is_on_disk():
+    tables = SPILLED.replace("OVERFLOW", "block")
+
+    world, _ = ran(scenario_of(tables, rule="by_header", memory="4MiB"))
+
+    assert scorecard_of(world).peak_spill == 0
+
+
 @pytest.mark.parametrize("seed", range(10), ids="seed_{}".format)
 def test_a_crash_loses_nothing_and_repeats_only_what_was_not_committed(seed: int):
     print(f"seed {seed}")

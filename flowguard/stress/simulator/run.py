@@ -41,6 +41,7 @@ def scorecard_of(world: World) -> Scorecard:
         duplicates=sum(recording.duplicates),
         peak_memory=world.watch.peak_bytes,
         peak_rss=None,
+        peak_spill=world.watch.peak_spill_bytes,
         recovery_seconds=None
         if since_ns is None
         else recovery_seconds(scenario, recording, since_ns),

@@ -29,6 +29,7 @@ class Watch:
 
     Attributes:
         peak_bytes: The most that was held.
+        peak_spill_bytes: The most that was on disk.
         ended_records: How many records have come to an end.
         started_ns: When the last batch was started.
     """
@@ -38,6 +39,7 @@ class Watch:
         self.recording = recording
         self.checkers = checkers
         self.peak_bytes = 0
+        self.peak_spill_bytes = 0
         self.ended_records = 0
         self.started_ns = 0
         self.crashes = 0
@@ -78,9 +80,12 @@ class Watch:
             hook(batch)
         return batch
 
-    def observed(self, engine: Engine, started: Sequence[Handed], now_ns: int) -> None:
+    def observed(
+        self, engine: Engine, started: Sequence[Handed], now_ns: int, *, spilled_bytes: int
+    ) -> None:
         """The engine took in facts, and all it answered was done."""
         self.peak_bytes = max(self.peak_bytes, engine.memory.used_bytes)
+        self.peak_spill_bytes = max(self.peak_spill_bytes, spilled_bytes)
         for hook in self._observed:
             hook(engine, started, now_ns)
 

@@ -205,7 +205,9 @@ class Worker:
         commands = [*commands, *self.engine.overflow.flush()]
         for command in sorted(commands, key=lambda each: not isinstance(each, Unprocessed)):
             self._carry_out(command, started)
-        self._watch.observed(self.engine, started, self._agenda.now_ns)
+        self._watch.observed(
+            self.engine, started, self._agenda.now_ns, spilled_bytes=self.disk.used_bytes
+        )
         due_ns = self.engine.due_ns
         if due_ns is not None and (self._tick_at_ns is None or due_ns < self._tick_at_ns):
             self._tick_at_ns = due_ns

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Iterator
 
@@ -12,7 +13,7 @@ import flowguard.worker
 from flowguard.app import App
 from flowguard.cli.exit_codes import FAILED, NO_BROKER, USAGE
 from flowguard.cli.find_app import find_app
-from flowguard.worker import broker_servers, use_broker
+from flowguard.worker import CHATTY, TELLING, Worker, broker_servers, use_broker
 from tests.unit.cli.conftest import Run
 
 
@@ -32,6 +33,16 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def levels() -> Iterator[None]:
+    """Put the levels of loggers back that a worker sets."""
+    loggers = [logging.getLogger(name) for name in (*CHATTY, *TELLING)]
+    before = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, before, strict=True):
+        logger.setLevel(level)
 
 
 def test_a_broker_that_is_not_there_exits_3_with_one_line(
@@ -67,6 +78,28 @@ def test_a_value_that_cannot_be_read_is_usage(
 ) -> None:
     result = run("worker", "-A", good_app, *args)
     assert (result.exit_code, result.stderr.count("\n")) == (USAGE, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("flowguard.worker", True),
+        ("flowguard.unprocessed", True),
+        ("flowguard.spill", True),
+        ("flowguard.spill.store", True),
+        ("flowguard.intake.fetcher", False),
+        ("faust", False),
+    ],
+)
+def test_what_is_said_about_records_and_disk_is_shown_and_what_services_say_of_themselves_is_not(
+    good_app: str, levels: None, name: str, shown: bool
+) -> None:
+    app = find_app(good_app)
+    assert isinstance(app, App)
+
+    Worker(app, loglevel="info").on_setup_root_logger(logging.getLogger(), logging.INFO)
+
+    assert logging.getLogger(name).isEnabledFor(logging.INFO) is shown
 
 
 def test_another_broker_reaches_what_was_made_at_import(good_app: str) -> None:

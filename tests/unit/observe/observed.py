@@ -11,11 +11,13 @@ from flowguard.engine import Engine
 from flowguard.facts import Assigned, Fetched, Finished, Returned
 from flowguard.lanes.lane import Lane
 from flowguard.lanes.lane_set import LaneSet
+from flowguard.lanes.overflow import Spill
 from flowguard.observe.metrics import Observed
 from flowguard.observe.prometheus import latency_buckets
 from flowguard.situation import snapshot_of
 from flowguard.units import MIB, MILLISECOND
 from flowguard.view import AgentPlan
+from tests.builders import A, EngineDriver, chunk_of
 
 ORDERS = TopicPartition("orders", 0)
 EPOCH_MS = 1_700_000_000_000
@@ -61,6 +63,20 @@ def busy_engine() -> Engine:
         Finished(batch_id=start.cut.batch_id, dead_letters=3, at_ns=MILLISECOND, epoch_ms=EPOCH_MS)
     )
     return engine
+
+
+def spilling_engine() -> Engine:
+    """Return an engine whose lower lane has records on disk."""
+    it = EngineDriver(
+        lanes=(Lane("realtime", target="40ms"), Lane("backfill", overflow=Spill("1GiB"))),
+        memory_bytes=16 * MIB,
+    )
+    it.assign(A=0)
+    for first in range(0, 120, 10):
+        it.fetch(A, chunk_of(range(first, first + 10), lane=1, num_bytes=MIB))
+    while it.writes:
+        it.write()
+    return it.engine
 
 
 def observed(engine: Engine | None = None) -> Observed:

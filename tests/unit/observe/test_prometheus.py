@@ -8,16 +8,17 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
+from flowguard.engine import Engine
 from flowguard.observe.metrics import METRICS
 from flowguard.observe.prometheus import SnapshotCollector, make_registry
 from flowguard.snapshot import COUNTS
-from tests.unit.observe.observed import observed
+from tests.unit.observe.observed import observed, spilling_engine
 
 
-def scrape() -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
+def scrape(engine: Engine | None = None) -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
     """Return sample → labels → value, as a scraper reads them."""
     registry = CollectorRegistry()
-    registry.register(SnapshotCollector(observed))
+    registry.register(SnapshotCollector(lambda: observed(engine)))
     found: dict[str, dict[tuple[tuple[str, str], ...], float]] = {}
     for family in text_string_to_metric_families(generate_latest(registry).decode()):
         for sample in family.samples:
@@ -59,6 +60,15 @@ def test_the_target_is_an_edge_of_the_latency_buckets() -> None:
     assert buckets[(("lane", "realtime"), ("le", "0.04"))] == 60
     assert buckets[(("lane", "realtime"), ("le", "0.01"))] == 0
     assert buckets[(("lane", "realtime"), ("le", "+Inf"))] == 60
+
+
+def test_what_a_lane_has_on_disk_is_told_in_bytes() -> None:
+    engine = spilling_engine()
+    found = scrape(engine)
+    on_disk = found["flowguard_spilled_bytes"]
+    assert on_disk[(("lane", "backfill"),)] == engine.spilling.spilled_bytes(1) > 0
+    assert on_disk[(("lane", "realtime"),)] == 0
+    assert found["flowguard_lane_state"][(("lane", "backfill"), ("state", "spilling"))] == 1
 
 
 def test_unknown_is_absent() -> None:

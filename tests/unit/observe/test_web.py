@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -14,9 +15,17 @@ from flowguard.control.decision import Decision, DecisionLog
 from flowguard.observe.health import Health
 from flowguard.observe.prometheus import make_registry
 from flowguard.observe.state import events_document, state_document
-from flowguard.observe.web import Exposure, WorkerPages, is_loopback, names_this_host
+from flowguard.observe.web import (
+    COLUMNS,
+    Exposure,
+    WorkerPages,
+    index_page,
+    is_loopback,
+    names_this_host,
+)
+from flowguard.units import format_size
 from flowguard.web import FeedWeb
-from tests.unit.observe.observed import observed
+from tests.unit.observe.observed import observed, spilling_engine
 
 PATHS = ("/", "/api/state", "/api/events", "/metrics", "/healthz", "/readyz")
 
@@ -73,6 +82,19 @@ def pages_of(loop: Any, exposure: Exposure) -> WorkerPages:
 )
 async def test_pages(exposure: Exposure, host: str, expected: list[int]) -> None:
     assert await statuses(exposure, host) == expected
+
+
+def test_the_page_shows_what_a_lane_has_on_disk() -> None:
+    state = state_document(observed(spilling_engine()).snapshot, app="shop", worker="host:1")
+
+    realtime, backfill = (
+        dict(zip(COLUMNS, re.findall("<td>(.*?)</td>", row), strict=True))
+        for row in index_page(state).split("<tr>")[2:]
+    )
+
+    assert backfill["on disk"] == format_size(state["lanes"]["backfill"]["spilled_bytes"])
+    assert (realtime["on disk"], realtime["dead letters"]) == ("–", "0")
+    assert backfill["state"].startswith("spilling: ")
 
 
 async def ask_events(query: str) -> tuple[int, str]:

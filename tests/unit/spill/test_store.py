@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from flowguard._native import wire
@@ -240,6 +242,19 @@ def test_a_worker_that_ended_in_peace_is_found_without_a_scan() -> None:
     store_on(after, **ROOMY)
 
     assert sum(op == "read_into" for op, _ in after.log) == 3  # header, trailer, footer
+
+
+def test_what_a_start_has_found_is_said_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    disk = fresh_disk()
+    store = store_on(disk, **ROOMY)
+    spill(store, 0, 30)
+    store.close()
+    caplog.set_level(logging.INFO, logger="flowguard.spill")
+
+    restarted(disk)
+
+    (line,) = (each.getMessage() for each in caplog.records if "kept" in each.getMessage())
+    assert line.endswith(": 30 records in 1 files kept for their partitions")
 
 
 def test_what_was_finished_before_a_kill_may_be_found_and_is_told_by_the_watermark() -> None:
