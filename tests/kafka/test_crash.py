@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
 import pytest
-from confluent_kafka import ConsumerGroupState
 
 from tests.kafka.outside import Outside, Record
 from tests.kafka.worker import FAUST, FLOWGUARD, Worker, Workers
@@ -99,26 +97,6 @@ def test_a_worker_that_is_told_to_stop_finishes_what_it_has_and_the_next_repeats
 
     worker.start().until(lambda: outside.is_done(worker.group, orders))
     assert ids_of(outside, done) == Counter(range(N))
-
-
-def is_waiting_for_members(kafka: KafkaBroker, group: str) -> bool:
-    described = kafka.admin().describe_consumer_groups([group])[group].result(10)
-    return bool(described.state is ConsumerGroupState.PREPARING_REBALANCING)
-
-
-def test_a_worker_that_waits_for_a_dead_member_of_its_group_stops_soon_nevertheless(
-    outside: Outside, workers: Workers, topic: Callable[..., str], kafka: KafkaBroker
-):
-    orders, done = topic("orders", PARTITIONS), topic("done")
-    source = SLOW.replace("broker_session_timeout=6.0", "broker_session_timeout=45.0")
-    worker = workers.start(source, RECORDS=SMALL, ORDERS=orders, DONE=done)
-    worker.kill()
-    worker.start().until(lambda: is_waiting_for_members(kafka, worker.group))
-
-    asked_s = time.monotonic()
-    assert worker.stop() == 0
-    assert time.monotonic() - asked_s < 20.0, "it has waited for the dead member"
-    assert "not stopped after" in worker.said
 
 
 def test_workers_join_and_leave_while_records_flow_and_nothing_is_lost_or_repeated(
