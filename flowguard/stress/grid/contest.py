@@ -28,7 +28,7 @@ TIE: Final = 0.01
 BY_NAME: Final = {each.name: each for each in (*SCENARIOS, *HELD_OUT)}
 
 #: Scenarios in which nothing but the cold start is to be learnt, of up to 64 servers.
-COLD: Final = (
+COLD: Final[tuple[str, ...]] = (
     "servers-2", "servers-4", "servers-8", "servers-16", "servers-32", "servers-64",
 )  # fmt: skip
 
