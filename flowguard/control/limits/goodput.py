@@ -16,7 +16,8 @@ answered with a trial that would undo it.
 
 Origin: the payoff test and the down-probe of the first design, made the whole
 algorithm; its baseline, bands and cuts are gone. Constants without a reason of their own were
-tuned on seeds 1 to 4 of the grid (`flowguard stress grid`), which says what all that is worth.
+tuned on seeds 1 to 4 of the grid (`flowguard stress grid`), which says what all that is worth;
+those of the start also on its noisy providers with 90 to 260 servers, with the same seeds.
 """
 
 from __future__ import annotations
@@ -34,8 +35,13 @@ __all__ = ["Goodput"]
 SIZE_MAX: Final = log(2.0)
 SIZE_MIN: Final = 0.06
 
-#: A trial goes so far that its payoff can be known to this deviation within eight windows.
+#: A trial goes so far that its payoff can be known to this deviation within eight windows. One
+#: up to what lies before a limit that was in vain costs little, so it may tell less: half as far
+#: finds the knee where windows differ much. After a longer wait things may have changed, and
+#: then it goes as far as others.
 ERROR_WANTED: Final = 0.25
+ERROR_WANTED_BEFORE_WALL: Final = 0.5
+WAIT_BEFORE_WALL: Final = 16
 PER_WINDOW: Final = (1 / 8 + 1 / 10) ** 0.5  # beside ten at the limit itself
 
 #: More has to pay so much to be worth it.
@@ -54,9 +60,13 @@ ERROR_SMALL: Final = 0.15
 WINDOWS_MIN: Final = 2
 WINDOWS_MAX: Final = 10
 
-#: While the limit is doubled there is more to win than to lose, so doubt is in its favour.
+#: While the limit is doubled there is more to win than to lose, so doubt is in its favour: one
+#: window is enough to go on, and to stop it takes one that is this many deviations below
+#: `NOTHING`, or so many windows. The last level had one window; a lucky one looks like a knee.
 START_PAYS: Final = 0.35
-START_SURE_OF_NONE: Final = 2.0
+START_SURE_OF_NONE: Final = 1.5
+START_WINDOWS: Final = 3
+START_ERROR_BETWEEN: Final = 0.15
 
 #: A payoff outside of this is taken for all or nothing; within, the knee lies between, if it
 #: is known as well as this (on the way up; `ERROR_SMALL` on the way down).
@@ -109,6 +119,7 @@ class Direction:
     rest: int = 0  # the wait after trials that have become as narrow as they can, 0 before
     wall: int = 0  # the limit that was tried in vain last, 0 when that is long ago
     wall_age: int = 0
+    harmful: bool = False  # it did not only get no more done there, but less
 
     @property
     def due(self) -> bool:
@@ -132,7 +143,7 @@ class Direction:
 
     def in_vain(self, size: float, least: float, limit: int, *, harmful: bool) -> None:
         """Go half as far next; once that would tell nothing, wait longer each time."""
-        self.wall, self.wall_age = limit, 0
+        self.wall, self.wall_age, self.harmful = limit, 0, harmful
         wait_max = self.wait_max * (2 if harmful else 1)
         if size <= 1.5 * least or self.rest:
             self.rest = min(max(WAIT_FIRST, 2 * self.rest), wait_max)
@@ -203,7 +214,10 @@ class Goodput:
         if self._trial is not None and self._trial.after != window.seats:
             self._trial = None  # somebody else has moved the limit, or nobody follows it
         if self._trial is not None:
-            self._level(self._trial.after).add(reading)
+            level = self._level(self._trial.after)
+            if self._windows:
+                self._noise.learn(reading.minus(level.reading))
+            level.add(reading)
             return self._judge(window, self._trial)
         return self._look(window, reading)
 
@@ -297,7 +311,10 @@ class Goodput:
 
     def _least(self, seats: int, sign: int) -> float:
         """Return how far a trial must go to tell anything."""
-        wanted = self._deviation * PER_WINDOW / ERROR_WANTED
+        up = self._up
+        near = sign > 0 and up.wall and up.harmful and up.wait <= WAIT_BEFORE_WALL
+        error = ERROR_WANTED_BEFORE_WALL if near else ERROR_WANTED
+        wanted = self._deviation * PER_WINDOW / error
         one_seat = abs(log(max(0.5, seats + sign) / seats))
         return max(SIZE_MIN, min(wanted, SIZE_MAX), one_seat)
 
@@ -327,22 +344,37 @@ class Goodput:
         before, after = self._level(trial.before).reading, self._level(trial.after).reading
         slower, deviation = combine(after.minus(before))
         payoff, error = 1.0 - trial.sign * slower / trial.size, deviation / trial.size
-        starting = trial.sign > 0 and not self._tried
         change = trial.sign * (payoff - PAYS) / error
-        none = START_SURE_OF_NONE if starting else SURE_OF_NONE
-        sure, enough = (SURE_OF_LESS, SURE_ENOUGH_OF_LESS) if trial.unasked else (SURE, SURE_ENOUGH)
-        told = self._windows >= WINDOWS_MAX or (
-            self._windows >= WINDOWS_MIN and combine(after)[1] < 0.7 * combine(before)[1]
-        )
         why = f"from {trial.before} to {trial.after} pays {payoff:.2f} ± {error:.2f}"
-        if not (told or error < ERROR_SMALL or not -none < change < sure):
+        starting = self._is_start(trial)
+        if starting:
+            told = payoff > ALL or payoff < NOTHING - START_SURE_OF_NONE * error
+            told = told or self._windows >= START_WINDOWS
+        else:
+            sure = SURE_OF_LESS if trial.unasked else SURE
+            told = error < ERROR_SMALL or not -SURE_OF_NONE < change < sure
+            told = told or self._more_would_not_tell(before, after)
+        if not told:
             return Step(window.limit, "probe", why)
         self._trial = None
         share = 0.0 if payoff < NOTHING else 1.0 if payoff > ALL else payoff
-        if error > (ERROR_BETWEEN if trial.sign > 0 else ERROR_SMALL):  # a change needs evidence
-            paid = payoff > START_PAYS if starting else change > enough
+        if starting and error > START_ERROR_BETWEEN:
+            share = float(payoff > START_PAYS)
+        elif error > (ERROR_BETWEEN if trial.sign > 0 else ERROR_SMALL):
+            enough = SURE_ENOUGH_OF_LESS if trial.unasked else SURE_ENOUGH
+            paid = change > enough  # a change needs evidence
             share = float(paid if trial.sign > 0 else not paid)
         return self._decide(window, trial, payoff, error, share, why)
+
+    def _is_start(self, trial: Trial) -> bool:
+        """Tell whether the limit is still being doubled."""
+        return trial.sign > 0 and not self._tried
+
+    def _more_would_not_tell(self, before: Reading, after: Reading) -> bool:
+        """Tell whether more windows of a trial would hardly say more than those it had."""
+        if self._windows < WINDOWS_MIN:
+            return False
+        return self._windows >= WINDOWS_MAX or combine(after)[1] < 0.7 * combine(before)[1]
 
     def _decide(
         self, window: Window, trial: Trial, payoff: float, error: float, share: float, why: str
@@ -353,7 +385,10 @@ class Goodput:
         self._settle(limit)
         direction = self._up if trial.sign > 0 else self._down
         if limit == trial.after:
-            fully = payoff > PAYS_FULLY if trial.sign > 0 else payoff < 1.0 - PAYS_FULLY
+            if trial.sign > 0:
+                fully = payoff > (ALL if self._is_start(trial) else PAYS_FULLY)
+            else:
+                fully = payoff < 1.0 - PAYS_FULLY
             if fully and trial.sign > 0:  # batches take no longer: what was known still holds
                 self._level(limit).add(self._level(trial.before).reading)
             direction.paid(trial.size * (2.0 if fully else 0.5), limit)

@@ -86,4 +86,5 @@ def target_line(target: Target) -> str:
     sign = ">=" if target.at_least else "<="
     value = "never" if target.value is None else f"{target.value:.3g}"
     mark = "ok  " if target.passed else "FAIL"
-    return f"{mark} {target.name:30} {value:>6} ({sign} {target.limit:g})"
+    where = f" in {target.where}" if target.where else ""
+    return f"{mark} {target.name:30} {value:>6} ({sign} {target.limit:g}){where}"

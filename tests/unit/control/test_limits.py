@@ -78,6 +78,23 @@ def test_it_doubles_until_more_gets_no_more_done():
     assert limits == [8, 16, 32, 64, 32]
 
 
+def test_one_slow_window_does_not_end_the_doubling():
+    loop = Loop(Goodput(), servers=64)
+    loop.run(2)
+
+    loop.run(1, lambda shown: shown.update(service_ms=1.6 * shown["service_ms"]))
+
+    assert max(loop.run(5)) >= 64
+
+
+def test_one_clear_window_of_growth_is_enough_to_go_on_doubling():
+    loop = Loop(Goodput(), servers=200)
+
+    noisy = lambda shown: shown.update(service_error=0.1, goodput_error=0.1)  # noqa: E731
+
+    assert loop.run(6, noisy) == [8, 16, 32, 64, 128, 256]
+
+
 @pytest.mark.parametrize("servers", [2, 3, 8, 20, 32, 100, 200])
 def test_it_settles_at_the_knee(servers):
     loop = Loop(Goodput(), servers=servers)

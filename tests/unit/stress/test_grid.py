@@ -130,6 +130,21 @@ def test_a_target_that_was_not_measured_is_missed():
     assert not Target("x", 0.8, 0.79, at_least=True).passed
 
 
+def test_a_target_names_the_scenario_that_decides_it():
+    contest = Contest(named("servers"), seeds=1)
+    for name, goodput, converged in (("servers-8", 0.9, 3), ("servers-64", 0.7, None)):
+        it = Cell(name, "goodput", 1, goodput, 1.0, converged, None, 0.0)
+        contest.cells[name, "goodput", 1] = it
+        for peer in ("gradient", "vegas", "aimd", "arc"):
+            contest.cells[name, peer, 1] = Cell(name, peer, 1, 0.5, 2.0, None, None, 0.0)
+
+    targets = {each.name: each for each in contest.targets()}
+
+    assert targets["goodput, worst scenario"].where == "servers-64"
+    assert targets["windows from cold to 90 %"].where == "servers-64"
+    assert not targets["windows from cold to 90 %"].passed
+
+
 def test_the_table_shows_losses_as_they_are():
     players = ("gradient", "vegas", "aimd", "arc")
     contest = contest_of(cell("goodput", 1, 0.5), *(cell(player, 1, 0.9) for player in players))
