@@ -213,7 +213,7 @@ class FeedRuntime(Service):
             return
         self.spill.open(self.cluster)
         new = {name: at for name, at in positions.items() if name not in self.engine.partitions}
-        restored = self._restore(new)
+        restored = self._restore(new, say=False)
         await self.spill.find(
             {
                 name: restored.get(name) or [stored.offset] * len(self.lanes)
@@ -222,7 +222,7 @@ class FeedRuntime(Service):
         )
 
     def _restore(
-        self, positions: Mapping[TopicPartition, Stored]
+        self, positions: Mapping[TopicPartition, Stored], *, say: bool = True
     ) -> dict[TopicPartition, tuple[int, ...]]:
         """Read back what lanes had finished beyond the committed offset."""
         watermarks = {}
@@ -232,7 +232,7 @@ class FeedRuntime(Service):
             )
             if restored.watermarks is not None:
                 watermarks[name] = restored.watermarks
-            elif restored.why is not None and name not in self.engine.partitions:
+            elif say and restored.why is not None and name not in self.engine.partitions:
                 self.log.warning(
                     "%s[%s]: what lanes had finished beyond the committed offset is not used: %s; "
                     "up to %s offsets are repeated once", *name, restored.why, restored.repeated,

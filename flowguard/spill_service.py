@@ -35,7 +35,7 @@ from flowguard.spill.options import Identity, LaneSpill
 from flowguard.spill.payload import probe_crc
 from flowguard.spill.slot import Slot, take_slot
 from flowguard.spill.store import SpillStore
-from flowguard.units import format_size
+from flowguard.units import SECOND, format_size
 
 __all__ = ["LogReader", "SpillService", "spill_lanes"]
 
@@ -44,6 +44,9 @@ logger = logging.getLogger("flowguard.spill")
 #: Reading again is tried so often while it fails.
 RETRY_S: Final = 1.0
 RETRY_S_MAX: Final = 10.0
+
+#: Where a directory was deleted, one of its frames is named so often.
+SAY_MISSING_NS: Final = 5 * SECOND
 
 #: What a rebalance waits for runs to be compared with the log; what takes longer is not used.
 FIND_WITHIN_S: Final = 5.0
@@ -123,6 +126,8 @@ class SpillService:
         self._disk: SpillDisk | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._wanted: dict[Frame, ReadFrame] = {}  # that are being read from Kafka again
+        self._missing = 0  # frames that nothing was said of
+        self._say_missing_ns = 0
         self._found: dict[TopicPartition, list[FrameQueue]] = {}  # for partitions about to come
 
     # Life.
@@ -218,7 +223,7 @@ class SpillService:
             )  # fmt: skip
             self._loop.call_later(RETRY_S, self.carry_out, command)
             return
-        logger.warning("spill: %s", error)
+        self._say_lost(error)
         self._wanted[command.frame] = command
         self._observe(
             FrameGone(
@@ -229,6 +234,17 @@ class SpillService:
             )
         )
         self._keep(self._read_again(command))
+
+    def _say_lost(self, error: FrameLost) -> None:
+        """Name what is damaged; of what is gone with its directory one frame in a while."""
+        now_ns = self._clock.now_ns()
+        if error.reason == "missing" and now_ns < self._say_missing_ns:
+            self._missing += 1
+            return
+        more = f"; so were {self._missing} frames before it" if self._missing else ""
+        logger.warning("spill: %s%s", error, more)
+        if error.reason == "missing":
+            self._missing, self._say_missing_ns = 0, now_ns + SAY_MISSING_NS
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)

@@ -279,6 +279,8 @@ class Spilling:
                     f"wait there: its memory is full, and {disk.why or 'the disk is busy'}"
                 )
         records = sum(line.spilled_records for line in lines)
+        if not records:
+            return None  # what little there is will be given before it is ever written
         size = format_size(self.spilled_bytes(rank))
         why = [f"{records} records ({size}) wait on disk for its agents"]
         why += [disk.why] if disk.why else []
