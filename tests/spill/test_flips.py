@@ -12,16 +12,17 @@ from flowguard.spill.options import LaneSpill
 from flowguard.spill.store import SpillStore
 from tests.spill.builders import (
     DIRECTORY,
+    KEYS,
     QUOTA,
     A,
     B,
+    Keys,
     assert_reads,
     fresh_disk,
     spill,
     store_on,
 )
 from tests.spill.crash_disk import CrashDisk
-from tests.spill.test_faults import KEYS, Keys
 
 LANES = {
     "plain": {"bulk": LaneSpill(max_bytes=QUOTA)},

@@ -1,0 +1,212 @@
+"""Disks that fail, vanish, hang: a state, a line for people, and a try again."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
+
+import pytest
+
+from flowguard.errors import FrameLost, SpillRefused
+from flowguard.spill.manifest import Frame
+from flowguard.spill.quota import SpillState
+from tests.spill.builders import (
+    ROOT,
+    B,
+    StoppedClock,
+    all_frames,
+    assert_reads,
+    fresh_disk,
+    slot_on,
+    spill,
+    store_on,
+    work,
+)
+from tests.spill.crash_disk import CrashDisk
+
+OK, SOFT, HARD, DISABLED = SpillState
+
+# Fault 8. No sync is relied on, so what a later one says of an earlier failure does not matter.
+
+
+def test_nothing_waits_for_the_platter() -> None:
+    disk = fresh_disk()
+    work(store_on(disk), [])
+
+    assert not [op for op, _ in disk.log if op == "sync"]
+
+
+# Fault 10. Read-only, vanished, forbidden, out of descriptors.
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EIO, errno.EACCES, errno.EMFILE])
+@pytest.mark.parametrize("op", ["write_at", "create"])
+def test_a_disk_that_fails_is_left_alone_and_tried_again(op: str, number: int) -> None:
+    disk, clock = fresh_disk(), StoppedClock()
+    store = store_on(disk, clock=clock)
+    kept = spill(store, 0, 10) if op == "write_at" else None
+    disk.fail(op, number, times=1 << 30)
+    with pytest.raises(SpillRefused, match="the disk fails"):
+        spill(store, 10, 20)
+    assert store.state("bulk") is store.state("slow") is DISABLED
+
+    for _ in range(100):
+        clock.move(1)
+        store.upkeep()
+    assert store.state("bulk") is DISABLED and "look at it" in store.why("bulk")
+    asked = [entry for entry in disk.log if "probe" in entry[1] and entry[0] == "create"]
+    assert len(asked) == 3  # each 30 s
+
+    disk.heal()
+    clock.move(30)
+    store.upkeep()
+    assert store.state("bulk") is OK
+    assert_reads(store, spill(store, 10, 20))
+    if kept is not None:
+        assert_reads(store, kept)
+
+
+def test_a_disk_that_returns_other_bytes_is_not_trusted_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    disk, clock = fresh_disk(), StoppedClock()
+    store = store_on(disk, clock=clock)
+    disk.fail("write_at", errno.EIO)
+    with pytest.raises(SpillRefused):
+        spill(store, 0, 10)
+    monkeypatch.setattr("tests.spill.crash_disk.CrashFile.read_into", lambda *_: 0)
+
+    clock.move(30)
+    store.upkeep()
+
+    assert store.state("bulk") is DISABLED and "other bytes" in store.why("bulk")
+
+
+def test_a_directory_that_is_deleted_costs_what_was_in_it_and_is_made_again() -> None:
+    disk, clock = fresh_disk(), StoppedClock()
+    store = store_on(disk, clock=clock)
+    frames = [spill(store, n, n + 1, size=3_000) for n in range(8)]
+
+    disk.remove_tree(ROOT)
+
+    for frame in frames:
+        with pytest.raises(FrameLost, match="missing"):
+            store.read(frame)
+    fresh = spill(store, 50, 60)
+    assert_reads(store, fresh)
+    store.upkeep()
+    assert store.state("bulk") is OK
+    assert store.usage("bulk").frames == 1
+    (path,) = disk.names(".fgs")
+    assert store.usage("bulk").stored_bytes == len(disk.files[path].data)
+    store.finish(*frames)
+    assert_reads(store, fresh)
+
+
+def test_a_slot_that_another_worker_took_meanwhile_is_left_to_it() -> None:
+    disk, clock = fresh_disk(), StoppedClock()
+    store = store_on(disk, clock=clock)
+    spill(store, 0, 10)
+    disk.remove_tree(ROOT)
+    other = store_on(disk)
+    theirs = spill(other, 0, 10)
+
+    store.upkeep()
+
+    assert store.state("bulk") is DISABLED
+    assert "another worker has it now; restart this one" in store.why("bulk")
+    for _ in range(3):
+        clock.move(31)
+        store.upkeep()
+    assert store.state("bulk") is DISABLED
+    assert_reads(other, theirs)
+
+
+def test_a_directory_that_cannot_be_read_at_the_start_is_read_when_it_can() -> None:
+    disk, clock = fresh_disk(), StoppedClock()
+    frame = spill(store_on(disk), 0, 10)
+    disk = disk.after_kill()
+    slot = slot_on(disk)
+    disk.fail("list_directory", errno.EACCES, times=1 << 30)
+
+    store = store_on(disk, slot=slot, clock=clock)
+    assert store.state("bulk") is DISABLED and not store.recovered
+
+    disk.heal()
+    clock.move(30)
+    store.upkeep()
+    assert store.state("bulk") is OK and all_frames(store) == [frame]
+    assert_reads(store, frame)
+    assert_reads(store, spill(store, 10, 20, partition=B))
+
+
+def test_a_file_that_cannot_be_deleted_still_counts_and_is_tried_again() -> None:
+    disk, clock = fresh_disk(), StoppedClock()
+    store = store_on(disk, clock=clock)
+    frames = [spill(store, n, n + 1, size=3_000) for n in range(8)]
+    before = store.usage("bulk").stored_bytes
+    disk.fail("unlink", errno.EROFS, times=2)
+
+    store.finish(*frames)
+    assert store.state("bulk") is DISABLED
+    assert store.usage("bulk").stored_bytes > before / 3
+    disk.heal()
+    clock.move(30)
+    store.upkeep()
+    store.upkeep()
+
+    assert store.usage("bulk").stored_bytes == 0 and not disk.names(".fgs")
+
+
+# Fault 11. A slow and a hung disk.
+
+
+@contextmanager
+def hanging(disk: CrashDisk, op: str) -> Iterator[Event]:
+    gate = disk.gates[op] = Event()
+    try:
+        yield gate
+    finally:
+        del disk.gates[op]
+        gate.set()
+
+
+def test_a_write_that_hangs_keeps_neither_reading_nor_asking() -> None:
+    disk = fresh_disk()
+    store = store_on(disk)
+    frame = spill(store, 0, 10)
+    done: list[Frame] = []
+    with hanging(disk, "write_at") as gate:
+        writer = Thread(target=lambda: done.append(spill(store, 10, 20)))
+        writer.start()
+
+        assert_reads(store, frame)
+        assert store.state("bulk") is OK and store.usage("bulk").frames == 1
+
+        gate.set()
+        writer.join()
+    assert_reads(store, done[0])
+
+
+# Fault 23. A thread that dies leaves a store that another one can use.
+
+
+def test_another_thread_can_go_on_after_one_that_died() -> None:
+    disk = fresh_disk()
+    store = store_on(disk)
+    kept = spill(store, 0, 10)
+    disk.fail("write_at", errno.EIO)
+
+    class Dies(Thread):
+        def run(self) -> None:
+            with pytest.raises(SpillRefused):
+                spill(store, 10, 20)
+
+    thread = Dies()
+    thread.start()
+    thread.join()
+
+    assert_reads(store, kept)
+    assert store.state("bulk") is DISABLED  # which health shows

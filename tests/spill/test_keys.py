@@ -1,0 +1,106 @@
+"""Encrypted lanes: whose key it is, what is in the clear, what was tampered with."""
+
+from __future__ import annotations
+
+import struct
+from random import Random
+from typing import Any
+
+import pytest
+
+from flowguard._native.frame import crc32c
+from flowguard.errors import FrameLost
+from flowguard.spill.cipher import EphemeralKey, Key
+from flowguard.spill.layout import FRAME_HEADER_BYTES
+from tests.spill.builders import (
+    KEYS,
+    A,
+    Keys,
+    assert_reads,
+    encrypted,
+    fresh_disk,
+    spill,
+    store_on,
+)
+
+# Fault 20. Keys.
+
+
+def test_nothing_of_a_record_is_on_disk_in_the_clear() -> None:
+    disk = fresh_disk()
+    store = store_on(disk, lanes=encrypted(Keys(*KEYS)))
+    frame = spill(store, 0, 50)
+    store.close()
+
+    (path,) = disk.names(".fgs")
+    data = bytes(disk.files[path].data)
+    assert b"orders/0/" not in data  # values
+    assert b"k11" not in data and b"orders" not in data.replace(b"orders-app", b"")
+    assert all(key.secret not in data for key in KEYS)
+    assert_reads(store, frame)
+
+
+def test_a_rotated_key_reads_what_the_old_one_wrote() -> None:
+    disk = fresh_disk()
+    old = spill(store_on(disk, lanes=encrypted(Keys(KEYS[0]))), 0, 10)
+
+    store = store_on(disk.after_kill(), lanes=encrypted(Keys(*KEYS)))
+    store.adopt(store.parked(A)[0])
+    new = spill(store, 10, 20)
+
+    assert store._segments.get(old.segment).header.key == "2025"  # type: ignore[union-attr]
+    assert store._segments.get(new.segment).header.key == "2026"  # type: ignore[union-attr]
+    assert_reads(store, old)
+    assert_reads(store, new)
+    assert store.recovered == []
+
+
+@pytest.mark.parametrize(
+    "keys", [Keys(KEYS[1]), Keys(Key("2025", bytes(32))), EphemeralKey(Random(1).randbytes), None]
+)
+def test_what_no_key_opens_is_deleted_and_read_from_kafka(keys: Any) -> None:
+    disk = fresh_disk()
+    spill(store_on(disk, lanes=encrypted(Keys(KEYS[0]))), 0, 10)
+
+    disk = disk.after_kill()
+    store = store_on(disk, lanes=encrypted(keys))
+
+    assert not store.recovered and not disk.names(".fgs")
+    assert_reads(store, spill(store, 0, 10))
+
+
+def test_what_was_not_encrypted_does_not_stay_where_it_should_be() -> None:
+    disk = fresh_disk()
+    spill(store_on(disk), 0, 10)
+
+    disk = disk.after_kill()
+    store = store_on(disk, lanes=encrypted(Keys(KEYS[0])))
+
+    assert not store.recovered and not disk.names(".fgs")
+
+
+def test_a_header_that_was_changed_with_its_checksum_is_noticed() -> None:
+    disk = fresh_disk()
+    store = store_on(disk, lanes=encrypted(Keys(*KEYS)))
+    frame = spill(store, 0, 10)
+    (path,) = disk.names(".fgs")
+    data, at = disk.files[path].data, frame.position
+    struct.pack_into("<q", data, at + 56, 11)  # scan_hi, so that an offset would be skipped
+    header = bytes(data[at : at + FRAME_HEADER_BYTES - 4])
+    struct.pack_into("<I", data, at + FRAME_HEADER_BYTES - 4, crc32c([header]))
+
+    with pytest.raises(FrameLost, match="seal does not agree"):
+        store.read(frame)
+    assert not store_on(disk.after_kill(), lanes=encrypted(Keys(*KEYS))).recovered
+
+
+def test_what_an_ephemeral_key_wrote_ends_with_the_process() -> None:
+    disk = fresh_disk()
+    keys = EphemeralKey(Random(1).randbytes)
+    store = store_on(disk, lanes=encrypted(keys))
+    frame = spill(store, 0, 10)
+    assert_reads(store, frame)
+
+    store.close()
+
+    assert not disk.names(".fgs")
