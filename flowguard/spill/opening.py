@@ -72,7 +72,7 @@ def open_directory(
     opened = Opened()
     found: list[Found] = []
     reader = _Reader(filesystem, directory, identity, lanes)
-    for entry in filesystem.list_directory(directory):
+    for entry in _entries(filesystem, directory):
         number = segment_number(entry.name)
         if number is None or not entry.is_file:
             continue
@@ -81,6 +81,8 @@ def open_directory(
             segment, contents = reader.open(entry, number)
         except NewerSegment as error:
             logger.warning("spill: %s is left alone: %s", entry.name, error)
+        except FileNotFoundError:
+            continue  # deleted meanwhile, which it may be
         except Unusable as error:
             logger.info("spill: %s is deleted: %s", entry.name, error)
             opened.deleted += _done(filesystem.unlink, f"{directory}/{entry.name}")
@@ -97,6 +99,18 @@ def open_directory(
         del opened.segments[segment.header.number]
         opened.deleted += _done(filesystem.unlink, f"{directory}/{segment.name}")
     return opened
+
+
+def _entries(filesystem: FileSystem, directory: str) -> list[Entry]:
+    """Return what is in a directory; one that was deleted meanwhile has nothing in it.
+
+    Raises:
+        OSError: It cannot be listed.
+    """
+    try:
+        return filesystem.list_directory(directory)
+    except FileNotFoundError:
+        return []
 
 
 @dataclass(frozen=True, slots=True)

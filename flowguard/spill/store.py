@@ -383,6 +383,8 @@ class SpillStore:
         if self._disk.state < SpillState.DISABLED:
             try:
                 self._look_after_directory()
+            except FileNotFoundError:
+                pass  # deleted while it was looked at; the next time it is made again
             except OSError as error:
                 self._fail(error)
         for run in self._parking.expired(self._clock.epoch_ms()):

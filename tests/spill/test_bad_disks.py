@@ -160,6 +160,44 @@ def test_a_file_that_cannot_be_deleted_still_counts_and_is_tried_again() -> None
     assert store.usage("bulk").stored_bytes == 0 and not disk.names(".fgs")
 
 
+@pytest.mark.parametrize("op", ["list_directory", "space"])
+def test_a_directory_that_is_deleted_while_it_is_looked_at_is_not_a_broken_disk(op: str) -> None:
+    disk = fresh_disk()
+    store = store_on(disk)
+    spill(store, 0, 10)
+    disk.remove_tree(ROOT)
+    disk.fail(op, errno.ENOENT)
+
+    store.upkeep()
+
+    assert store.state("bulk") is OK
+    assert_reads(store, spill(store, 10, 20))
+
+
+@pytest.mark.parametrize("op", ["list_directory", "open"])
+def test_a_directory_that_is_deleted_while_a_worker_starts_is_an_empty_one(
+    op: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = fresh_disk()
+    spill(store_on(disk), 0, 10)
+    disk = disk.after_kill()
+    slot, call = slot_on(disk), getattr(disk, op)
+
+    def deleted_before(*arguments: Any, **options: Any) -> Any:
+        disk.remove_tree(ROOT)
+        return call(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, op, deleted_before)
+        store = store_on(disk, slot=slot)
+
+    assert store.state("bulk") is OK and not store.recovered
+    assert_reads(store, spill(store, 10, 20))
+    store.upkeep()
+    assert_reads(store, spill(store, 20, 30))
+    assert not caplog.records
+
+
 # Fault 11. A slow and a hung disk.
 
 

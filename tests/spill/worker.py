@@ -13,6 +13,7 @@ import errno
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from random import Random
+from typing import Any
 
 from flowguard.chunk import TopicPartition
 from flowguard.errors import FrameLost, SpillRefused
@@ -21,7 +22,7 @@ from flowguard.spill.manifest import Frame, FrameQueue, Probe, usable
 from flowguard.spill.options import LaneSpill, StoreLimits
 from flowguard.spill.payload import probe_crc
 from flowguard.spill.quota import SpillState
-from tests.spill.builders import A, B, StoppedClock, records, slot_on, store_on
+from tests.spill.builders import ROOT, A, B, StoppedClock, records, slot_on, store_on
 from tests.spill.crash_disk import CrashDisk
 
 LANES = ("realtime", "bulk", "slow")  # the first one is never spilled
@@ -186,19 +187,21 @@ class LaneState:
             return max(self.restored, self.frames[0].scan_lo)
         if self.tail:
             return self.tail[0].offsets[0]
-        return max(self.restored, position)
+        return max(self.restored, position, self.next_lo)  # what was adopted may be ahead
 
 
 class Worker:
     """One process."""
 
-    def __init__(self, log: Log, disk: CrashDisk, random: Random, clock: StoppedClock) -> None:
-        self.log, self.disk, self.random, self.clock = log, disk, random, clock
+    def __init__(
+        self, log: Log, disk: Any, random: Random, clock: StoppedClock, *, root: str = ROOT
+    ) -> None:
+        self.log, self.random, self.clock = log, random, clock
         self.positions: dict[TopicPartition, int] = {}
         self.lanes: dict[tuple[TopicPartition, str], LaneState] = {}
         self.refetched = self.reused = self.refused = 0
         self.store = store_on(
-            disk, slot=slot_on(disk), lanes=SPILLED, limits=LIMITS, clock=clock,
+            disk, slot=slot_on(disk, root=root), lanes=SPILLED, limits=LIMITS, clock=clock,
             entropy=random.randbytes,
         )  # fmt: skip
 
