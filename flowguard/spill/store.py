@@ -245,6 +245,9 @@ class SpillStore:
             stream.give_up(cut=error.errno in FULL)
             self._fail(error)
             raise SpillRefused(f"{self._refusal(lane)}: {self._disk.why}") from error
+        except BaseException:
+            stream.give_up(cut=False)
+            raise
         self._run_numbers[lane, partition] = run
         self._segments.add(segment)
         return frame_of(header, lane, partition.topic, segment.header.number)

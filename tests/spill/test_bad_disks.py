@@ -6,6 +6,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
+from typing import Any
 
 import pytest
 
@@ -13,18 +14,21 @@ from flowguard.errors import FrameLost, SpillRefused
 from flowguard.spill.manifest import Frame
 from flowguard.spill.quota import SpillState
 from tests.spill.builders import (
+    KEYS,
     ROOT,
     B,
+    Keys,
     StoppedClock,
     all_frames,
     assert_reads,
+    encrypted,
     fresh_disk,
     slot_on,
     spill,
     store_on,
     work,
 )
-from tests.spill.crash_disk import CrashDisk
+from tests.spill.crash_disk import CrashDisk, CrashFile
 
 OK, SOFT, HARD, DISABLED = SpillState
 
@@ -248,3 +252,27 @@ def test_another_thread_can_go_on_after_one_that_died() -> None:
 
     assert_reads(store, kept)
     assert store.state("bulk") is DISABLED  # which health shows
+
+
+def test_what_ends_a_write_in_the_middle_ends_its_segment(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = fresh_disk()
+    store = store_on(disk, lanes=encrypted(Keys(*KEYS)))
+    kept = spill(store, 0, 10)
+    write_at = CrashFile.write_at
+
+    def half(file: CrashFile, parts: Any, position: int) -> int:
+        write_at(file, [b"".join(map(bytes, parts))[:500]], position)
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CrashFile, "write_at", half)
+        with pytest.raises(MemoryError):
+            spill(store, 10, 20)
+    fresh = spill(store, 10, 20)
+
+    assert fresh.segment != kept.segment  # a number of a frame is encrypted with once
+    sizes = [len(disk.files[path].data) for path in disk.names(".fgs")]
+    assert store.usage("bulk").stored_bytes == sum(sizes)
+    assert_reads(store, kept)
+    assert_reads(store, fresh)
+    assert len(all_frames(store_on(disk.after_kill(), lanes=encrypted(Keys(*KEYS))))) == 2
