@@ -62,9 +62,12 @@ def open_directory(
     lanes: Mapping[str, LaneSpill],
     quarantine: Quarantine,
     *,
-    epoch_ms: int,
+    now_ms: int,
 ) -> Opened:
     """Return what a directory holds, after cleaning it up.
+
+    Args:
+        now_ms: Since when what is found is parked, monotonic.
 
     Raises:
         OSError: The directory itself cannot be listed.
@@ -94,7 +97,7 @@ def open_directory(
             opened.torn += any(each.kind == "torn" for each in contents.damage)
             opened.gaps += sum(each.kind == "gap" for each in contents.damage)
             found += found_in(contents, segment)
-    _park(opened, found, epoch_ms)
+    _park(opened, found, now_ms)
     for segment in [each for each in opened.segments.values() if not each.live_frames]:
         del opened.segments[segment.header.number]
         opened.deleted += _done(filesystem.unlink, f"{directory}/{segment.name}")
@@ -190,7 +193,7 @@ def found_in(contents: Contents, segment: Segment) -> list[Found]:
     return found
 
 
-def _park(opened: Opened, found: list[Found], epoch_ms: int) -> None:
+def _park(opened: Opened, found: list[Found], now_ms: int) -> None:
     """Make runs of what was found, and note which frames are wanted."""
     runs, _ = newest_runs(found)
     for frames in runs:
@@ -199,7 +202,7 @@ def _park(opened: Opened, found: list[Found], epoch_ms: int) -> None:
         for each in frames:
             queue.append(each.frame)
             opened.segments[each.frame.segment].add(each.frame.number, each.frame.stored_bytes)
-        opened.runs.append(Run(queue, first.run, first.rule, epoch_ms))
+        opened.runs.append(Run(queue, first.run, first.rule, now_ms))
 
 
 def _done(step: Callable[[str], None], name: str) -> bool:

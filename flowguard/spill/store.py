@@ -36,7 +36,7 @@ from flowguard.spill.recovery import frame_of
 from flowguard.spill.segments import Segments
 from flowguard.spill.slot import Slot
 from flowguard.spill.stream import Draft, LaneStream, write_all
-from flowguard.units import format_size
+from flowguard.units import MILLISECOND, format_size
 
 __all__ = ["SpillStore", "Usage"]
 
@@ -144,6 +144,10 @@ class SpillStore:
         most = sum(lane.max_bytes for lane in self._lanes.values())
         return min(QUARANTINE_BYTES_MAX, int(most * self._limits.quarantine_ratio))
 
+    def _now_ms(self) -> int:
+        """Return an instant of the clock that nobody sets."""
+        return self._clock.now_ns() // MILLISECOND
+
     def _open(self) -> None:
         """Take over what the last worker of this slot left."""
         try:
@@ -154,7 +158,7 @@ class SpillStore:
                 self._identity,
                 self._lanes,
                 self._quarantine,
-                epoch_ms=self._clock.epoch_ms(),
+                now_ms=self._now_ms(),
             )
         except OSError as error:
             self._fail(error)
@@ -322,7 +326,7 @@ class SpillStore:
             self._finish(frames)
             return
         rule = self._identity.rule(frames.partition.topic)
-        self._parking.add(Run(frames, number, rule, self._clock.epoch_ms()))
+        self._parking.add(Run(frames, number, rule, self._now_ms()))
 
     @property
     def recovered(self) -> list[Run]:
@@ -390,7 +394,7 @@ class SpillStore:
                 pass  # deleted while it was looked at; the next time it is made again
             except OSError as error:
                 self._fail(error)
-        for run in self._parking.expired(self._clock.epoch_ms()):
+        for run in self._parking.expired(self._now_ms()):
             self.discard(run)
         for lane, stream in self._streams.items():
             self._close_if_idle(stream)

@@ -6,22 +6,30 @@ Every single byte: see test_flips.py.
 from __future__ import annotations
 
 import errno
+import os
 import struct
+from pathlib import Path
+from threading import Thread
 
+import pyarrow as pa
 import pytest
 
 from flowguard._native.frame import crc32c
 from flowguard.errors import FrameLost
+from flowguard.spill.filesystem import RealFileSystem
 from flowguard.spill.inspection import verify_slot
-from flowguard.spill.layout import FRAME_HEADER_BYTES
+from flowguard.spill.layout import FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES
+from flowguard.spill.slot import take_slot
 from tests.spill.builders import (
     DIRECTORY,
     ROOMY,
     ROOT,
+    WIDE,
     A,
     all_frames,
     assert_reads,
     fresh_disk,
+    reads,
     records,
     slot_on,
     spill,
@@ -65,17 +73,72 @@ def test_a_frame_in_the_place_of_another_is_neither() -> None:
     assert_reads(store, frames[2])
 
 
+PAGE_BYTES = 4096
+
+
+@pytest.mark.parametrize("zeros", [True, False], ids=["zeros", "garbage"])
+def test_a_lost_page_costs_the_frames_that_it_touches_and_they_are_named(zeros: bool) -> None:
+    disk = fresh_disk(1)
+    store = store_on(disk, **ROOMY)
+    frames = [spill(store, 10 * n, 10 * n + 10, size=WIDE) for n in range(12)]
+    (path,) = disk.names(".fgs")
+    size = len(disk.files[path].data)
+    for page in range(SEGMENT_HEADER_BYTES, size - PAGE_BYTES, PAGE_BYTES):
+        again = disk.after_kill()
+        lost = bytes(PAGE_BYTES) if zeros else again.random.randbytes(PAGE_BYTES)
+        again.files[path].data[page : page + PAGE_BYTES] = lost
+        touched = [
+            frame for frame, end in zip(frames, [*(f.position for f in frames[1:]), size],
+                                        strict=True)
+            if frame.position < page + PAGE_BYTES and end > page
+        ]  # fmt: skip
+
+        report = verify_slot(again, DIRECTORY, lambda _: None)
+        after = store_on(again, **ROOMY)
+
+        found = [frame for frame in all_frames(after) if reads(after, frame, size=WIDE)]
+        assert found == [frame for frame in frames if frame not in touched]
+        problems = report.segments[0].problems
+        assert min(problem.start for problem in problems) == touched[0].position
+        assert all(problem.start < page + PAGE_BYTES for problem in problems)
+
+
+def test_a_frame_that_went_to_another_file_is_no_frame_there_and_lost_here() -> None:
+    disk = fresh_disk()
+    store = store_on(disk)
+    frames = [spill(store, 0, 10, lane=lane) for lane in ("bulk", "slow")]
+    frames += [spill(store, 10, 20, lane=lane) for lane in ("bulk", "slow")]
+    bulk, slow = disk.names(".fgs")
+    size = frames[2].position - frames[0].position
+    moved = bytes(disk.files[bulk].data[frames[2].position :][:size])
+    disk.files[bulk].data[frames[2].position :] = bytes(size)
+    disk.files[slow].data[frames[3].position :] = moved  # whole, and its checksums agree
+
+    with pytest.raises(FrameLost, match="offsets 10 to 19 is corrupt"):
+        store.read(frames[2])
+    with pytest.raises(FrameLost, match="offsets 10 to 19 is corrupt"):
+        store.read(frames[3])
+    after = store_on(disk.after_kill())
+
+    assert sorted(survivors(after)) == sorted(all_frames(after)) == sorted(frames[:2])
+
+
 # Fault 6. Lengths that lie.
 
 
 @pytest.mark.parametrize("length", [0, 1, 2**31 - 1, 2**32 - 1, 1 << 20])
-def test_a_length_that_lies_costs_its_frame_and_no_memory(length: int) -> None:
+def test_a_length_that_lies_costs_its_frame_and_no_memory(
+    length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     disk = fresh_disk()
     store = store_on(disk)
     frames = [spill(store, 0, 10), spill(store, 10, 20), spill(store, 20, 30)]
     (path,) = disk.names(".fgs")
     data, at = disk.files[path].data, frames[1].position
     struct.pack_into("<I", data, at + 40, length)
+    sizes = []
+    allocate = pa.allocate_buffer
+    monkeypatch.setattr(pa, "allocate_buffer", lambda size: sizes.append(size) or allocate(size))
     for resealed in (False, True):
         if resealed:  # by someone who knows the format
             header = bytes(data[at : at + FRAME_HEADER_BYTES - 4])
@@ -84,6 +147,8 @@ def test_a_length_that_lies_costs_its_frame_and_no_memory(length: int) -> None:
             store.read(frames[1])
         after = store_on(disk.after_kill())
         assert {f.scan_lo for f in survivors(after)} >= {0} | ({20} if length else set())
+        verify_slot(disk.after_kill(), DIRECTORY, lambda _: None)
+    assert max(sizes) <= len(data)
 
 
 # Fault 9. Reads that fail, and files that are cut off while they are read.
@@ -115,6 +180,29 @@ def test_a_file_that_is_cut_off_costs_what_was_cut() -> None:
     assert_reads(store, frames[0])
     with pytest.raises(FrameLost, match="bytes are missing"):
         store.read(frames[1])
+
+
+def test_a_real_file_that_is_cut_off_while_it_is_read_ends_nobody(tmp_path: Path) -> None:
+    """Reading by a mapping would end the process with SIGBUS."""
+    store = store_on(RealFileSystem(), slot=take_slot(RealFileSystem(), str(tmp_path), "app"))
+    frame = spill(store, 0, 10, size=5_000)
+    (path,) = tmp_path.glob("app/0/*.fgs")
+    size = path.stat().st_size
+    found: list[bool] = []
+
+    def cut_and_mend() -> None:
+        whole = path.read_bytes()
+        for at in range(0, size, size // 50):
+            os.truncate(path, at)
+            path.write_bytes(whole)
+
+    cutter = Thread(target=cut_and_mend)
+    cutter.start()
+    while cutter.is_alive():
+        found.append(reads(store, frame, size=5_000))
+    cutter.join()
+
+    assert found and reads(store, frame, size=5_000)
 
 
 # Fault 24. Corruption that `verify` finds while a worker goes on.

@@ -12,9 +12,11 @@ import pytest
 
 from flowguard.errors import FrameLost, SpillRefused
 from flowguard.spill.manifest import Frame
+from flowguard.spill.options import LaneSpill
 from flowguard.spill.quota import SpillState
 from tests.spill.builders import (
     KEYS,
+    QUOTA,
     ROOT,
     B,
     Keys,
@@ -23,6 +25,7 @@ from tests.spill.builders import (
     assert_reads,
     encrypted,
     fresh_disk,
+    reads,
     slot_on,
     spill,
     store_on,
@@ -40,6 +43,25 @@ def test_nothing_waits_for_the_platter() -> None:
     work(store_on(disk), [])
 
     assert not [op for op, _ in disk.log if op == "sync"]
+
+
+def test_a_sync_that_fails_once_proves_nothing_by_working_the_next_time() -> None:
+    disk, clock = fresh_disk(), StoppedClock()
+    store = store_on(disk, clock=clock)
+    disk.fail("write_at", errno.EIO)
+    with pytest.raises(SpillRefused):
+        spill(store, 0, 10)
+    disk.fail("sync", errno.EIO)
+
+    clock.move(30)
+    store.upkeep()
+    assert store.state("bulk") is DISABLED
+    clock.move(30)
+    store.upkeep()
+
+    assert store.state("bulk") is OK
+    probes = [op for op, path in disk.log if path.endswith("probe.tmp")]
+    assert probes.count("sync") == 2 and probes.count("create") == 2  # each of a file of its own
 
 
 # Fault 10. Read-only, vanished, forbidden, out of descriptors.
@@ -70,6 +92,21 @@ def test_a_disk_that_fails_is_left_alone_and_tried_again(op: str, number: int) -
     assert_reads(store, spill(store, 10, 20))
     if kept is not None:
         assert_reads(store, kept)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.EIO])
+def test_a_file_that_cannot_be_opened_is_fetched_again_and_stops_nothing(number: int) -> None:
+    disk = fresh_disk()
+    store = store_on(disk)
+    frames = [spill(store, 0, 10), spill(store, 10, 20)]
+    disk.fail("open", number)
+
+    with pytest.raises(FrameLost, match="offsets 0 to 9 is unreadable"):
+        store.read(frames[0])
+
+    store.finish(frames[0])
+    assert_reads(store, frames[1])
+    assert store.state("bulk") is OK
 
 
 def test_a_disk_that_returns_other_bytes_is_not_trusted_again(
@@ -230,6 +267,78 @@ def test_a_write_that_hangs_keeps_neither_reading_nor_asking() -> None:
         gate.set()
         writer.join()
     assert_reads(store, done[0])
+
+
+@pytest.mark.parametrize("op", ["create", "reserve", "write_at", "linked", "unlink", "space"])
+def test_whatever_hangs_for_who_writes_does_not_hang_for_who_reads(
+    op: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = fresh_disk()
+    store = store_on(disk)
+    frame, finished = spill(store, 0, 10), spill(store, 0, 10, lane="slow")
+    if op == "linked":
+        linked = CrashFile.linked
+        monkeypatch.setattr(
+            CrashFile, "linked", lambda file: disk.step("linked", file.path) or linked(file)
+        )
+    with hanging(disk, op) as gate:
+
+        def write() -> None:
+            store.finish(finished)
+            store.upkeep()
+            spill(store, 10, 20, size=3_000)
+            spill(store, 20, 30, lane="slow")
+
+        writer = Thread(target=write)
+        writer.start()
+        for _ in range(3):
+            assert_reads(store, frame)
+            assert store.state("bulk") is OK and store.why("bulk") == ""
+            assert store.usage("bulk").max_bytes > 0
+        assert writer.is_alive()
+        gate.set()
+        writer.join()
+
+
+def test_a_read_that_hangs_does_not_keep_the_writer() -> None:
+    disk = fresh_disk()
+    store = store_on(disk)
+    frame = spill(store, 0, 10)
+    found: list[bool] = []
+    with hanging(disk, "read_into") as gate:
+        reader = Thread(target=lambda: found.append(reads(store, frame)))
+        reader.start()
+
+        fresh = spill(store, 10, 20)
+        store.upkeep()
+        assert store.usage("bulk").frames == 2 and reader.is_alive()
+
+        gate.set()
+        reader.join()
+    assert found == [True]
+    assert_reads(store, fresh)
+
+
+@pytest.mark.parametrize("seconds", [0.1, 1, 10])
+def test_a_slow_disk_is_no_broken_one(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk, clock = fresh_disk(), StoppedClock()
+    lanes = {"bulk": LaneSpill(max_bytes=QUOTA, compression="auto")}
+    store = store_on(disk, clock=clock, lanes=lanes)
+    write_at = CrashFile.write_at
+
+    def slowly(file: CrashFile, parts: Any, position: int) -> int:
+        clock.move(seconds)
+        return write_at(file, parts, position)
+
+    monkeypatch.setattr(CrashFile, "write_at", slowly)
+    frames = []
+    for n in range(30):
+        frames.append(spill(store, 10 * n, 10 * n + 10, size=500))
+        store.upkeep()
+
+    assert store.state("bulk") is OK and not store.why("bulk")
+    for frame in frames:
+        assert_reads(store, frame, size=500)
 
 
 # Fault 23. A thread that dies leaves a store that another one can use.

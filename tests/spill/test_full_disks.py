@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from random import Random
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from tests.spill.builders import (
     StoppedClock,
     assert_reads,
     fresh_disk,
+    slot_on,
     spill,
     store_on,
     survivors,
@@ -101,6 +103,52 @@ def test_little_room_is_noticed_before_there_is_none() -> None:
 
     assert store.state("bulk") is OK
     assert_reads(store, spill(store, 10, 20))
+
+
+def test_no_room_for_a_footer_costs_a_scan_and_nothing_else() -> None:
+    disk = fresh_disk()
+    store = store_on(disk)
+    frames = [spill(store, 0, 10), spill(store, 10, 20)]
+    disk.capacity_bytes = disk.used_bytes + 100
+
+    store.close()
+
+    assert survivors(store_on(disk.after_kill())) == frames
+
+
+def test_a_full_disk_at_the_start_costs_nothing_that_is_on_it() -> None:
+    disk, clock = fresh_disk(), StoppedClock()
+    frame = spill(store_on(disk), 0, 10)
+    spill_more = store_on(disk, slot=slot_on(disk))
+    spill(spill_more, 0, 10)
+    disk = disk.after_kill()
+    disk.capacity_bytes = disk.used_bytes
+
+    store = store_on(disk, clock=clock)
+    with pytest.raises(SpillRefused):
+        spill(store, 10, 20)
+
+    assert survivors(store) == [frame] and store.state("bulk") is HARD
+    disk.heal()
+    clock.move(10)
+    store.upkeep()
+    assert_reads(store, spill(store, 10, 20))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS])
+def test_a_torn_end_that_cannot_be_cut_off_stays_and_is_no_frame(number: int) -> None:
+    disk = fresh_disk()
+    store = store_on(disk)
+    frames = [spill(store, 0, 10), spill(store, 10, 20)]
+    (path,) = disk.names(".fgs")
+    del disk.files[path].data[-100:]
+    disk = disk.after_kill()
+    disk.fail("truncate", number)
+
+    store = store_on(disk)
+
+    assert survivors(store) == frames[:1] and store.state("bulk") is OK
+    assert store.usage("bulk").stored_bytes == len(disk.files[path].data)
 
 
 # Fault 21. Quota.
@@ -207,3 +255,56 @@ def test_quarantine_has_a_limit_and_the_oldest_goes() -> None:
     assert 0 < sum(len(disk.files[path].data) for path in kept) <= 20_000
     assert not [path for path in disk.names("bulk-") if "quarantine" not in path]
     assert not store.recovered and store.state("bulk") is OK
+
+
+def test_deleting_more_slowly_than_writing_does_not_break_the_quota() -> None:
+    disk, clock = fresh_disk(), StoppedClock()
+    store = store_on(disk, lanes=SMALL, clock=clock)
+    disk.fail("unlink", errno.EBUSY, times=40)
+    refused = 0
+
+    for n in range(400):
+        try:
+            store.finish(spill(store, n, n + 1, size=2_000))
+        except SpillRefused:
+            refused += 1
+            clock.move(1)
+            store.upkeep()
+        files = sum(len(disk.files[path].data) for path in disk.names("bulk-"))
+        assert files <= SMALL["bulk"].max_bytes + LIMITS.segment_bytes
+        assert store.usage("bulk").stored_bytes == files
+
+    assert refused > 30
+    disk.heal()
+    for _ in range(3):
+        clock.move(31)
+        store.upkeep()
+    assert store.usage("bulk").stored_bytes == 0 and not disk.names("bulk-")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_quota_is_kept_whatever_is_parked_owned_and_finished(seed: int) -> None:
+    disk, clock, random = fresh_disk(seed), StoppedClock(), Random(seed)
+    store = store_on(disk, lanes=SMALL, clock=clock)
+    owned: dict[Any, FrameQueue] = {}
+    for n in range(300):
+        place, lane = random.choice((A, B)), random.choice(("bulk", "slow"))
+        queue = owned.setdefault((lane, place), FrameQueue(lane, place))
+        match random.randrange(8):
+            case 0:
+                store.park(owned.pop((lane, place)))
+            case 1 | 2 if len(queue):
+                store.finish(queue.popleft())
+            case 3:
+                clock.move(1)
+                store.upkeep()
+            case _:
+                size = random.choice([50, 2_000, 12_000])
+                try:
+                    queue.append(spill(store, n, n + 1, lane=lane, partition=place, size=size))
+                except SpillRefused:
+                    pass
+        for name in ("bulk", "slow"):
+            files = sum(len(disk.files[path].data) for path in disk.names(f"{name}-"))
+            assert files == store.usage(name).stored_bytes
+            assert files <= SMALL[name].max_bytes + LIMITS.segment_bytes
