@@ -86,6 +86,7 @@ class CrashDisk:
         self.faults: list[Fault] = []
         self.gates: dict[str, Event] = {}
         self.log: list[tuple[str, str]] = []
+        self.torn = ""  # the file in whose middle of a write the process ended
 
     # Faults.
 
@@ -173,11 +174,12 @@ class CrashDisk:
         for path, old in names.items():
             inode = Inode(bytearray(old.data), bytes(old.data), modified_ms=old.modified_ms)
             disk.files[path] = disk.durable_names[path] = inode
+            disk.add_directories(path.rpartition("/")[0])  # they may have been deleted, too
         return disk
 
-    def copy(self) -> CrashDisk:
-        """Return the same files on another disk."""
-        return self._reborn(self.files)
+    def copy(self, only: str = "") -> CrashDisk:
+        """Return the same files, or those of one name, on another disk."""
+        return self._reborn({path: self.files[path] for path in self.files if only in path})
 
     # FileSystem.
 
@@ -185,6 +187,9 @@ class CrashDisk:
         self.step("make_directory", path)
         if path in self.files:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+        self.add_directories(path)
+
+    def add_directories(self, path: str) -> None:
         parts = path.split("/")
         for count in range(1, len(parts) + 1):
             self.directories.add("/".join(parts[:count]))
@@ -314,7 +319,10 @@ class CrashFile:
             self.disk.step("write_at", self.path)
         except (Crash, OSError) as error:
             if isinstance(error, Crash) or getattr(error, "effect", False):
-                self._put(data[: random.randrange(len(data) + 1)], position)
+                count = random.randrange(len(data) + 1)
+                self._put(data[:count], position)
+                if isinstance(error, Crash) and 0 < count < len(data) and ".fgs" in self.path:
+                    self.disk.torn = self.path
             raise
         if self.disk.short and len(data) > 1:
             data = data[: random.randrange(1, len(data) + 1)]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -18,11 +19,12 @@ from typing import Any
 from flowguard.chunk import TopicPartition
 from flowguard.errors import FrameLost, SpillRefused
 from flowguard.spill.cipher import Key
+from flowguard.spill.inspection import Problem, verify_slot
 from flowguard.spill.manifest import Frame, FrameQueue, Probe, usable
 from flowguard.spill.options import LaneSpill, StoreLimits
 from flowguard.spill.payload import probe_crc
 from flowguard.spill.quota import SpillState
-from tests.spill.builders import ROOT, A, B, StoppedClock, records, slot_on, store_on
+from tests.spill.builders import DIRECTORY, ROOT, A, B, StoppedClock, records, slot_on, store_on
 from tests.spill.crash_disk import CrashDisk
 
 LANES = ("realtime", "bulk", "slow")  # the first one is never spilled
@@ -379,6 +381,8 @@ class World:
         self.log = Log()
         self.disk = CrashDisk(self.random, short=self.random.random() < 0.2)
         self.crashes = self.faults = self.reused = self.refetched = 0
+        self.flips = self.torn = 0  # all of them were found by `verify`
+        self.story: list[str] = []
         self.worker = self.start()
 
     def start(self) -> Worker:
@@ -390,9 +394,22 @@ class World:
     def produce(self, place: TopicPartition, count: int) -> None:
         self.log.ends[place] += count
 
+    def do(self, what: Callable[..., object], *arguments: Any) -> None:
+        """Do something, and note it."""
+        told = [
+            f"{each.topic}[{each.partition}]" if each in PLACES else str(each)
+            for each in arguments
+            if each is not self
+        ]
+        self.story.append(" ".join([what.__name__, *told]))
+        what(*arguments)
+
     def restart(self, how: str) -> None:
         """End the worker in some way, and start the next one."""
         worker = self.worker
+        if how == "kill" and self.disk.torn in self.disk.files:
+            self.torn += 1
+            assert self.problems(self.disk.torn), "verify does not find a torn frame"
         self.reused += worker.reused
         self.refetched += worker.refetched
         if how == "close":
@@ -422,6 +439,7 @@ class World:
         """Let the disk fail in some way, for a while or once."""
         self.faults += 1
         random = self.random
+        before = len(self.disk.faults)
         match random.randrange(5):
             case 0:
                 self.disk.capacity_bytes = self.disk.used_bytes + random.randrange(3_000)
@@ -441,13 +459,27 @@ class World:
                     op, number, after=random.randrange(4), times=random.choice([1, 1, 5, 1 << 30]),
                     effect=random.random() < 0.5,
                 )  # fmt: skip
+        self.story += [f"  {fault}" for fault in self.disk.faults[before:]]
 
     def flip(self) -> None:
-        paths = self.disk.names(".fgs")
-        if paths:
-            data = self.disk.files[self.random.choice(paths)].data
-            if data:
-                data[self.random.randrange(len(data))] ^= 1 << self.random.randrange(8)
+        """Change a bit of a segment; where nothing was wrong before, `verify` has to find it."""
+        path = self.random.choice(self.disk.names(".fgs") or [""])
+        data = self.disk.files[path].data if path else b""
+        if not data:
+            return
+        whole = path.startswith(f"{DIRECTORY}/") and "/quarantine/" not in path
+        whole = whole and not self.problems(path)
+        byte, bit = self.random.randrange(len(data)), self.random.randrange(8)
+        data[byte] ^= 1 << bit
+        self.story.append(f"  flip bit {bit} of byte {byte} of {path}")
+        if whole:
+            self.flips += 1
+            assert self.problems(path), "verify does not find a flip"
+
+    def problems(self, path: str) -> list[Problem]:
+        """Return what is wrong with a segment."""
+        report = verify_slot(self.disk.copy(path), path.rpartition("/")[0], lambda _: None)
+        return [problem for segment in report.segments for problem in segment.problems]
 
     def heal(self) -> None:
         self.disk.heal()
