@@ -322,6 +322,7 @@ def decode_frame(data: bytes, *, position: int, segment: int) -> FrameHeader | N
     header = FrameHeader._make((kind, compression, *fields, hidden[:hidden_bytes], crc))
     sane = (
         hidden_bytes <= HIDDEN_BYTES_MAX
+        and not hidden[hidden_bytes:].strip(b"\0")  # so that it encodes to the same bytes again
         and kind in (RECORDS, FOOTER)
         and header.stored_bytes <= PAYLOAD_BYTES_MAX
         and header.number <= FRAME_NUMBERS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -11,11 +12,15 @@ import pytest
 from flowguard._native.frame import crc32c
 from flowguard.errors import FrameLost
 from flowguard.spill.cipher import EphemeralKey, Key
+from flowguard.spill.filesystem import RealFileSystem
 from flowguard.spill.layout import FRAME_HEADER_BYTES
+from flowguard.spill.slot import take_slot
 from tests.spill.builders import (
     KEYS,
+    WIDE,
     A,
     Keys,
+    all_frames,
     assert_reads,
     encrypted,
     fresh_disk,
@@ -104,3 +109,52 @@ def test_what_an_ephemeral_key_wrote_ends_with_the_process() -> None:
     store.close()
 
     assert not disk.names(".fgs")
+
+
+def test_a_key_that_is_rotated_while_a_worker_runs_is_used_from_the_next_segment_on() -> None:
+    disk, keys = fresh_disk(), Keys(KEYS[0])
+    store = store_on(disk, lanes=encrypted(keys))
+    frames = [spill(store, 0, 10)]
+
+    keys.keys.append(KEYS[1])
+    while frames[-1].segment == frames[0].segment:
+        frames.append(spill(store, 10 * len(frames), 10 * len(frames) + 10, size=WIDE))
+
+    for frame in frames:
+        assert_reads(store, frame, size=20 if frame is frames[0] else WIDE)
+    after = store_on(disk.after_kill(), lanes=encrypted(keys))
+    assert all_frames(after) == frames
+    used = {segment.header.key for segment in after._segments.of_lane("bulk")}
+    assert used == {"2025", "2026"}
+
+
+def test_every_field_of_a_header_is_bound_to_what_is_encrypted() -> None:
+    """Whoever changes one and makes the checksum agree, as anybody can, gets nothing decrypted."""
+    disk, lanes = fresh_disk(), encrypted(Keys(*KEYS))
+    store = store_on(disk, lanes=lanes)
+    frame = spill(store, 0, 10)
+    (path,) = disk.names(".fgs")
+    whole, at = bytes(disk.files[path].data), frame.position
+
+    for byte in range(FRAME_HEADER_BYTES - 8):  # the checksums themselves come behind
+        header = bytearray(whole[at : at + FRAME_HEADER_BYTES])
+        header[byte] ^= 1
+        struct.pack_into("<I", header, FRAME_HEADER_BYTES - 4, crc32c([bytes(header[:-4])]))
+        disk.files[path].data[at : at + FRAME_HEADER_BYTES] = header
+        with pytest.raises(FrameLost, match="offsets 0 to 9 is corrupt"):
+            store.read(frame)
+
+
+def test_real_files_have_nothing_of_a_record_in_the_clear(tmp_path: Path) -> None:
+    real = RealFileSystem()
+    slot = take_slot(real, str(tmp_path), "shop")
+    store = store_on(real, slot=slot, lanes=encrypted(Keys(*KEYS)), app="shop", group="shop")
+    frames = [spill(store, 10 * n, 10 * n + 10, size=WIDE) for n in range(20)]
+    for frame in frames:
+        assert_reads(store, frame, size=WIDE)
+    store.close()
+
+    found = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert sum(map(len, found)) > 20 * 10 * WIDE
+    for secret in (b"orders/0/", b"orders", *(key.secret for key in KEYS)):
+        assert not any(secret in data for data in found)
