@@ -86,6 +86,7 @@ class CrashDisk:
         self.faults: list[Fault] = []
         self.gates: dict[str, Event] = {}
         self.log: list[tuple[str, str]] = []
+        self.harms = 0  # what may have cost records that were written whole
         self.torn = ""  # the file in whose middle of a write the process ended
 
     # Faults.
@@ -95,6 +96,7 @@ class CrashDisk:
         effect: bool = False,
     ) -> None:  # fmt: skip
         """Let operations of a kind fail; `*` is any."""
+        self.harms += 1
         self.faults.append(Fault(op, number, path, after, times, effect))
 
     def heal(self) -> None:
@@ -141,6 +143,7 @@ class CrashDisk:
                 names[path] = survivor
         for inode in {id(each): each for each in names.values()}.values():
             inode.data = self._torn(inode)
+        self.harms += 1
         return self._reborn(names)
 
     def _torn(self, inode: Inode) -> bytearray:
@@ -171,6 +174,7 @@ class CrashDisk:
         disk = CrashDisk(self.random, short=self.short)
         disk.directories = set(self.directories)
         disk.pid = self.pid + 1
+        disk.harms = self.harms
         for path, old in names.items():
             inode = Inode(bytearray(old.data), bytes(old.data), modified_ms=old.modified_ms)
             disk.files[path] = disk.durable_names[path] = inode
@@ -257,6 +261,7 @@ class CrashDisk:
 
     def remove_tree(self, path: str) -> None:
         """Delete a directory as `rm -rf` does."""
+        self.harms += 1
         for each in [each for each in self.files if each.startswith(f"{path}/")]:
             self.files.pop(each).links = 0
         self.directories -= {

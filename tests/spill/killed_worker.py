@@ -47,6 +47,7 @@ class Order:
         kill_at: It kills itself in the middle of this operation of the file system; 0: no.
         wipe_after_s: The spill directory is deleted then, while it lives; 0: it is not.
         to_end: It delivers everything, and ends in peace.
+        harmed: The directory was deleted at some time; if not, every frame has to be read.
     """
 
     root: str
@@ -57,6 +58,7 @@ class Order:
     kill_at: int = 0
     wipe_after_s: float = 0.0
     to_end: bool = False
+    harmed: bool = True
 
     def line(self) -> str:
         return json.dumps(asdict(self)) + "\n"
@@ -97,8 +99,9 @@ class DeadlyDisk:
         last: How many there are at most, 0: without an end; every other disk ends at a write.
     """
 
-    def __init__(self, inner: Any, random: Random, last: int) -> None:
+    def __init__(self, inner: Any, random: Random, last: int, harmed: bool) -> None:
         self.inner, self.random, self.last = inner, random, last
+        self.harms, self.faults = 0, harmed
         self.at_write = random.random() < 0.5
         self.operations = 0
 
@@ -137,7 +140,7 @@ def live(order: Order) -> None:
     for place, kept in zip(PLACES, order.committed, strict=True):
         if kept is not None:
             log.committed[place] = Committed(*kept)
-    disk = DeadlyDisk(RealFileSystem(), random, order.kill_at)
+    disk = DeadlyDisk(RealFileSystem(), random, order.kill_at, order.harmed)
     worker = Worker(log, disk, random, StoppedClock(), root=order.root)
     tell("opened", worker.store.usage("bulk").frames + worker.store.usage("slow").frames)
     for place in PLACES:

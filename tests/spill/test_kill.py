@@ -57,12 +57,15 @@ def workers() -> Iterator[subprocess.Popen[str]]:
 class Life:
     """Kafka and the spill directory, and one worker after the other.
 
+    Where nobody deletes the directory, every frame that was written whole has to be read.
+
     Args:
         root: The spill directory.
     """
 
     def __init__(self, root: Path, seed: int, process: subprocess.Popen[str]) -> None:
         self.root, self.random, self.process = root, Random(seed), process
+        self.harmed = seed % 2 == 1  # its directory is deleted now and then
         self.log, self.seen = Log(), Seen()
 
     def order(self, **options: float) -> Order:
@@ -71,6 +74,7 @@ class Life:
             root=str(self.root),
             seed=self.random.randrange(1 << 30),
             ends=[self.log.ends[place] for place in PLACES],
+            harmed=self.harmed,
             committed=[None if each is None else (each.offset, each.watermarks) for each in kept],
             **options,  # type: ignore[arg-type]
         )
@@ -108,7 +112,7 @@ class Life:
     def killed(self) -> Order:
         """Return an order that ends in a kill: from outside, or at an operation of the disk."""
         random = self.random
-        match random.randrange(5):
+        match random.randrange(5 if self.harmed else 4):
             case 0 | 1:
                 return self.order(kill_after_s=random.uniform(0.005, 0.08))
             case 2 | 3:

@@ -153,6 +153,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(lane=spilled_lanes)
     def reclaim(self, lane: str) -> None:
+        self.world.disk.harms += 1  # what little is wanted of a file is gone with it
         self.attempt(self.world.worker.store.reclaim, lane)
 
     @invariant()

@@ -198,7 +198,8 @@ class Worker:
     def __init__(
         self, log: Log, disk: Any, random: Random, clock: StoppedClock, *, root: str = ROOT
     ) -> None:
-        self.log, self.random, self.clock = log, random, clock
+        self.log, self.disk, self.random, self.clock = log, disk, random, clock
+        self.written: dict[Frame, int] = {}  # how often the disk had been harmed by then
         self.positions: dict[TopicPartition, int] = {}
         self.lanes: dict[tuple[TopicPartition, str], LaneState] = {}
         self.refetched = self.reused = self.refused = 0
@@ -294,6 +295,7 @@ class Worker:
         except SpillRefused:
             self.refused += 1
             return
+        self.written[frame] = self.disk.harms
         where.remove(chunk)
         state.frames.append(frame)
 
@@ -311,6 +313,7 @@ class Worker:
         try:
             batches = self.store.read(frame)
         except FrameLost as lost:
+            self.excuse(frame)
             expected = self.log.offsets(place, lane, lost.scan_lo, lost.scan_hi)
             chunk = Chunk(deque(expected), frame.scan_lo, frame.scan_hi)
             self.store.finish(frame)
@@ -325,6 +328,11 @@ class Worker:
             state.head.append(chunk)
         elif chunk.frame is not None:
             self.store.finish(chunk.frame)
+
+    def excuse(self, frame: Frame) -> None:
+        """Make sure that a frame is gone because somebody has harmed the disk."""
+        harmed = self.disk.faults or self.written.get(frame, 0) != self.disk.harms
+        assert harmed, f"nobody has harmed {frame}"
 
     def deliver(self, place: TopicPartition, lane: str, count: int) -> None:
         state = self.lanes[place, lane]
@@ -471,6 +479,7 @@ class World:
         whole = whole and not self.problems(path)
         byte, bit = self.random.randrange(len(data)), self.random.randrange(8)
         data[byte] ^= 1 << bit
+        self.disk.harms += 1
         self.story.append(f"  flip bit {bit} of byte {byte} of {path}")
         if whole:
             self.flips += 1
