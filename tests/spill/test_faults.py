@@ -181,7 +181,8 @@ TABLE = """
 22 records that are too large, null, empty, tombstones, very many, with headers
    spill/test_records.py *
    unit/spill/test_payload.py *
-23 a thread that dies
+23 a thread that dies; what two of them do at the same time
+   spill/test_threads.py *
    spill/test_bad_disks.py
       test_another_thread_can_go_on_after_one_that_died
       test_what_ends_a_write_in_the_middle_ends_its_segment

@@ -1,6 +1,6 @@
 """What the tests of the store are worth: each way to break it breaks the test that is named.
 
-pytest tests/spill/test_mutations.py -m slow       # on a copy of the package, two minutes
+pytest tests/spill/test_mutations.py -m slow       # on a copy of the package, three minutes
 """
 
 from __future__ import annotations

@@ -174,6 +174,7 @@ def test_what_a_worker_has_or_has_pinned_never_makes_room() -> None:
     clock.move(100_000)
     store.upkeep()
 
+    assert store.recovered == [pinned]
     for frame in [*owned, *pinned.frames]:
         assert_reads(store, frame, size=2_000)
 
