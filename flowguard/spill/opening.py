@@ -145,8 +145,9 @@ class _Reader:
             raise BadSegment(f"it has the name of segment {number}, and is {header.number}")
         cipher = self._cipher(header)
         num_bytes = entry.num_bytes
-        if any(each.kind != "gap" for each in contents.damage):
-            num_bytes = self._cut_off(path, contents.end, num_bytes)
+        torn = any(each.kind != "gap" for each in contents.damage)
+        if torn or contents.footer is None:  # room that was reserved is given back in both cases
+            num_bytes = self._cut_off(path, contents.end if torn else num_bytes, num_bytes)
         return Segment(header, entry.name, num_bytes, cipher), contents
 
     def _cipher(self, header: SegmentHeader) -> SegmentCipher | None:
@@ -167,7 +168,11 @@ class _Reader:
         return cipher
 
     def _cut_off(self, path: str, end: int, num_bytes: int) -> int:
-        """Cut off a torn tail or footer, so that nobody finds it again; return the size."""
+        """Cut off a torn tail or footer, so that nobody finds it again; return the size.
+
+        What was reserved behind the end is free again: a killed worker had a segment's worth of
+        it in each lane.
+        """
         try:
             file = self.filesystem.open(path, writable=True)
             try:
@@ -175,7 +180,7 @@ class _Reader:
             finally:
                 file.close()
         except OSError as error:
-            logger.warning("spill: the torn end of %s stays: %s", path, error)
+            logger.warning("spill: the end of %s cannot be cut off: %s", path, error)
             return num_bytes
         return end
 

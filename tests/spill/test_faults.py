@@ -175,6 +175,7 @@ TABLE = """
       test_what_may_be_the_only_copy_is_kept_and_quarantine_goes_first
       test_near_the_quota_parked_runs_go_by_themselves
       test_quarantine_has_a_limit_and_the_oldest_goes
+      test_room_that_was_reserved_for_what_never_came_is_given_back
       test_deleting_more_slowly_than_writing_does_not_break_the_quota
       test_a_quota_is_kept_whatever_is_parked_owned_and_finished
    unit/spill/test_quota.py *

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 
 from flowguard.errors import SpillRefused
+from flowguard.spill.filesystem import RealFile, RealFileSystem
 from flowguard.spill.manifest import Frame, FrameQueue
 from flowguard.spill.options import LaneSpill, StoreLimits
 from flowguard.spill.quota import SpillState
+from flowguard.spill.slot import Slot, take_slot
 from flowguard.spill.store import SpillStore
 from tests.spill.builders import (
     LIMITS,
+    ROOMY,
     ROOT,
     A,
     B,
@@ -255,6 +259,40 @@ def test_quarantine_has_a_limit_and_the_oldest_goes() -> None:
     assert 0 < sum(len(disk.files[path].data) for path in kept) <= 20_000
     assert not [path for path in disk.names("bulk-") if "quarantine" not in path]
     assert not store.recovered and store.state("bulk") is OK
+
+
+def taken_bytes(path: Path) -> int:
+    """Return what files take of a real disk, with room that is reserved behind their ends."""
+    return sum(each.stat().st_blocks * 512 for each in path.rglob("*.fgs"))
+
+
+@pytest.mark.parametrize("end", ["kill", "error"])
+def test_room_that_was_reserved_for_what_never_came_is_given_back(
+    tmp_path: Path, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def started() -> SpillStore:
+        slot = take_slot(RealFileSystem(), str(tmp_path), "app")
+        slots.append(slot)
+        return store_on(slot.filesystem, slot=slot, **ROOMY)
+
+    slots: list[Slot] = []
+    store = started()
+    frame = spill(store, 0, 10)
+    if taken_bytes(tmp_path) < 1 << 20:
+        pytest.skip("this file system reserves nothing")
+    if end == "kill":
+        slots[0].release()
+        store = started()
+    else:
+        with monkeypatch.context() as patch:
+            patch.setattr(RealFile, "write_at", lambda *_: 0)
+            with pytest.raises(SpillRefused):
+                spill(store, 10, 20)
+
+    assert taken_bytes(tmp_path) < 1 << 20
+    assert_reads(store, frame)
+    store.close()
+    slots[-1].release()
 
 
 def test_deleting_more_slowly_than_writing_does_not_break_the_quota() -> None:

@@ -85,7 +85,7 @@ MUTATIONS = [
     ("behind a bad frame there is nothing", "recovery.py",
      "            if further is None:\n", "            if True:\n", FLIPS),
     ("a torn tail stays", "opening.py",
-     "if any(each.kind != \"gap\" for each in contents.damage):", "if False:", FLIPS),
+     "torn = any(each.kind != \"gap\" for each in contents.damage)", "torn = False", FLIPS),
     ("after an error its segment goes on", "store.py",
      "            stream.give_up(cut=error.errno in FULL)\n", "", FULL),
     ("numbers of segments begin anew", "opening.py",
