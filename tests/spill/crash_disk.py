@@ -251,7 +251,7 @@ class CrashDisk:
         if id(inode) in self.locks:
             return None
         self.locks[id(inode)] = self.pid
-        return CrashLock(self, inode)
+        return CrashLock(self, path, inode)
 
     def locked_by(self, path: str) -> int | None:
         inode = self.files.get(path)
@@ -287,11 +287,12 @@ class CrashLock:
     """A lock of this disk."""
 
     disk: CrashDisk
+    path: str
     inode: Inode
 
     @property
     def linked(self) -> bool:
-        return self.inode.links > 0
+        return self.disk.files.get(self.path) is self.inode
 
     def release(self) -> None:
         self.disk.locks.pop(id(self.inode), None)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
 import pytest
 
 from flowguard.errors import FrameLost, SpillRefused
+from flowguard.spill.filesystem import RealFileSystem
 from flowguard.spill.manifest import Frame
 from flowguard.spill.options import LaneSpill
 from flowguard.spill.quota import SpillState
+from flowguard.spill.slot import take_slot
 from tests.spill.builders import (
     KEYS,
     QUOTA,
@@ -237,6 +240,25 @@ def test_a_directory_that_is_deleted_while_a_worker_starts_is_an_empty_one(
     store.upkeep()
     assert_reads(store, spill(store, 20, 30))
     assert not caplog.records
+
+
+def test_a_directory_that_is_moved_away_is_made_again_and_locked(tmp_path: Path) -> None:
+    real = RealFileSystem()
+    slot = take_slot(real, str(tmp_path), "app")
+    store = store_on(real, slot=slot)
+    gone = spill(store, 0, 10)
+
+    (tmp_path / "app").rename(tmp_path / "elsewhere")
+    store.upkeep()
+
+    assert store.state("bulk") is OK and store.usage("bulk").frames == 0
+    with pytest.raises(FrameLost, match="missing"):
+        store.read(gone)
+    assert_reads(store, spill(store, 10, 20))
+    other = take_slot(real, str(tmp_path), "app")
+    assert other.number == 1
+    other.release()
+    slot.release()
 
 
 # Fault 11. A slow and a hung disk.

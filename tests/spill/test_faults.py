@@ -97,6 +97,7 @@ TABLE = """
       test_a_slot_that_another_worker_took_meanwhile_is_left_to_it
       test_a_directory_that_cannot_be_read_at_the_start_is_read_when_it_can
       test_a_file_that_cannot_be_deleted_still_counts_and_is_tried_again
+      test_a_directory_that_is_moved_away_is_made_again_and_locked
       test_a_directory_that_is_deleted_while_it_is_looked_at_is_not_a_broken_disk
       test_a_directory_that_is_deleted_while_a_worker_starts_is_an_empty_one
 11 a slow disk, one that hangs
