@@ -323,7 +323,14 @@ def test_frames_of_a_kind_that_is_not_known_cost_themselves_only() -> None:
 def test_files_of_others_are_neither_read_nor_counted_nor_deleted() -> None:
     disk = fresh_disk()
     spill(store_on(disk), 0, 10)
-    strange = ["notes.txt", "bulk-1.fgs", "bulk-0000000000000001.fgs.tmp", ".fgs"]
+    strange = [
+        "notes.txt",
+        "bulk-1.fgs",
+        "bulk-ffffffffffffffff.fgs",
+        "bulk-0000000100000000.fgs",
+        "bulk-0000000000000001.fgs.tmp",
+        ".fgs",
+    ]
     for name in strange:
         disk.files[f"{DIRECTORY}/{name}"] = type(disk.files[f"{DIRECTORY}/{LOCK_NAME}"])(
             bytearray(b"not ours" * 1000)
@@ -332,6 +339,8 @@ def test_files_of_others_are_neither_read_nor_counted_nor_deleted() -> None:
     store = store_on(disk.after_kill())
 
     assert store.usage("bulk").segments == 1
+    assert_reads(store, fresh := spill(store, 10, 20))
+    FrameQueue("bulk", A).append(fresh)
     store.upkeep()
     store.close()
     assert all(store._filesystem.files.get(f"{DIRECTORY}/{name}") for name in strange)  # type: ignore[attr-defined]
