@@ -4,7 +4,7 @@
 | --- | --- |
 | a segment for this app, group and cluster | kept; its frames are parked |
 | one for somebody else, of a lane that is gone, or whose key is gone | deleted |
-| one whose header is damaged, or that cannot be read | moved to quarantine |
+| one whose header is damaged, or that cannot be read; whose key's provider fails | moved to quarantine |
 | one of a later format, and any other file | left alone |
 """
 
@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from flowguard.spill.cipher import SegmentCipher, unwrap_segment_key
+from flowguard.spill.cipher import NoKey, SegmentCipher, unwrap_segment_key
 from flowguard.spill.layout import BadSegment, NewerSegment, SegmentHeader, segment_number
 from flowguard.spill.manifest import FrameQueue, Run
 from flowguard.spill.options import Identity, LaneSpill
@@ -89,7 +89,7 @@ def open_directory(
         except Unusable as error:
             logger.info("spill: %s is deleted: %s", entry.name, error)
             opened.deleted += _done(filesystem.unlink, f"{directory}/{entry.name}")
-        except (BadSegment, OSError) as error:
+        except (BadSegment, NoKey, OSError) as error:
             logger.warning("spill: %s goes to quarantine: %s", entry.name, error)
             opened.quarantined += _done(quarantine.put, entry.name)
         else:
@@ -132,6 +132,7 @@ class _Reader:
             BadSegment: Its header is damaged, or it has another one's name.
             NewerSegment: It is of a later format.
             Unusable: It is of no use here.
+            NoKey: The provider of its key failed.
             OSError: It cannot be read.
         """
         path = f"{self.directory}/{entry.name}"

@@ -21,7 +21,7 @@ import pyarrow as pa
 from flowguard.chunk import TopicPartition
 from flowguard.clock import Clock, SystemClock
 from flowguard.errors import SpillRefused
-from flowguard.spill.cipher import EphemeralKey, require_library
+from flowguard.spill.cipher import EphemeralKey, NoKey, require_library
 from flowguard.spill.layout import NO_DEADLINE, SEGMENT_HEADER_BYTES
 from flowguard.spill.manifest import Frame, FrameQueue, Probe, Run
 from flowguard.spill.opening import open_directory
@@ -249,6 +249,8 @@ class SpillStore:
             stream.give_up(cut=error.errno in FULL)
             self._fail(error)
             raise SpillRefused(f"{self._refusal(lane)}: {self._disk.why}") from error
+        except NoKey as error:
+            raise SpillRefused(f"{self._refusal(lane)}: {error}; see to its provider") from error
         except BaseException:
             stream.give_up(cut=False)
             raise

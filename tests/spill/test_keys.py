@@ -10,16 +10,20 @@ from typing import Any
 import pytest
 
 from flowguard._native.frame import crc32c
-from flowguard.errors import FrameLost
+from flowguard.errors import FrameLost, SpillRefused
 from flowguard.spill.cipher import EphemeralKey, Key
 from flowguard.spill.filesystem import RealFileSystem
 from flowguard.spill.layout import FRAME_HEADER_BYTES
+from flowguard.spill.options import LaneSpill
+from flowguard.spill.quota import SpillState
 from flowguard.spill.slot import take_slot
 from tests.spill.builders import (
     KEYS,
+    QUOTA,
     WIDE,
     A,
     Keys,
+    StoppedClock,
     all_frames,
     assert_reads,
     encrypted,
@@ -158,3 +162,49 @@ def test_real_files_have_nothing_of_a_record_in_the_clear(tmp_path: Path) -> Non
     assert sum(map(len, found)) > 20 * 10 * WIDE
     for secret in (b"orders/0/", b"orders", *(key.secret for key in KEYS)):
         assert not any(secret in data for data in found)
+
+
+class NoKeys:
+    """A provider that cannot be reached."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def current(self) -> Key:
+        raise self.error
+
+    def find(self, key_id: str) -> Key | None:
+        raise self.error
+
+
+UNREACHABLE = [ConnectionRefusedError("no answer"), RuntimeError("no answer")]
+
+
+@pytest.mark.parametrize("error", UNREACHABLE, ids=["os-error", "another"])
+def test_a_provider_that_fails_is_no_broken_disk_and_nothing_is_written(error: Exception) -> None:
+    disk, clock = fresh_disk(), StoppedClock()
+    keys: Any = Keys(*KEYS)
+    lanes = {**encrypted(keys), "slow": LaneSpill(max_bytes=QUOTA)}
+    store = store_on(disk, lanes=lanes, clock=clock)
+    keys.current = NoKeys(error).current
+
+    with pytest.raises(SpillRefused, match=r"keeps its records: no key is to be had .no answer."):
+        spill(store, 0, 10)
+
+    assert not disk.names(".fgs") and store.state("bulk") is SpillState.OK
+    assert_reads(store, spill(store, 0, 10, lane="slow"))
+    del keys.current
+    assert_reads(store, spill(store, 0, 10))
+
+
+@pytest.mark.parametrize("error", UNREACHABLE, ids=["os-error", "another"])
+def test_a_provider_that_fails_at_the_start_does_not_keep_a_worker_from_it(
+    error: Exception,
+) -> None:
+    disk = fresh_disk()
+    spill(store_on(disk, lanes=encrypted(Keys(*KEYS))), 0, 10)
+
+    disk = disk.after_kill()
+    store = store_on(disk, lanes=encrypted(NoKeys(error)))
+
+    assert not store.recovered and len(disk.names("/quarantine/")) == 1

@@ -47,9 +47,9 @@ MUTATIONS = [
      "        write_all(file, [encoded], header.position)\n", KILL),
     ("memory is freed although a write failed", "store.py",
      "            raise SpillRefused(f\"{self._refusal(lane)}: {self._disk.why}\") from error\n"
-     "        except BaseException",
+     "        except NoKey",
      "            return frame_of(draft.header, lane, partition.topic, 0)\n"
-     "        except BaseException", FULL),
+     "        except NoKey", FULL),
     ("a segment is deleted that has frames somebody wants", "segments.py",
      "if not segment.live_frames and not segment.active:",
      "if segment.live_frames <= 1 and not segment.active:", SEEDS),
