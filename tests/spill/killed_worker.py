@@ -29,7 +29,8 @@ from typing import Any
 from flowguard.chunk import TopicPartition
 from flowguard.spill.filesystem import RealFileSystem
 from tests.spill.builders import APP, A, StoppedClock
-from tests.spill.worker import LANES, PLACES, Committed, Log, Worker, World
+from tests.spill.ledger import LANES, PLACES, Committed, Log
+from tests.spill.worker import Worker, World
 
 STEPS_MAX = 100_000  # of a worker that nobody kills
 

@@ -31,7 +31,8 @@ from tests.spill.builders import (
     work,
 )
 from tests.spill.crash_disk import NEVER, Crash, CrashDisk
-from tests.spill.worker import LANES, PLACES, World
+from tests.spill.ledger import LANES, PLACES
+from tests.spill.worker import World
 
 # Fault 1. A crash at every operation.
 

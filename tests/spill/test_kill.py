@@ -26,7 +26,7 @@ from flowguard.spill.inspection import verify_slot
 from flowguard.spill.layout import SEGMENT_HEADER_BYTES
 from tests.spill.builders import APP
 from tests.spill.killed_worker import Order
-from tests.spill.worker import PLACES, Committed, Log
+from tests.spill.ledger import PLACES, Committed, Log
 
 DISK = RealFileSystem()
 

@@ -1,6 +1,6 @@
 """Fault 25: the store under any order of events, against what a worker owes.
 
-`worker.Log` is the ledger of obligations, `worker.Worker` what holds them; after each step the
+`ledger.Log` is the ledger of obligations, `worker.Worker` what holds them; after each step the
 worker's bounds are checked, at the end nothing is lost and nothing came twice without a reason.
 A failure prints the steps that lead to it; hypothesis replays it.
 """
@@ -18,7 +18,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from flowguard.chunk import TopicPartition
 from tests.spill.crash_disk import NEVER, Crash
-from tests.spill.worker import LANES, PLACES, World
+from tests.spill.ledger import LANES, PLACES
+from tests.spill.worker import World
 
 FRAME_NUMBERS = 6  # frames of a segment, so that numbers run out
 

@@ -1,6 +1,6 @@
 """What a worker finds that comes back: its own, another version's, another log's.
 
-The log of these tests is `worker.Log`: it knows what is owed, and what may come twice.
+The log of these tests is `ledger.Log`: it knows what is owed, and what may come twice.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from tests.spill.builders import (
     spill,
     store_on,
 )
-from tests.spill.worker import LANES, Committed, World
+from tests.spill.ledger import LANES, Committed
+from tests.spill.worker import World
 
 # Fault 13. Partitions that go and come back, while records are spilled, read, in flight.
 

@@ -20,7 +20,8 @@ from dataclasses import dataclass, fields
 import pytest
 
 from tests.spill.crash_disk import NEVER, Crash
-from tests.spill.worker import LANES, PLACES, World
+from tests.spill.ledger import LANES, PLACES
+from tests.spill.worker import World
 
 STEPS = 80
 SHARDS = 10
