@@ -4,7 +4,7 @@
 | --- | --- |
 | a segment for this app, group and cluster | kept; its frames are parked |
 | one for somebody else, of a lane that is gone, or whose key is gone | deleted |
-| one whose header is damaged, or that cannot be read; whose key's provider fails | moved to quarantine |
+| one whose header is damaged, that cannot be read, or whose keys nobody gives | quarantined |
 | one of a later format, and any other file | left alone |
 """
 

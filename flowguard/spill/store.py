@@ -400,8 +400,14 @@ class SpillStore:
             self.discard(run)
         for lane, stream in self._streams.items():
             self._close_if_idle(stream)
-            while self.state(lane) in (SpillState.SOFT, SpillState.HARD) and self._let_go([lane]):
+            while (
+                stream.quota.state > SpillState.OK
+                and self._disk.state < SpillState.DISABLED
+                and self._let_go([lane])
+            ):
                 pass
+        if self._disk.state is SpillState.HARD:
+            self._let_go(self._streams)  # one at a time: what is free then is known in a second
         self._tell()
 
     def _look_after_directory(self) -> None:

@@ -74,6 +74,7 @@ TABLE = """
       test_a_disk_that_fills_up_in_the_middle_of_a_frame_keeps_the_frames_before
       test_a_full_disk_is_not_asked_all_the_time
       test_little_room_is_noticed_before_there_is_none
+      test_little_room_costs_no_more_of_what_is_parked_than_it_takes
       test_no_room_for_a_footer_costs_a_scan_and_nothing_else
       test_a_full_disk_at_the_start_costs_nothing_that_is_on_it
       test_a_torn_end_that_cannot_be_cut_off_stays_and_is_no_frame

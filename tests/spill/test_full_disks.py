@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from flowguard.chunk import TopicPartition
 from flowguard.errors import SpillRefused
 from flowguard.spill.filesystem import RealFile, RealFileSystem
 from flowguard.spill.manifest import Frame, FrameQueue
@@ -137,6 +138,27 @@ def test_a_full_disk_at_the_start_costs_nothing_that_is_on_it() -> None:
     clock.move(10)
     store.upkeep()
     assert_reads(store, spill(store, 10, 20))
+
+
+def test_little_room_costs_no_more_of_what_is_parked_than_it_takes() -> None:
+    disk, clock = fresh_disk(), StoppedClock()
+    limits = StoreLimits(segment_bytes=LIMITS.segment_bytes, min_free_bytes=20_000)
+    store = store_on(disk, clock=clock, limits=limits)
+    for number in range(6):
+        place = TopicPartition("orders", number)
+        frames = [spill(store, n, n + 1, size=6_000, partition=place) for n in range(4)]
+        store.park(FrameQueue("bulk", place, frames))
+        clock.move(1)
+    disk = disk.after_kill()  # a worker that starts again finds all of it
+    disk.capacity_bytes = disk.used_bytes + 15_000
+
+    store = store_on(disk, clock=clock, limits=limits)
+    for _ in range(5):
+        clock.move(1)
+        store.upkeep()
+
+    assert store.state("bulk") is OK
+    assert 4 <= len(store.recovered) < 6
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS])
