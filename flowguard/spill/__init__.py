@@ -43,5 +43,6 @@ Left out, because a cache that may be deleted needs none of it:
 The lock stays: two workers that write into one directory would delete each other's files. The
 footer stays: without it a start on 100 GiB reads the headers of all frames, with it two pages
 a segment. Room is reserved for a segment when it is opened, because that makes writing a third
-faster and shows a full disk before a frame is begun.
+faster and shows a full disk before a frame is begun; what is left of it is given back when the
+segment is sealed or given up, and by the next start.
 """

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import pyarrow as pa
 
@@ -34,6 +34,7 @@ __all__ = [
     "EphemeralKey",
     "Key",
     "KeyProvider",
+    "NoKey",
     "SegmentCipher",
     "Tampered",
     "new_segment_key",
@@ -49,12 +50,18 @@ TAG_BYTES: Final = 16
 #: whole frame.
 SLICE_BYTES: Final = 1024 * 1024
 
+K = TypeVar("K")
+
 PAYLOAD: Final = 0
 HIDDEN: Final = 1
 
 
 class Tampered(Exception):
     """Bytes are not those that were encrypted with this key at this place."""
+
+
+class NoKey(Exception):
+    """The provider failed; it may not the next time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,23 +126,39 @@ def require_library() -> None:
 def new_segment_key(
     keys: KeyProvider, entropy: Callable[[int], bytes]
 ) -> tuple[str, bytes, SegmentCipher]:
-    """Return the provider's key id, a new segment's key as its header has it, and its cipher."""
+    """Return the provider's key id, a new segment's key as its header has it, and its cipher.
+
+    Raises:
+        NoKey: The provider failed.
+    """
     library = _library()
-    key = keys.current()
+    key = _asked(keys.current)
     secret = entropy(KEY_BYTES)
     return key.id, library.wrap(key.secret, secret), SegmentCipher(secret, library)
 
 
 def unwrap_segment_key(keys: KeyProvider, key_id: str, wrapped: bytes) -> SegmentCipher | None:
-    """Return the cipher of a segment, None if its key cannot be had or is another one."""
+    """Return the cipher of a segment, None if its key is not known or is another one.
+
+    Raises:
+        NoKey: The provider failed.
+    """
     library = _library()
-    key = keys.find(key_id)
+    key = _asked(lambda: keys.find(key_id))
     if key is None:
         return None
     try:
         return SegmentCipher(library.unwrap(key.secret, wrapped), library)
     except (library.invalid_unwrap, ValueError):
         return None
+
+
+def _asked(provider: Callable[[], K]) -> K:
+    """Return what a provider says, which is other people's code and may fail in any way."""
+    try:
+        return provider()
+    except Exception as error:
+        raise NoKey(f"no key is to be had ({error or type(error).__name__})") from error
 
 
 class SegmentCipher:

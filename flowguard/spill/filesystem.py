@@ -95,14 +95,15 @@ class RealFile:
 class RealLock:
     """A lock on a whole file; the process has it until it is released or the process ends."""
 
-    def __init__(self, descriptor: int, identity: tuple[int, int]) -> None:
+    def __init__(self, descriptor: int, path: str, identity: tuple[int, int]) -> None:
         self._descriptor = descriptor
+        self._path = path
         self._identity = identity
 
     @property
     def linked(self) -> bool:
-        """Tell whether the file still has a name."""
-        return os.fstat(self._descriptor).st_nlink > 0
+        """Tell whether the file is still where it was locked."""
+        return _identity_of(self._path) == self._identity
 
     def release(self) -> None:
         """Free it; twice is once."""
@@ -191,7 +192,7 @@ class RealFileSystem:
                     _held.add(identity)
                     os.ftruncate(descriptor, 0)
                     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-                    return RealLock(descriptor, identity)
+                    return RealLock(descriptor, path, identity)
                 os.close(descriptor)  # someone deleted the file before it was locked
         raise OSError(errno.EBUSY, "the lock file is deleted again and again", path)
 

@@ -92,6 +92,9 @@ PAYLOAD_BYTES_MAX: Final = 1 << 30
 
 NO_DEADLINE: Final = 2**63 - 1
 
+#: No segment has this number or a higher one; at one a second that is 68 years away.
+SEGMENT_NUMBERS: Final = 1 << 31
+
 #: As many letters of a lane's name as a file's name has of it.
 NAMED_LETTERS: Final = 64
 SEGMENT_NAME: Final = re.compile(r"[a-z0-9_-]+-([0-9a-f]{16})\.fgs")
@@ -213,7 +216,8 @@ def segment_name(lane: str, number: int) -> str:
 def segment_number(name: str) -> int | None:
     """Return the number in a file's name, None if it is no segment's name."""
     match = SEGMENT_NAME.fullmatch(name)
-    return None if match is None else int(match[1], 16)
+    number = SEGMENT_NUMBERS if match is None else int(match[1], 16)
+    return number if number < SEGMENT_NUMBERS else None
 
 
 def lane_in_name(name: str, lanes: Iterable[str]) -> bool:
@@ -329,6 +333,7 @@ def decode_frame(data: bytes, *, position: int, segment: int) -> FrameHeader | N
     header = FrameHeader._make((kind, compression, *fields, hidden[:hidden_bytes], crc))
     sane = (
         hidden_bytes <= HIDDEN_BYTES_MAX
+        and not hidden[hidden_bytes:].strip(b"\0")  # so that it encodes to the same bytes again
         and kind in (RECORDS, FOOTER)
         and header.stored_bytes <= PAYLOAD_BYTES_MAX
         and header.number <= FRAME_NUMBERS

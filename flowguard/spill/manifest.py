@@ -156,7 +156,7 @@ class Run:
     Args:
         number: By which its frames are told from those of other runs.
         rule: Fingerprint of what decided the lane.
-        parked_ms: Since when nobody owns it, wall clock.
+        parked_ms: Since when nobody owns it, monotonic.
         pinned: Kafka may have lost these records; kept whatever happens.
     """
 

@@ -4,7 +4,7 @@
 | --- | --- |
 | a segment for this app, group and cluster | kept; its frames are parked |
 | one for somebody else, of a lane that is gone, or whose key is gone | deleted |
-| one whose header is damaged, or that cannot be read | moved to quarantine |
+| one whose header is damaged, that cannot be read, or whose keys nobody gives | quarantined |
 | one of a later format, and any other file | left alone |
 """
 
@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from flowguard.spill.cipher import SegmentCipher, unwrap_segment_key
+from flowguard.spill.cipher import NoKey, SegmentCipher, unwrap_segment_key
 from flowguard.spill.layout import BadSegment, NewerSegment, SegmentHeader, segment_number
 from flowguard.spill.manifest import FrameQueue, Run
 from flowguard.spill.options import Identity, LaneSpill
@@ -75,9 +75,12 @@ def open_directory(
     lanes: Mapping[str, LaneSpill],
     quarantine: Quarantine,
     *,
-    epoch_ms: int,
+    now_ms: int,
 ) -> Opened:
     """Return what a directory holds, after cleaning it up.
+
+    Args:
+        now_ms: Since when what is found is parked, monotonic.
 
     Raises:
         OSError: The directory itself cannot be listed.
@@ -85,7 +88,7 @@ def open_directory(
     opened = Opened()
     found: list[Found] = []
     reader = _Reader(filesystem, directory, identity, lanes)
-    for entry in filesystem.list_directory(directory):
+    for entry in _entries(filesystem, directory):
         number = segment_number(entry.name)
         if number is None or not entry.is_file:
             continue
@@ -94,10 +97,12 @@ def open_directory(
             segment, contents = reader.open(entry, number)
         except NewerSegment as error:
             logger.warning("spill: %s is left alone: %s", entry.name, error)
+        except FileNotFoundError:
+            continue  # deleted meanwhile, which it may be
         except Unusable as error:
             logger.info("spill: %s is deleted: %s", entry.name, error)
             opened.deleted += _done(filesystem.unlink, f"{directory}/{entry.name}")
-        except (BadSegment, OSError) as error:
+        except (BadSegment, NoKey, OSError) as error:
             logger.warning("spill: %s goes to quarantine: %s", entry.name, error)
             opened.quarantined += _done(quarantine.put, entry.name)
         else:
@@ -105,11 +110,23 @@ def open_directory(
             opened.torn += any(each.kind == "torn" for each in contents.damage)
             opened.gaps += sum(each.kind == "gap" for each in contents.damage)
             found += found_in(contents, segment)
-    _park(opened, found, epoch_ms)
+    _park(opened, found, now_ms)
     for segment in [each for each in opened.segments.values() if not each.live_frames]:
         del opened.segments[segment.header.number]
         opened.deleted += _done(filesystem.unlink, f"{directory}/{segment.name}")
     return opened
+
+
+def _entries(filesystem: FileSystem, directory: str) -> list[Entry]:
+    """Return what is in a directory; one that was deleted meanwhile has nothing in it.
+
+    Raises:
+        OSError: It cannot be listed.
+    """
+    try:
+        return filesystem.list_directory(directory)
+    except FileNotFoundError:
+        return []
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +145,7 @@ class _Reader:
             BadSegment: Its header is damaged, or it has another one's name.
             NewerSegment: It is of a later format.
             Unusable: It is of no use here.
+            NoKey: The provider of its key failed.
             OSError: It cannot be read.
         """
         path = f"{self.directory}/{entry.name}"
@@ -141,8 +159,9 @@ class _Reader:
             raise BadSegment(f"it has the name of segment {number}, and is {header.number}")
         cipher = self._cipher(header)
         num_bytes = entry.num_bytes
-        if any(each.kind != "gap" for each in contents.damage):
-            num_bytes = self._cut_off(path, contents.end, num_bytes)
+        torn = any(each.kind != "gap" for each in contents.damage)
+        if torn or contents.footer is None:  # room that was reserved is given back in both cases
+            num_bytes = self._cut_off(path, contents.end if torn else num_bytes, num_bytes)
         return Segment(header, entry.name, num_bytes, cipher), contents
 
     def _cipher(self, header: SegmentHeader) -> SegmentCipher | None:
@@ -163,7 +182,11 @@ class _Reader:
         return cipher
 
     def _cut_off(self, path: str, end: int, num_bytes: int) -> int:
-        """Cut off a torn tail or footer, so that nobody finds it again; return the size."""
+        """Cut off a torn tail or footer, so that nobody finds it again; return the size.
+
+        What was reserved behind the end is free again: a killed worker had a segment's worth of
+        it in each lane.
+        """
         try:
             file = self.filesystem.open(path, writable=True)
             try:
@@ -171,7 +194,7 @@ class _Reader:
             finally:
                 file.close()
         except OSError as error:
-            logger.warning("spill: the torn end of %s stays: %s", path, error)
+            logger.warning("spill: the end of %s cannot be cut off: %s", path, error)
             return num_bytes
         return end
 
@@ -189,7 +212,7 @@ def found_in(contents: Contents, segment: Segment) -> list[Found]:
     return found
 
 
-def _park(opened: Opened, found: list[Found], epoch_ms: int) -> None:
+def _park(opened: Opened, found: list[Found], now_ms: int) -> None:
     """Make runs of what was found, and note which frames are wanted."""
     runs, _ = newest_runs(found)
     for frames in runs:
@@ -198,7 +221,7 @@ def _park(opened: Opened, found: list[Found], epoch_ms: int) -> None:
         for each in frames:
             queue.append(each.frame)
             opened.segments[each.frame.segment].add(each.frame.number, each.frame.stored_bytes)
-        opened.runs.append(Run(queue, first.run, first.rule, epoch_ms))
+        opened.runs.append(Run(queue, first.run, first.rule, now_ms))
 
 
 def _done(step: Callable[[str], None], name: str) -> bool:

@@ -51,7 +51,7 @@ class Parking:
         candidates = [run for run in self._runs if not run.pinned and fits(run)]
         return min(candidates, key=lambda run: run.parked_ms, default=None)
 
-    def expired(self, epoch_ms: int) -> list[Run]:
-        """Return the runs that were kept long enough; a clock set back makes it longer."""
-        oldest_ms = epoch_ms - self._park_ms
+    def expired(self, now_ms: int) -> list[Run]:
+        """Return the runs that were kept long enough."""
+        oldest_ms = now_ms - self._park_ms
         return [run for run in self._runs if run.parked_ms < oldest_ms and not run.pinned]

@@ -46,7 +46,7 @@ class Lock(Protocol):
 
     @property
     def linked(self) -> bool:
-        """Tell whether the file that carries it is still there."""
+        """Tell whether the file that carries it is still where it was locked."""
         ...
 
     def release(self) -> None:

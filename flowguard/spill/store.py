@@ -21,7 +21,7 @@ import pyarrow as pa
 from flowguard.chunk import TopicPartition
 from flowguard.clock import Clock, SystemClock
 from flowguard.errors import SpillRefused
-from flowguard.spill.cipher import EphemeralKey, require_library
+from flowguard.spill.cipher import EphemeralKey, NoKey, require_library
 from flowguard.spill.layout import NO_DEADLINE, SEGMENT_HEADER_BYTES
 from flowguard.spill.manifest import Frame, FrameQueue, Probe, Run
 from flowguard.spill.opening import open_directory
@@ -36,7 +36,7 @@ from flowguard.spill.recovery import frame_of
 from flowguard.spill.segments import Segments
 from flowguard.spill.slot import PROBE_NAME, Slot
 from flowguard.spill.stream import Draft, LaneStream, write_all
-from flowguard.units import format_size
+from flowguard.units import MILLISECOND, format_size
 
 __all__ = ["SpillStore", "Usage"]
 
@@ -143,6 +143,10 @@ class SpillStore:
         most = sum(lane.max_bytes for lane in self._lanes.values())
         return min(QUARANTINE_BYTES_MAX, int(most * self._limits.quarantine_ratio))
 
+    def _now_ms(self) -> int:
+        """Return an instant of the clock that nobody sets."""
+        return self._clock.now_ns() // MILLISECOND
+
     def _open(self) -> None:
         """Take over what the last worker of this slot left."""
         try:
@@ -153,7 +157,7 @@ class SpillStore:
                 self._identity,
                 self._lanes,
                 self._quarantine,
-                epoch_ms=self._clock.epoch_ms(),
+                now_ms=self._now_ms(),
             )
         except OSError as error:
             self._fail(error)
@@ -244,6 +248,11 @@ class SpillStore:
             stream.give_up(cut=error.errno in FULL)
             self._fail(error)
             raise SpillRefused(f"{self._refusal(lane)}: {self._disk.why}") from error
+        except NoKey as error:
+            raise SpillRefused(f"{self._refusal(lane)}: {error}; see to its provider") from error
+        except BaseException:
+            stream.give_up(cut=False)
+            raise
         self._run_numbers[lane, partition] = run
         self._segments.add(segment)
         return frame_of(header, lane, partition.topic, segment.header.number)
@@ -319,7 +328,7 @@ class SpillStore:
             self._finish(frames)
             return
         rule = self._identity.rule(frames.partition.topic)
-        self._parking.add(Run(frames, number, rule, self._clock.epoch_ms(), pinned))
+        self._parking.add(Run(frames, number, rule, self._now_ms(), pinned))
 
     @property
     def recovered(self) -> list[Run]:
@@ -383,14 +392,22 @@ class SpillStore:
         if self._disk.state < SpillState.DISABLED:
             try:
                 self._look_after_directory()
+            except FileNotFoundError:
+                pass  # deleted while it was looked at; the next time it is made again
             except OSError as error:
                 self._fail(error)
-        for run in self._parking.expired(self._clock.epoch_ms()):
+        for run in self._parking.expired(self._now_ms()):
             self.discard(run)
         for lane, stream in self._streams.items():
             self._close_if_idle(stream)
-            while self.state(lane) in (SpillState.SOFT, SpillState.HARD) and self._let_go([lane]):
+            while (
+                stream.quota.state > SpillState.OK
+                and self._disk.state < SpillState.DISABLED
+                and self._let_go([lane])
+            ):
                 pass
+        if self._disk.state is SpillState.HARD:
+            self._let_go(self._streams)  # one at a time: what is free then is known in a second
         self._tell()
 
     def _look_after_directory(self) -> None:

@@ -293,8 +293,7 @@ class LaneStream:
         if segment is None or file is None:
             return
         try:
-            if cut:
-                file.truncate(segment.num_bytes)
+            file.truncate(segment.num_bytes if cut else file.size())  # what is reserved is free
             rest_bytes = file.size() - segment.num_bytes
             self.quota.charge(rest_bytes)
             segment.num_bytes += rest_bytes

@@ -10,7 +10,9 @@ from typing import Any
 import pyarrow as pa
 
 from flowguard.chunk import TopicPartition
-from flowguard.spill.manifest import Frame
+from flowguard.errors import FrameLost, SpillRefused
+from flowguard.spill.cipher import Key
+from flowguard.spill.manifest import Frame, FrameQueue
 from flowguard.spill.options import Identity, LaneSpill, StoreLimits
 from flowguard.spill.slot import Slot, take_slot
 from flowguard.spill.store import SpillStore
@@ -26,6 +28,8 @@ A = TopicPartition("orders", 0)
 B = TopicPartition("orders", 1)
 
 QUOTA = 1 << 20
+FINISHED = 3  # frames that `work` finishes
+WIDE = 300  # bytes of a value: six frames are a segment
 LIMITS = StoreLimits(segment_bytes=16 * 1024, frame_bytes_max=64 * 1024, min_free_bytes=0)
 
 
@@ -130,3 +134,66 @@ def assert_reads(store: SpillStore, frame: Frame, *, size: int = 20) -> None:
 
 def fresh_disk(seed: int = 0, **options: Any) -> CrashDisk:
     return CrashDisk(Random(seed), **options)
+
+
+def all_frames(store: SpillStore) -> list[Frame]:
+    return [frame for run in store.recovered for frame in run.frames]
+
+
+def survivors(store: SpillStore) -> list[Frame]:
+    """Return the frames that can be read, each of them as it was; the others are named."""
+    return [frame for frame in all_frames(store) if reads(store, frame)]
+
+
+def reads(store: SpillStore, frame: Frame, *, size: int = 20) -> bool:
+    """Tell whether a frame can be read; if so it is what was written, if not it is named."""
+    lost = []
+    try:
+        assert_reads(store, frame, size=size)
+    except FrameLost as error:
+        lost.append((error.scan_lo, error.scan_hi))
+    assert lost in ([], [(frame.scan_lo, frame.scan_hi)])
+    return not lost
+
+
+def work(store: SpillStore, written: list[Frame]) -> None:
+    """Write, read, finish, park, adopt, and write again; what is written is noted."""
+    for step in range(30):
+        lane = ("bulk", "slow")[step % 2]
+        partition = (A, B)[step % 3 == 0]
+        start = 10 * step
+        try:
+            written.append(
+                spill(store, start, start + 8, lane=lane, partition=partition, size=WIDE)
+            )
+        except SpillRefused:
+            continue
+        if step == 5:
+            store.finish(*written[:FINISHED])
+        if step == 8:
+            parked = [f for f in written[FINISHED:] if (f.lane, f.partition) == ("bulk", A)]
+            store.park(FrameQueue("bulk", A, parked))
+            for run in store.parked(A):
+                store.adopt(run)
+        store.upkeep()
+    store.close()
+
+
+class Keys:
+    """A provider; the last key is the current one."""
+
+    def __init__(self, *keys: Key) -> None:
+        self.keys = list(keys)
+
+    def current(self) -> Key:
+        return self.keys[-1]
+
+    def find(self, key_id: str) -> Key | None:
+        return next((key for key in self.keys if key.id == key_id), None)
+
+
+KEYS = [Key(name, Random(name).randbytes(32)) for name in ("2025", "2026")]
+
+
+def encrypted(keys: Any) -> dict[str, LaneSpill]:
+    return {"bulk": LaneSpill(max_bytes=QUOTA, keys=keys)}

@@ -86,6 +86,8 @@ class CrashDisk:
         self.faults: list[Fault] = []
         self.gates: dict[str, Event] = {}
         self.log: list[tuple[str, str]] = []
+        self.harms = 0  # what may have cost records that were written whole
+        self.torn = ""  # the file in whose middle of a write the process ended
 
     # Faults.
 
@@ -94,6 +96,7 @@ class CrashDisk:
         effect: bool = False,
     ) -> None:  # fmt: skip
         """Let operations of a kind fail; `*` is any."""
+        self.harms += 1
         self.faults.append(Fault(op, number, path, after, times, effect))
 
     def heal(self) -> None:
@@ -140,6 +143,7 @@ class CrashDisk:
                 names[path] = survivor
         for inode in {id(each): each for each in names.values()}.values():
             inode.data = self._torn(inode)
+        self.harms += 1
         return self._reborn(names)
 
     def _torn(self, inode: Inode) -> bytearray:
@@ -170,14 +174,16 @@ class CrashDisk:
         disk = CrashDisk(self.random, short=self.short)
         disk.directories = set(self.directories)
         disk.pid = self.pid + 1
+        disk.harms = self.harms
         for path, old in names.items():
             inode = Inode(bytearray(old.data), bytes(old.data), modified_ms=old.modified_ms)
             disk.files[path] = disk.durable_names[path] = inode
+            disk.add_directories(path.rpartition("/")[0])  # they may have been deleted, too
         return disk
 
-    def copy(self) -> CrashDisk:
-        """Return the same files on another disk."""
-        return self._reborn(self.files)
+    def copy(self, only: str = "") -> CrashDisk:
+        """Return the same files, or those of one name, on another disk."""
+        return self._reborn({path: self.files[path] for path in self.files if only in path})
 
     # FileSystem.
 
@@ -185,6 +191,9 @@ class CrashDisk:
         self.step("make_directory", path)
         if path in self.files:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+        self.add_directories(path)
+
+    def add_directories(self, path: str) -> None:
         parts = path.split("/")
         for count in range(1, len(parts) + 1):
             self.directories.add("/".join(parts[:count]))
@@ -242,7 +251,7 @@ class CrashDisk:
         if id(inode) in self.locks:
             return None
         self.locks[id(inode)] = self.pid
-        return CrashLock(self, inode)
+        return CrashLock(self, path, inode)
 
     def locked_by(self, path: str) -> int | None:
         inode = self.files.get(path)
@@ -252,6 +261,7 @@ class CrashDisk:
 
     def remove_tree(self, path: str) -> None:
         """Delete a directory as `rm -rf` does."""
+        self.harms += 1
         for each in [each for each in self.files if each.startswith(f"{path}/")]:
             self.files.pop(each).links = 0
         self.directories -= {
@@ -277,11 +287,12 @@ class CrashLock:
     """A lock of this disk."""
 
     disk: CrashDisk
+    path: str
     inode: Inode
 
     @property
     def linked(self) -> bool:
-        return self.inode.links > 0
+        return self.disk.files.get(self.path) is self.inode
 
     def release(self) -> None:
         self.disk.locks.pop(id(self.inode), None)
@@ -314,7 +325,10 @@ class CrashFile:
             self.disk.step("write_at", self.path)
         except (Crash, OSError) as error:
             if isinstance(error, Crash) or getattr(error, "effect", False):
-                self._put(data[: random.randrange(len(data) + 1)], position)
+                count = random.randrange(len(data) + 1)
+                self._put(data[:count], position)
+                if isinstance(error, Crash) and 0 < count < len(data) and ".fgs" in self.path:
+                    self.disk.torn = self.path
             raise
         if self.disk.short and len(data) > 1:
             data = data[: random.randrange(1, len(data) + 1)]

@@ -10,22 +10,22 @@ real worker does with memory, time and threads is left out.
 from __future__ import annotations
 
 import errno
-from collections import Counter, deque
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
+from typing import Any
 
 from flowguard.chunk import TopicPartition
 from flowguard.errors import FrameLost, SpillRefused
 from flowguard.spill.cipher import Key
-from flowguard.spill.manifest import Frame, FrameQueue, Probe, usable
+from flowguard.spill.inspection import Problem, verify_slot
+from flowguard.spill.manifest import Frame, FrameQueue, usable
 from flowguard.spill.options import LaneSpill, StoreLimits
-from flowguard.spill.payload import probe_crc
 from flowguard.spill.quota import SpillState
-from tests.spill.builders import A, B, StoppedClock, records, slot_on, store_on
+from tests.spill.builders import DIRECTORY, ROOT, StoppedClock, records, slot_on, store_on
 from tests.spill.crash_disk import CrashDisk
-
-LANES = ("realtime", "bulk", "slow")  # the first one is never spilled
-PLACES = (A, B)
+from tests.spill.ledger import LANES, PLACES, Committed, Log
 
 LIMITS = StoreLimits(segment_bytes=9_000, frame_bytes_max=20_000, min_free_bytes=0)
 QUOTA_BYTES = 40_000
@@ -47,101 +47,6 @@ SPILLED = {
     "bulk": LaneSpill(max_bytes=QUOTA_BYTES),
     "slow": LaneSpill(max_bytes=QUOTA_BYTES, compression="lz4", keys=OneKey()),
 }
-
-
-def lane_of(offset: int) -> str:
-    """Return the lane of a record: a pure function of it, and bursts of one lane."""
-    return LANES[(offset // 3 * 7 + offset % 3) % 3]
-
-
-def exists(offset: int) -> bool:
-    """Tell whether a log has this offset; there are gaps."""
-    return offset % 11 != 10
-
-
-@dataclass
-class Committed:
-    """What Kafka keeps of a partition."""
-
-    offset: int = 0
-    watermarks: dict[str, int] = field(default_factory=dict)
-
-    def of(self, lane: str) -> int:
-        return self.watermarks.get(lane, self.offset)
-
-
-@dataclass
-class Log:
-    """Kafka: what was written, what is committed, and what was delivered of it.
-
-    Args:
-        epochs: How often the topic was made anew; each time with other records.
-        waived: What an operator has decided to leave out.
-        may_repeat: How many records may come twice at most.
-    """
-
-    ends: Counter[TopicPartition] = field(default_factory=Counter)
-    epochs: Counter[TopicPartition] = field(default_factory=Counter)
-    committed: dict[TopicPartition, Committed] = field(default_factory=dict)
-    delivered: Counter[tuple[TopicPartition, int, int]] = field(default_factory=Counter)
-    uncommitted: Counter[TopicPartition] = field(default_factory=Counter)
-    waived: set[tuple[TopicPartition, int, int]] = field(default_factory=set)
-    may_repeat: int = 0
-
-    def offsets(self, place: TopicPartition, lane: str, low: int, high: int) -> list[int]:
-        high = min(high, self.ends[place])
-        return [at for at in range(low, high) if exists(at) and lane_of(at) == lane]
-
-    def size(self, place: TopicPartition) -> int:
-        """Return what tells the records of one epoch from those of another."""
-        return 20 + self.epochs[place]
-
-    def probe_agrees(self, place: TopicPartition, probe: Probe) -> bool:
-        if not exists(probe.offset) or probe.offset >= self.ends[place]:
-            return False
-        (row,) = records(place, [probe.offset], size=self.size(place)).to_pylist()
-        return probe.crc == probe_crc(row["timestamp"], row["key"], row["value"], row["headers"])
-
-    def deliver(self, place: TopicPartition, offset: int) -> None:
-        self.delivered[place, self.epochs[place], offset] += 1
-        self.uncommitted[place] += 1
-
-    def commit(self, place: TopicPartition, committed: Committed) -> None:
-        self.committed[place] = committed
-        self.uncommitted[place] = 0
-
-    def forget(self, place: TopicPartition) -> None:
-        """Whoever read the partition is gone without a commit."""
-        self.may_repeat += self.uncommitted.pop(place, 0)
-
-    def recreate(self, place: TopicPartition) -> None:
-        self.epochs[place] += 1
-        self.ends[place] = self.ends[place] // 2
-        self.committed.pop(place, None)
-        self.uncommitted.pop(place, None)
-
-    def move(self, place: TopicPartition, offset: int) -> None:
-        """Move the committed offset, as an operator does; old watermarks do not count then."""
-        epoch = self.epochs[place]
-        self.waived |= {(place, epoch, at) for at in range(offset)}
-        self.may_repeat += sum(
-            times for (at, then, where), times in self.delivered.items()
-            if at == place and then == epoch and where >= offset
-        )  # fmt: skip
-        self.committed[place] = Committed(offset)
-
-    def lost(self) -> list[tuple[TopicPartition, int]]:
-        return [
-            (place, at)
-            for place in PLACES
-            for at in range(self.ends[place])
-            if exists(at) and not self.delivered[place, self.epochs[place], at]
-            and (place, self.epochs[place], at) not in self.waived
-        ]  # fmt: skip
-
-    @property
-    def repeated(self) -> int:
-        return sum(times - 1 for times in self.delivered.values() if times > 1)
 
 
 @dataclass
@@ -186,19 +91,22 @@ class LaneState:
             return max(self.restored, self.frames[0].scan_lo)
         if self.tail:
             return self.tail[0].offsets[0]
-        return max(self.restored, position)
+        return max(self.restored, position, self.next_lo)  # what was adopted may be ahead
 
 
 class Worker:
     """One process."""
 
-    def __init__(self, log: Log, disk: CrashDisk, random: Random, clock: StoppedClock) -> None:
+    def __init__(
+        self, log: Log, disk: Any, random: Random, clock: StoppedClock, *, root: str = ROOT
+    ) -> None:
         self.log, self.disk, self.random, self.clock = log, disk, random, clock
+        self.written: dict[Frame, int] = {}  # how often the disk had been harmed by then
         self.positions: dict[TopicPartition, int] = {}
         self.lanes: dict[tuple[TopicPartition, str], LaneState] = {}
         self.refetched = self.reused = self.refused = 0
         self.store = store_on(
-            disk, slot=slot_on(disk), lanes=SPILLED, limits=LIMITS, clock=clock,
+            disk, slot=slot_on(disk, root=root), lanes=SPILLED, limits=LIMITS, clock=clock,
             entropy=random.randbytes,
         )  # fmt: skip
 
@@ -289,6 +197,7 @@ class Worker:
         except SpillRefused:
             self.refused += 1
             return
+        self.written[frame] = self.disk.harms
         where.remove(chunk)
         state.frames.append(frame)
 
@@ -306,6 +215,7 @@ class Worker:
         try:
             batches = self.store.read(frame)
         except FrameLost as lost:
+            self.excuse(frame)
             expected = self.log.offsets(place, lane, lost.scan_lo, lost.scan_hi)
             chunk = Chunk(deque(expected), frame.scan_lo, frame.scan_hi)
             self.store.finish(frame)
@@ -320,6 +230,11 @@ class Worker:
             state.head.append(chunk)
         elif chunk.frame is not None:
             self.store.finish(chunk.frame)
+
+    def excuse(self, frame: Frame) -> None:
+        """Make sure that a frame is gone because somebody has harmed the disk."""
+        harmed = self.disk.faults or self.written.get(frame, 0) != self.disk.harms
+        assert harmed, f"nobody has harmed {frame}"
 
     def deliver(self, place: TopicPartition, lane: str, count: int) -> None:
         state = self.lanes[place, lane]
@@ -376,6 +291,8 @@ class World:
         self.log = Log()
         self.disk = CrashDisk(self.random, short=self.random.random() < 0.2)
         self.crashes = self.faults = self.reused = self.refetched = 0
+        self.flips = self.torn = 0  # all of them were found by `verify`
+        self.story: list[str] = []
         self.worker = self.start()
 
     def start(self) -> Worker:
@@ -387,9 +304,22 @@ class World:
     def produce(self, place: TopicPartition, count: int) -> None:
         self.log.ends[place] += count
 
+    def do(self, what: Callable[..., object], *arguments: Any) -> None:
+        """Do something, and note it."""
+        told = [
+            f"{each.topic}[{each.partition}]" if each in PLACES else str(each)
+            for each in arguments
+            if each is not self
+        ]
+        self.story.append(" ".join([what.__name__, *told]))
+        what(*arguments)
+
     def restart(self, how: str) -> None:
         """End the worker in some way, and start the next one."""
         worker = self.worker
+        if how == "kill" and self.disk.torn in self.disk.files:
+            self.torn += 1
+            assert self.problems(self.disk.torn), "verify does not find a torn frame"
         self.reused += worker.reused
         self.refetched += worker.refetched
         if how == "close":
@@ -419,6 +349,7 @@ class World:
         """Let the disk fail in some way, for a while or once."""
         self.faults += 1
         random = self.random
+        before = len(self.disk.faults)
         match random.randrange(5):
             case 0:
                 self.disk.capacity_bytes = self.disk.used_bytes + random.randrange(3_000)
@@ -438,13 +369,28 @@ class World:
                     op, number, after=random.randrange(4), times=random.choice([1, 1, 5, 1 << 30]),
                     effect=random.random() < 0.5,
                 )  # fmt: skip
+        self.story += [f"  {fault}" for fault in self.disk.faults[before:]]
 
     def flip(self) -> None:
-        paths = self.disk.names(".fgs")
-        if paths:
-            data = self.disk.files[self.random.choice(paths)].data
-            if data:
-                data[self.random.randrange(len(data))] ^= 1 << self.random.randrange(8)
+        """Change a bit of a segment; where nothing was wrong before, `verify` has to find it."""
+        path = self.random.choice(self.disk.names(".fgs") or [""])
+        data = self.disk.files[path].data if path else b""
+        if not data:
+            return
+        whole = path.startswith(f"{DIRECTORY}/") and "/quarantine/" not in path
+        whole = whole and not self.problems(path)
+        byte, bit = self.random.randrange(len(data)), self.random.randrange(8)
+        data[byte] ^= 1 << bit
+        self.disk.harms += 1
+        self.story.append(f"  flip bit {bit} of byte {byte} of {path}")
+        if whole:
+            self.flips += 1
+            assert self.problems(path), "verify does not find a flip"
+
+    def problems(self, path: str) -> list[Problem]:
+        """Return what is wrong with a segment."""
+        report = verify_slot(self.disk.copy(path), path.rpartition("/")[0], lambda _: None)
+        return [problem for segment in report.segments for problem in segment.problems]
 
     def heal(self) -> None:
         self.disk.heal()

@@ -146,6 +146,21 @@ def test_a_lock_whose_file_was_deleted_keeps_nobody_out(disk: FileSystem, root: 
     new.release()
 
 
+def test_a_lock_whose_file_was_moved_away_is_no_lock_of_its_place(
+    disk: FileSystem, root: str
+) -> None:
+    old = disk.lock(f"{root}/LOCK")
+    assert old is not None
+
+    disk.rename(f"{root}/LOCK", f"{root}/moved")
+
+    assert not old.linked
+    new = disk.lock(f"{root}/LOCK")
+    assert new is not None and new.linked
+    old.release()
+    new.release()
+
+
 # The real one.
 
 
