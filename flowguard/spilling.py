@@ -108,6 +108,8 @@ class Spilling:
         self._ranks = {lane.name: rank for rank, lane in enumerate(engine.lanes)}
         #: Offsets that are not read from Kafka again: they are in frames of an earlier life.
         self._covered: dict[tuple[Partition, int], tuple[int, int]] = {}
+        #: Offsets over which reading has gone on; what was asked for before brings them still.
+        self._passed: dict[Partition, tuple[int, int]] = {}
         columns_bytes = engine.memory.columns_bytes_max
         self._share_bytes = spill_share_bytes(engine.lanes, engine.memory)
         self._tail_bytes_max = columns_bytes // TAILS_PART // max(1, len(self._policies))
@@ -117,7 +119,11 @@ class Spilling:
     # What the engine tells.
 
     def assigned(self, partition: Partition, frames: Iterable[FrameQueue]) -> None:
-        """Take up what an earlier life has left on disk of a partition that begins."""
+        """Take up what an earlier life has left on disk of a partition that begins.
+
+        Nothing anchors it before what comes first was read: until then, how far that is holds
+        the watermark back.
+        """
         for queue in frames:
             rank = self._ranks[queue.lane]
             self._covered[partition, rank] = (queue[0].scan_lo, queue[-1].scan_hi)
@@ -138,8 +144,11 @@ class Spilling:
 
     def rest(self, partition: Partition, chunk: Chunk) -> Sequence[Chunk]:
         """Return what of a chunk comes before and after what was on disk already, no copies."""
-        covered = self._covered.get((partition, chunk.lane))
-        return (chunk,) if covered is None else chunk.without(*covered)
+        parts: Sequence[Chunk] = (chunk,)
+        for ours in (self._covered.get((partition, chunk.lane)), self._passed.get(partition)):
+            if ours is not None:
+                parts = [part for each in parts for part in each.without(*ours)]
+        return parts
 
     def is_behind(self, partition: Partition, chunk: Chunk) -> bool:
         """Tell whether a chunk comes behind what is on disk from an earlier life."""
@@ -169,24 +178,36 @@ class Spilling:
 
     def read_up_to(self, partition: Partition) -> None:
         """Let lines begin that wait for what comes before them, and read on behind them."""
-        position = partition.ledger.position
+        ledger = partition.ledger
+        if ledger.position > self._passed.get(partition, (0, LAST))[1]:
+            del self._passed[partition]
         covered = [key for key in self._covered if key[0] is partition]
-        for key in covered:
-            line = self.lines.get(key)
-            if line is not None and not line.opened and position >= line.first_offset:
-                line.opened = True
-                line.ordinal = partition.lane_records[line.rank]
-                partition.lane_records[line.rank] += line.frames.records
-                self._anchor(line)
         if not covered:
             return
-        needed = [self._needed_from(partition, rank) for rank in range(len(self._engine.lanes))]
-        if (target := min(needed)) > position:
-            partition.ledger.position = target
-            self._commands.append(Seek(partition.name, partition.epoch, target))
+        start = ledger.position
+        while True:
+            self._open(partition, covered)
+            needed = [self._needed_from(partition, rank) for rank in range(len(ledger.restored))]
+            if min(needed) <= ledger.position:
+                break
+            ledger.position = min(needed)
+        if ledger.position > start:
+            self._passed[partition] = (self._passed.get(partition, (start,))[0], ledger.position)
+            self._commands.append(Seek(partition.name, partition.epoch, ledger.position))
         for key in covered:
-            if partition.ledger.position >= self._covered[key][1]:
+            if ledger.position >= self._covered[key][1]:
                 del self._covered[key]
+
+    def _open(self, partition: Partition, covered: Iterable[tuple[Partition, int]]) -> None:
+        """Let lines begin of which all that comes before was read."""
+        for key in covered:
+            line = self.lines.get(key)
+            if line is None or line.opened or partition.ledger.position < line.first_offset:
+                continue
+            line.opened = True
+            line.ordinal = partition.lane_records[line.rank]
+            partition.lane_records[line.rank] += line.frames.records
+            self._anchor(line)
 
     def _needed_from(self, partition: Partition, rank: int) -> int:
         """Return from which offset on a lane's records have to be read from Kafka."""
@@ -241,6 +262,7 @@ class Spilling:
             self._commands.append(Park(line.frames))
         for key in [key for key in self._covered if key[0] is partition]:
             del self._covered[key]
+        self._passed.pop(partition, None)
 
     def take_commands(self) -> list[Command]:
         """Return what there is to do since the last time."""
@@ -342,8 +364,6 @@ class Spilling:
         if len(frames):
             line.scanned = frames[-1].scan_hi
         self.lines[partition, rank] = line
-        if len(frames):
-            self._anchor(line)
         return line
 
     def _anchor(self, line: Line) -> None:
@@ -354,11 +374,12 @@ class Spilling:
         if line.is_empty:
             del self.lines[line.partition, line.rank]
         else:
-            first_offset = line.first_offset
+            restored = line.partition.ledger.restored[line.rank]
+            first_offset = max(line.first_offset, restored)
             if (
                 before
                 and before[0].first_offset == first_offset
-                and (before[0].ordinal == line.ordinal)
+                and before[0].ordinal == line.ordinal
             ):
                 line.anchors = before
                 return
