@@ -347,6 +347,14 @@ class Spilling:
             (view.backlog.queued_bytes(rank) for view in self._engine.views.values()), default=0
         )
 
+    def _queued_of(self, line: Line, rank: int) -> int:
+        """Return what waits of a partition with the agent that is farthest behind."""
+        views = self._engine.views_of(line.partition.name.topic)
+        return max(
+            sum(each.piece.num_bytes for each in view.backlog.of_partition(rank, line.partition))
+            for view in views
+        )
+
     def _is_full(self, rank: int) -> bool:
         disk, queued_bytes = self.disks[rank], self._queued_bytes(rank)
         disk.full = queued_bytes > (LOW if disk.full else 1.0) * self._share_bytes
@@ -493,12 +501,23 @@ class Spilling:
     # Back from the disk.
 
     def _refill(self, rank: int, now_ns: int) -> None:
-        """Let agents have what comes first in the lines, while they have less than half."""
+        """Let agents have what comes first in the lines, while they have less than half.
+
+        Partitions of which they have little come first, so that none of them waits for the disk
+        while others have more than their part; then what is oldest.
+        """
         disk = self.disks[rank]
         low_bytes = LOW * self._share_bytes
         while self._queued_bytes(rank) + disk.reading_bytes < low_bytes:
             lines = [line for line in self._of_lane(rank) if line.may_give]
-            line = min(lines, key=lambda each: each.first_timestamp_ms, default=None)
+            part_bytes = low_bytes / max(1, len(lines))
+            line = min(
+                lines,
+                key=lambda each: (
+                    self._queued_of(each, rank) >= part_bytes, each.first_timestamp_ms
+                ),
+                default=None,
+            )  # fmt: skip
             if line is None:
                 return
             if len(line.frames):

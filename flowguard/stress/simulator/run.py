@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flowguard.stress.assertions import end_of_faults, objectives_of, recovery_seconds
-from flowguard.stress.recording import percentile
+from flowguard.stress.recording import Recording, percentile
 from flowguard.stress.report import LaneCard, Objective, Scorecard, judge
 from flowguard.stress.scenario import Scenario
 from flowguard.stress.simulator.world import World
@@ -41,6 +41,7 @@ def scorecard_of(world: World) -> Scorecard:
         duplicates=sum(recording.duplicates),
         peak_memory=world.watch.peak_bytes,
         peak_rss=None,
+        peak_spill=peak_spill(recording),
         recovery_seconds=None
         if since_ns is None
         else recovery_seconds(scenario, recording, since_ns),
@@ -51,6 +52,12 @@ def scorecard_of(world: World) -> Scorecard:
         timeline=recording.timeline(),
         notes=notes_of(world),
     )
+
+
+def peak_spill(recording: Recording) -> int | None:
+    """Return the most bytes that were on disk, None if nothing ever was."""
+    most = max((max(each.gauges["spilled"], default=0) for each in recording.seconds), default=0)
+    return round(most) or None
 
 
 def lane_card(world: World, rank: int) -> LaneCard:
