@@ -354,6 +354,13 @@ class Backlog:
         """Return the bytes of a lane's records that no batch has."""
         return self.scheduler.queued_bytes(lane) + self.ahead_bytes[lane]
 
+    def bytes_by_partition(self, lane: int) -> Counter[Partition]:
+        """Return the bytes of each partition that no batch has."""
+        found: Counter[Partition] = Counter()
+        for each in (*self.waiting[lane].values(), *self._ahead_of(lane)):
+            found[each.partition] += each.piece.num_bytes
+        return found
+
     def is_empty(self, lane: int) -> bool:
         """Tell whether nothing of a lane waits."""
         return not self.waiting[lane] and not any(rank == lane for _, rank in self.ahead)

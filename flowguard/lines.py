@@ -66,7 +66,6 @@ class Lines:
         self._lines[partition, rank] = line
         if frames:
             line.opened = False
-            self.anchor(line)
         else:
             line.ordinal = partition.lane_records[rank]
         return line
@@ -115,11 +114,13 @@ class Lines:
         before, line.anchors = line.anchors, []
         if line.is_empty:
             del self._lines[line.partition, line.rank]
-        elif before and before[0].is_at(line.first_offset, line.ordinal):
-            line.anchors = before
-            return
         else:
-            line.anchors = [ledger.admit(line.first_offset, line.ordinal) for ledger in ledgers]
+            restored = line.partition.ledger.restored[line.rank]
+            first_offset = max(line.first_offset, restored)
+            if before and before[0].is_at(first_offset, line.ordinal):
+                line.anchors = before
+                return
+            line.anchors = [ledger.admit(first_offset, line.ordinal) for ledger in ledgers]
         for ledger, run in zip(ledgers, before, strict=False):
             ledger.finish(run)
         views = self._engine.views_of(line.partition.name.topic)

@@ -40,9 +40,15 @@ class Reuse:
         self._lines = lines
         self._ranks = {lane.name: rank for rank, lane in enumerate(engine.lanes)}
         self._covered: dict[tuple[Partition, int], tuple[int, int]] = {}
+        #: Offsets over which reading has gone on; what was asked for before brings them still.
+        self._passed: dict[Partition, tuple[int, int]] = {}
 
     def begin(self, partition: Partition, frames: Iterable[FrameQueue]) -> None:
-        """Take up frames of a partition that begins."""
+        """Take up frames of a partition that begins.
+
+        Nothing anchors them before what comes first was read: until then, how far that is holds
+        the watermark back.
+        """
         for queue in frames:
             rank = self._ranks[queue.lane]
             self._covered[partition, rank] = (queue[0].scan_lo, queue[-1].scan_hi)
@@ -53,8 +59,11 @@ class Reuse:
 
     def rest(self, partition: Partition, chunk: Chunk) -> Sequence[Chunk]:
         """Return what of a chunk comes before and behind what is on disk; nothing is copied."""
-        covered = self._covered.get((partition, chunk.lane))
-        return (chunk,) if covered is None else chunk.without(*covered)
+        parts: Sequence[Chunk] = (chunk,)
+        for ours in (self._covered.get((partition, chunk.lane)), self._passed.get(partition)):
+            if ours is not None:
+                parts = [part for each in parts for part in each.without(*ours)]
+        return parts
 
     def is_behind(self, partition: Partition, chunk: Chunk) -> bool:
         """Tell whether a chunk comes behind what is on disk."""
@@ -63,20 +72,34 @@ class Reuse:
 
     def read_up_to(self, partition: Partition) -> Seek | None:
         """Open the lines that a position has reached, and tell where to read on, if elsewhere."""
-        position = partition.ledger.position
+        ledger = partition.ledger
+        if ledger.position > self._passed.get(partition, (0, LAST))[1]:
+            del self._passed[partition]
         covered = [key for key in self._covered if key[0] is partition]
         if not covered:
             return None
-        for _, rank in covered:
-            line = self._lines.get(partition, rank)
-            if line is not None and not line.opened and position >= line.first_offset:
-                self._lines.open(line)
-        target = min(self._needed_from(partition, rank) for rank in range(len(self._engine.lanes)))
-        partition.ledger.position = max(position, target)
+        start = ledger.position
+        while True:
+            self._open(partition, [rank for _, rank in covered])
+            needed = [self._needed_from(partition, rank) for rank in range(len(ledger.restored))]
+            if min(needed) <= ledger.position:
+                break
+            ledger.position = min(needed)
         for key in covered:
-            if partition.ledger.position >= self._covered[key][1]:
+            if ledger.position >= self._covered[key][1]:
                 del self._covered[key]
-        return Seek(partition.name, partition.epoch, target) if target > position else None
+        if ledger.position == start:
+            return None
+        self._passed[partition] = (self._passed.get(partition, (start,))[0], ledger.position)
+        return Seek(partition.name, partition.epoch, ledger.position)
+
+    def _open(self, partition: Partition, ranks: Iterable[int]) -> None:
+        """Let lines begin of which all that comes before was read."""
+        for rank in ranks:
+            line = self._lines.get(partition, rank)
+            reached = line is not None and partition.ledger.position >= line.first_offset
+            if line is not None and reached and not line.opened:
+                self._lines.open(line)
 
     def _needed_from(self, partition: Partition, rank: int) -> int:
         """Return from which offset on a lane's records have to be read from Kafka."""
@@ -89,3 +112,4 @@ class Reuse:
         """Forget a partition that is not ours any more."""
         for key in [key for key in self._covered if key[0] is partition]:
             del self._covered[key]
+        self._passed.pop(partition, None)

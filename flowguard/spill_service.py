@@ -254,7 +254,7 @@ class SpillService:
     async def _read_again(self, command: ReadFrame) -> None:
         """Read the records of a frame from Kafka, however long it takes."""
         frame, wait_s = command.frame, RETRY_S
-        while frame in self._wanted:
+        while self._wanted.get(frame) is command:  # not one of another assignment
             try:
                 blocks = await self._log.read_range(
                     frame.partition, frame.scan_lo, frame.scan_hi, command.lane
@@ -268,7 +268,8 @@ class SpillService:
                 await asyncio.sleep(wait_s)
                 wait_s = min(RETRY_S_MAX, 2 * wait_s)
                 continue
-            if self._wanted.pop(frame, None) is not None:
+            if self._wanted.get(frame) is command:
+                del self._wanted[frame]
                 self._observe(
                     Restored(
                         frame=frame,

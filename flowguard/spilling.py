@@ -18,6 +18,7 @@
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -310,6 +311,13 @@ class Spilling:
             (view.backlog.queued_bytes(rank) for view in self._engine.views.values()), default=0
         )
 
+    def _queued_by_partition(self, rank: int) -> Counter[Partition]:
+        """Return what waits of each partition, with the agent that has most of it."""
+        most: Counter[Partition] = Counter()
+        for view in self._engine.views.values():
+            most |= view.backlog.bytes_by_partition(rank)
+        return most
+
     def _is_full(self, rank: int) -> bool:
         disk, queued_bytes = self.disks[rank], self._queued_bytes(rank)
         disk.full = queued_bytes > (LOW if disk.full else 1.0) * self._share_bytes
@@ -385,14 +393,24 @@ class Spilling:
     # Back from the disk.
 
     def _refill(self, rank: int, now_ns: int) -> None:
-        """Let agents have what comes first in the lines, while they have less than half."""
+        """Let agents have what comes first in the lines, while they have less than half.
+
+        Partitions of which they have little come first, so that none of them waits for the disk
+        while others have more than their part; then what is oldest.
+        """
         disk = self.disks[rank]
         low_bytes = LOW * self._share_bytes
         while self._queued_bytes(rank) + disk.reading_bytes < low_bytes:
             lines = [line for line in self.lines.of_lane(rank) if line.may_give]
-            line = min(lines, key=lambda each: each.first_timestamp_ms, default=None)
-            if line is None:
+            if not lines:
                 return
+            queued, part_bytes = self._queued_by_partition(rank), low_bytes / len(lines)
+            line = min(
+                lines,
+                key=lambda each: (
+                    queued[each.partition] >= part_bytes, each.first_timestamp_ms
+                ),
+            )  # fmt: skip
             if len(line.frames):
                 if not self._read_first(line):
                     return

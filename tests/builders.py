@@ -200,6 +200,7 @@ class EngineDriver:
     parked: list[FrameQueue] = field(default_factory=list)
     pinned: list[bool] = field(default_factory=list)
     seeks: list[Seek] = field(default_factory=list)
+    written: int = 0  # frames, in this life of the disk
 
     def __post_init__(self) -> None:
         plan = AgentPlan(
@@ -327,7 +328,9 @@ class EngineDriver:
         """Let the disk take what it was asked to write first, or this."""
         command = command or self.writes[0]
         self.writes.remove(command)
-        frame = frame_of(command, lane=self.engine.lanes[command.lane].name, number=len(self.disk))
+        lane = self.engine.lanes[command.lane].name
+        frame = frame_of(command, lane=lane, number=self.written)
+        self.written += 1
         self.disk[frame] = [[*map(copy_of, block)] for block in command.blocks]
         return self.tell(
             Spilled(

@@ -4,8 +4,7 @@ Each test here is the shortest form of its promise and names the tests that go d
 each of them fails when its promise is broken was proved by breaking it (`MUTATIONS`):
 `pytest tests/test_promises.py -m slow` does it again, on a copy of the package.
 
-4 (the spill directory may be deleted) and 7 (elastic, below a second) need parts that this
-version does not have or that only a real broker shows.
+7 (elastic, below a second) needs parts that only a real broker shows.
 """
 
 from __future__ import annotations
@@ -22,8 +21,10 @@ import pytest
 
 from flowguard.agents.delivered import Delivered
 from flowguard.control.memory import MemoryBudget
+from flowguard.facts import Assigned
 from flowguard.lanes.lane import Lane
-from flowguard.lanes.overflow import Conflate, Divert, Shed
+from flowguard.lanes.overflow import Conflate, Divert, Shed, Spill
+from flowguard.spill.manifest import FrameQueue
 from flowguard.units import KIB, MIB
 from tests.builders import BULK, REALTIME, A, B, EngineDriver, chunk_of, only_offsets
 from tests.simulator.small import in_full, ran, scenario_of
@@ -147,6 +148,58 @@ def test_promise_2_what_leaves_without_an_agent_is_counted_and_its_offsets_are_l
     assert d.commit()[A] == 50
 
 
+def spilling(chunks: int = 12) -> EngineDriver:
+    """Return a worker whose disk has some of a lane: chunks of ten records, 1 MiB each.
+
+    Of its 16 MiB the lane has 3.5.
+    """
+    d = driver(lanes=(REALTIME, Lane("bulk", overflow=Spill("1GiB"))), memory_bytes=16 * MIB)
+    for start in range(0, 10 * chunks, 10):
+        d.fetch(A, chunk_of(range(start, start + 10), lane=1, num_bytes=MIB))
+        while d.writes:
+            d.write()
+    return d
+
+
+def serve(d: EngineDriver) -> list[int]:
+    """Let agents and disk go on until nothing moves; return the offsets that were served."""
+    served: list[int] = []
+    while d.running or d.reads:
+        if d.running:
+            served += only_offsets(d.running[0])
+            d.finish(d.running[0])
+        else:
+            d.read_back()
+    return served
+
+
+def test_promise_2_what_is_on_disk_or_read_again_is_counted_as_that() -> None:
+    d = spilling()
+    on_disk = d.counts(1)["spilled"]
+    while not d.reads:
+        d.finish(d.running[0])
+    lost = d.reads.pop()
+    assert d.counts(1)["spilled"] == on_disk  # until it is back
+
+    d.lose(lost)
+    records = lost.frame.records
+    assert (d.counts(1)["spilled"], d.counts(1)["refetching"]) == (on_disk - records, records)
+    d.restore(lost, [])  # Kafka has lost it too
+
+    serve(d)
+    assert d.counts(1) == {"read": 120, "settled": 120 - records, "expired": records}
+    assert d.left("expired") == list(range(lost.frame.scan_lo, lost.frame.scan_hi))
+
+
+def test_promise_2_what_is_on_disk_when_its_partition_goes_is_released() -> None:
+    d = spilling()
+    d.finish(d.running[0])
+    d.revoke(A)
+
+    counts = d.counts(1)
+    assert counts["read"] == 120 == counts["settled"] + counts["released"]
+
+
 # 3. Bounded. Deeper: unit/control/test_memory.py (property), unit/intake/test_fetcher.py
 #    (`…unpacks_to_much…`), simulator (`test_memory_stays_in_its_budget…`).
 
@@ -173,6 +226,64 @@ def test_promise_3_a_partition_that_holds_its_share_is_not_asked_for() -> None:
     memory.settle(reservation)
 
     assert memory.reserve("ab").shares.keys() == {"b"}
+
+
+def test_promise_3_columns_stay_within_their_part_however_long_a_lane_is_on_disk() -> None:
+    d = spilling(100)
+
+    assert d.counts(1)["spilled"] > 800
+    held = []
+    while d.running or d.reads:
+        held.append(d.memory.held_bytes)
+        d.read_back() if d.reads else d.finish(d.running[0])
+    assert max(held) <= d.memory.columns_bytes_max
+    assert d.counts(1) == {"read": 1000, "settled": 1000}
+
+
+# 4. The directory may be deleted. Deeper: unit/test_spilling.py, stateful/test_spilling.py,
+#    spill/test_faults.py, kafka/test_spill.py.
+
+
+def test_promise_4_what_is_on_disk_is_not_committed() -> None:
+    d = spilling()
+    while d.running:
+        d.finish(d.running[0])
+
+    assert d.commit()[A] == d.reads[0].frame.scan_lo < 120
+
+
+def test_promise_4_what_was_deleted_is_read_from_kafka_and_served_once_and_in_order() -> None:
+    d = spilling()
+    kafka = dict(d.disk)
+    served: list[int] = []
+    while d.running or d.reads:
+        if d.reads:
+            lost = d.reads.pop()
+            d.lose(lost)
+            d.restore(lost, kafka[lost.frame])
+            continue
+        served += only_offsets(d.running[0])
+        d.finish(d.running[0])
+
+    assert served == list(range(120))
+    assert d.commit()[A] == 120
+
+
+def test_promise_4_a_restart_that_finds_only_a_part_reads_the_rest_first() -> None:
+    frames = sorted(spilling().disk.items(), key=lambda each: each[0].scan_lo)[1:]
+    d = driver(lanes=(REALTIME, Lane("bulk", overflow=Spill("1GiB"))), memory_bytes=16 * MIB)
+    d.disk = dict(frames)
+    d.revoke(A)
+    queue = FrameQueue("bulk", A, [frame for frame, _ in frames])
+    d.tell(Assigned(offsets={A: 0}, spilled={A: [queue]}, at_ns=d.now_ns))
+
+    assert d.commit()[A] == 0
+    first, end = queue[0].scan_lo, queue[-1].scan_hi
+    for start in range(0, first, 10):
+        d.fetch(A, chunk_of(range(start, start + 10), lane=1, num_bytes=MIB // 10))
+    d.fetch(A, chunk_of(range(first, end), lane=1), next_offset=end)
+    assert serve(d) == list(range(end))
+    assert d.commit()[A] == end
 
 
 # 5. Order. Deeper: unit/test_engine.py ("Order"), stateful/test_engine.py.
@@ -287,10 +398,24 @@ MUTATIONS = [
     ("promise_2_what_leaves", "leaving.py", "        if given_up.count:\n", "        if False:\n"),
     ("promise_2_what_leaves", "tally.py",
      "        setattr(counts, outcome, getattr(counts, outcome) + given_up)\n", ""),
-    ("promise_3_columns", "control/memory.py",
+    ("promise_2_what_is_on_disk_or", "spilling.py",
+     "        counts.refetching += fact.frame.records\n", ""),
+    ("promise_2_what_is_on_disk_when", "spilling.py",
+     "            counts.spilled -= line.spilled_records\n", ""),
+    ("promise_3_columns_stay_within_their_part_however_long", "spilling.py",
+     "        while self._queued_bytes(rank) + disk.reading_bytes < low_bytes:",
+     "        while True:"),
+    ("promise_3_columns_stay_within_their_part_however_much", "control/memory.py",
      "        self._pool_used += max(0, before + num_bytes - own) - max(0, before - own)\n", ""),
     ("promise_3_a_partition", "control/memory.py",
      "        self._held[partition] = before + num_bytes\n", ""),
+    ("promise_4_what_is_on_disk", "spilling.py",
+     "line.anchors = [ledger.admit(first_offset, line.ordinal) for ledger in ledgers]",
+     "line.anchors = []"),
+    ("promise_4_what_was_deleted", "spilling.py",
+     "        line.refetching = True\n", "        line.refetching, line.reading = True, None\n"),
+    ("promise_4_a_restart", "spilling.py",
+     "or partition.ledger.position < line.first_offset", ""),
     ("promise_5_a_lane", "view.py", "exclusive=self._ordered,", "exclusive=False,"),
     ("promise_5_nothing", "view.py",
      "            self.scheduler.close(flight.cut.lane, queue)\n",

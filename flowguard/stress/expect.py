@@ -72,6 +72,8 @@ METRICS: Final[Mapping[str, Metric]] = {
     "batch_size": Metric(about="most records a batch"),
     "reversals": Metric(about="turns of the limit a minute", aggregate="all"),
     "memory": Metric(about="bytes held for feeds", read=size_bytes, aggregate="max", whole=True),
+    "spilled": Metric(about="bytes on disk", read=size_bytes, aggregate="max", whole=True),
+    "hol_blocked": Metric(about="lanes that hold up others of their partition", aggregate="max"),
     "pressure": Metric(about="pressure, 0 to 1", aggregate="max"),
     "rung": Metric(about="rung of the ladder", aggregate="max"),
     "rung_step": Metric(about="most rungs taken at once", aggregate="all", whole=True),

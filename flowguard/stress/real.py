@@ -34,7 +34,9 @@ from flowguard.units import SECOND, format_duration
 __all__ = ["RealRun", "check_real"]
 
 #: The parts of the state document that a recording is made of.
-SAMPLED: Final = frozenset({"agents", "memory", "pressure", "rung", "rung_name", "decisions"})
+SAMPLED: Final = frozenset(
+    {"agents", "lanes", "memory", "pressure", "rung", "rung_name", "decisions"}
+)
 
 #: The first records of a worker meet cold code; they say little about "unloaded".
 COLD_S: Final = 2.0

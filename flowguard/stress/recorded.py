@@ -48,6 +48,7 @@ class Sample:
     def gauges(self, name: str) -> dict[str, float]:
         """Return what was seen of the worker and one of its agents, as far as it says."""
         agent = self.state.get("agents", {}).get(name, {})
+        lanes = self.state.get("lanes", {}).values()
         seen = {
             "limit": agent.get("limit"),
             "in_flight": agent.get("in_flight"),
@@ -55,6 +56,8 @@ class Sample:
             "memory": self.state.get("memory", {}).get("used"),
             "pressure": self.state.get("pressure"),
             "rung": self.state.get("rung"),
+            "spilled": sum(each.get("spilled_bytes", 0) for each in lanes),
+            "hol_blocked": sum(each.get("state") == "hol_blocked" for each in lanes),
         }
         return {name: float(value) for name, value in seen.items() if value is not None}
 

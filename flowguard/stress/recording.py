@@ -26,7 +26,9 @@ COUNTED: Final = (
 LEFT: Final = ("shed", "conflated", "expired", "diverted", "dead_letters")
 
 #: What is looked at several times a second.
-GAUGES: Final = ("limit", "in_flight", "batch_size", "memory", "pressure", "rung")
+GAUGES: Final = (
+    "limit", "in_flight", "batch_size", "memory", "pressure", "rung", "spilled", "hol_blocked",
+)  # fmt: skip
 
 
 @dataclass(slots=True)

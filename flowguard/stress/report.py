@@ -231,7 +231,7 @@ def plain(value: float) -> str:
 #: The last word of an objective's name → how its value is written.
 WRITTEN: Final[Mapping[str, Callable[[float], str]]] = {
     **dict.fromkeys(("p50", "p99", "p999", "service", "recovery"), format_duration),
-    "memory": format_size,
+    **dict.fromkeys(("memory", "spilled"), format_size),
     "factor": lambda value: f"{value:.1f}×",
     **dict.fromkeys(("on_time", "pressure"), lambda value: f"{value:.2%}"),
     **dict.fromkeys(("offered", "goodput"), lambda value: f"{value:,.0f}/s"),

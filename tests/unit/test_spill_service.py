@@ -1,59 +1,74 @@
-"""A worker's spill directory: what speaks against one, and what it was of."""
+"""What a worker does for its lanes that spill, beside the engine and the disk."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import pytest
+from flowguard.chunk import Chunk, TopicPartition
+from flowguard.clock import SystemClock
+from flowguard.commands import ReadFrame
+from flowguard.errors import FrameLost
+from flowguard.facts import Fact, Restored
+from flowguard.lanes.lane import Lane
+from flowguard.lanes.lane_set import LaneSet
+from flowguard.lanes.overflow import Spill
+from flowguard.spill.manifest import Frame
+from flowguard.spill_service import SpillService
+from tests.builders import EPOCH_MS, REALTIME, A
 
-from flowguard import spill_service
-from flowguard.spill.filesystem import RealFileSystem
-from flowguard.spill.slot import take_slot
-from flowguard.spill_service import doubts, filesystem_of
-from flowguard.units import MIB
+FRAME = Frame("bulk", A, 0, 0, 4096, 1000, 1000, 10, 100, 110, EPOCH_MS, EPOCH_MS, 0)
 
 
-@pytest.fixture
-def mounts(tmp_path: Path) -> str:
-    table = tmp_path / "mounts"
-    table.write_text(
-        "/dev/vda / ext4 rw 0 0\n"
-        "tmpfs /dev/shm tmpfs rw 0 0\n"
-        "server:/home /home nfs4 rw 0 0\n"
-        "broken\n"
+class Log:
+    """A log that answers when it is told to, in the order in which it was asked."""
+
+    def __init__(self) -> None:
+        self.answers: list[asyncio.Future[list[list[Chunk]]]] = []
+
+    async def read_range(
+        self, name: TopicPartition, first: int, end: int, lane: int
+    ) -> list[list[Chunk]]:
+        self.answers.append(asyncio.get_running_loop().create_future())
+        return await self.answers[-1]
+
+    async def record_at(self, name: TopicPartition, offset: int) -> Mapping[str, Any] | None:
+        raise AssertionError("nobody asks for it")
+
+
+def lost(command: ReadFrame) -> FrameLost:
+    frame = command.frame
+    return FrameLost(
+        "missing", topic=frame.partition.topic, partition=frame.partition.partition,
+        lane=frame.lane, scan_lo=frame.scan_lo, scan_hi=frame.scan_hi, detail="it is gone",
+    )  # fmt: skip
+
+
+async def test_what_is_lost_again_after_its_partition_came_back_is_brought_to_who_has_it_now(
+    tmp_path: Path,
+) -> None:
+    log, told = Log(), list[Fact]()
+    service = SpillService(
+        str(tmp_path),
+        app="app",
+        lanes=LaneSet((REALTIME, Lane("bulk", overflow=Spill("1GiB")))),
+        fingerprints=dict,
+        plans=dict,
+        clock=SystemClock(),
+        log=log,
+        observe=lambda *facts: told.extend(facts),
+        loop=asyncio.get_running_loop(),
     )
-    return str(table)
+    for epoch in (1, 2):  # it went away while it was being read, and was adopted again
+        command = ReadFrame(FRAME, epoch, 1)
+        service._lost(command, lost(command))
+    await asyncio.sleep(0)
+    for answer in log.answers:
+        answer.set_result([])
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
 
-
-def test_the_file_system_of_a_directory_is_that_of_the_nearest_mount(mounts: str):
-    assert filesystem_of("/var/spill", mounts) == "ext4"
-    assert filesystem_of("/dev/shm/spill", mounts) == "tmpfs"
-    assert filesystem_of("/dev/shm-not/spill", mounts) == "ext4"
-    assert filesystem_of("/home/me/spill", mounts) == "nfs4"
-    assert filesystem_of("/anywhere", f"{mounts}-missing") == ""
-
-
-@pytest.mark.parametrize(
-    ("kind", "said"),
-    [("tmpfs", "takes memory again"), ("nfs4", "its locks may not hold"), ("ext4", None)],
-)
-def test_a_directory_that_is_no_local_disk_is_said(
-    kind: str, said: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(spill_service, "filesystem_of", lambda _: kind)
-    slot = take_slot(RealFileSystem(), str(tmp_path), "app")
-
-    found = doubts(slot, MIB)
-
-    slot.release()
-    assert (said is None and found == []) or (said is not None and said in found[0])
-
-
-def test_a_quota_that_the_disk_has_no_room_for_is_said(tmp_path: Path):
-    slot = take_slot(RealFileSystem(), str(tmp_path), "app")
-
-    found = doubts(slot, 1 << 60)
-
-    slot.release()
-    assert "lanes may have" in found[0]
-    assert "Lower fg.Spill" in found[0]
+    restored = [fact.epoch for fact in told if isinstance(fact, Restored)]
+    assert restored == [2]

@@ -11,7 +11,7 @@ from flowguard.facts import Assigned, LogsBegin
 from flowguard.lanes.lane import Lane
 from flowguard.lanes.overflow import Conflate, Shed, Spill
 from flowguard.situation import snapshot_of
-from flowguard.spill.manifest import FrameQueue
+from flowguard.spill.manifest import Frame, FrameQueue
 from flowguard.units import MIB, SECOND
 from tests.builders import EPOCH_MS, A, EngineDriver, chunk_of, copy_of, only_offsets
 
@@ -381,6 +381,77 @@ def test_what_kafka_has_deleted_is_kept_on_disk_whatever_happens(spilled: Worker
     spilled.revoke(A)
 
     assert spilled.pinned == [True]
+
+
+def test_what_comes_before_what_is_on_disk_holds_the_watermark_until_it_was_read(
+    spilled: Worker,
+) -> None:
+    it = adopted(spilled, 0, realtime=1000)
+    assert it.engine.commit_points()[A].watermarks == (1000, 0)
+
+    read(it, range(10), mib=0.1)
+    it.serve()
+
+    assert it.engine.commit_points()[A].watermarks == (1000, 10)
+
+
+def test_a_watermark_in_the_middle_of_a_frame_does_not_go_back(spilled: Worker) -> None:
+    first = min(frame.scan_lo for frame in spilled.disk)
+    it = adopted(spilled, first + 5, realtime=1000)
+
+    assert it.commit()[A] == first + 5
+
+
+def test_what_was_read_before_reading_went_on_behind_what_is_on_disk_is_left_out(
+    spilled: Worker,
+) -> None:
+    on_disk = sorted(spilled.disk, key=lambda each: each.scan_lo)
+    first, end = on_disk[0].scan_lo, on_disk[-1].scan_hi
+    it = adopted(spilled, 0, realtime=1000)
+    for low in range(0, first + 20, 10):  # two responses were under way
+        read(it, range(low, low + 10), mib=0.1)
+    assert [seek.offset for seek in it.seeks] == [end]
+
+    assert it.work() == list(range(end))
+    assert it.counts() == {"read": end, "settled": end}
+    assert it.memory.held_bytes == 0
+
+
+def test_reading_goes_on_behind_the_frames_of_the_lane_that_has_the_shortest() -> None:
+    lanes = (REALTIME, Lane("middle", overflow=Spill("1GiB")), BULK)
+    it = Worker(lanes=lanes, memory_bytes=MEMORY)
+    frames = {rank: frame(lane, low, high) for rank, lane, low, high in FRAMES}
+    it.disk = {
+        each: [[chunk_of(range(each.scan_lo, each.scan_hi), lane=rank)]]
+        for rank, each in frames.items()
+    }
+    it.tell(
+        Assigned(
+            offsets={A: 0},
+            watermarks={A: (1000, 140, 0)},
+            spilled={A: [FrameQueue(each.lane, A, [each]) for each in frames.values()]},
+            at_ns=it.now_ns,
+        )
+    )
+
+    assert it.reading[A][0] == 150
+    bulk = chunk_of([*range(150, 160), *range(161, 200)], lane=2)
+    it.fetch(A, chunk_of([160], lane=1), bulk, next_offset=200)
+    assert sorted(it.work()) == sorted([*range(200), *range(140, 150), 160])
+    assert it.commit()[A] == 200
+    assert it.disk == {}
+
+
+#: Rank, lane, and range of what is on disk of two lanes.
+FRAMES = ((1, "middle", 130, 150), (2, "bulk", 0, 200))
+
+
+def frame(lane: str, low: int, high: int) -> Frame:
+    """Return a frame that has each offset of a range."""
+    return Frame(
+        lane, A, 0, 0, 4096, 100 * (high - low), 100 * (high - low), high - low, low, high,
+        EPOCH_MS, EPOCH_MS, 0,
+    )  # fmt: skip
 
 
 # Too old.

@@ -15,6 +15,7 @@ from typing import Final
 
 from flowguard.chunk import TopicPartition
 from flowguard.commands import Cut
+from flowguard.engine import Engine
 from flowguard.facts import CommitPoint
 from flowguard.situation import agent_state
 from flowguard.snapshot import Counts
@@ -256,6 +257,8 @@ class World:
                 "memory": float(worker.memory.used_bytes),
                 "rung": float(engine.steering.rung),
                 "pressure": engine.steering.pressure.ratio,
+                "spilled": float(worker.disk.used_bytes),
+                "hol_blocked": float(hol_blocked(engine)),
             },
         )
         second = self.recording.second(now_ns - 1)
@@ -266,6 +269,12 @@ class World:
             latest = list(engine.decisions)[-min(fresh, DECISIONS_MAX) :]
             second.decisions += [each.as_dict(now_ns=now_ns) for each in latest]
             del second.decisions[:-DECISIONS_MAX]
+
+
+def hol_blocked(engine: Engine) -> int:
+    """Return how many lanes keep their partitions from being read."""
+    states = [engine.spilling.condition(rank) for rank in range(len(engine.lanes))]
+    return sum(state is not None and state[0] == "hol_blocked" for state in states)
 
 
 def add_counts(total: Counts, life: Counts) -> None:
