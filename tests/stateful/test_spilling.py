@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -24,7 +25,7 @@ from flowguard.lanes.overflow import Spill
 from flowguard.spill.manifest import Frame, FrameQueue, usable
 from flowguard.spill.recovery import Found, newest_runs
 from flowguard.units import KIB, MIB
-from tests.builders import EngineDriver
+from tests.builders import EPOCH_MS, EngineDriver
 from tests.stateful.test_engine import MANY, NAMES, EngineMachine, which
 
 LANES = (
@@ -144,6 +145,7 @@ class SpillMachine(EngineMachine):
 
     lanes = LANES
     record_bytes = RECORD_BYTES
+    ttl: ClassVar[str | None] = None
 
     d: DiskDriver
 
@@ -362,10 +364,15 @@ class SpillMachine(EngineMachine):
 
     def absorb(self) -> list[Unprocessed]:
         told, self.d.unprocessed = self.d.unprocessed, []
-        for each in told:  # only what Kafka has lost may leave
-            lost = self.offsets_of(each) & self.gone[each.partition]
+        for each in told:
             assert each.outcome == "expired"
-            assert each.count == len(lost)
+            offsets = self.offsets_of(each)
+            if "older than" in each.why:
+                assert self.ttl is not None
+                self.left[each.partition] |= offsets
+            else:  # only what Kafka has lost may leave otherwise
+                offsets &= self.gone[each.partition]
+            assert each.count == len(offsets)
         return told
 
     @invariant()
@@ -403,7 +410,7 @@ class SpillMachine(EngineMachine):
         for name in NAMES:
             wanted = {each[0] for each in self.log[name]} - self.gone[name]
             for agent in self.agents:
-                assert wanted <= self.done_by[agent, name], "lost"
+                assert wanted <= self.done_by[agent, name] | self.left[name], "lost"
         assert self.d.commit() == self.end
         assert self.d.memory.used_bytes == 0
         for book in self.d.engine.books:
@@ -428,6 +435,26 @@ class SpillMachine(EngineMachine):
         return True
 
 
+class SpillTooOldMachine(SpillMachine):
+    """The same, and what is on disk gets too old now and then."""
+
+    ttl = "10s"
+    lanes = (
+        LANES[0],
+        Lane("middle", weight=3, overflow=Spill("1GiB", ttl="10s")),
+        Lane("bulk", overflow=Spill("1GiB", ttl="10s")),
+    )
+
+    @rule(age_ms=st.sampled_from([0, 20_000]))
+    def age(self, age_ms: int) -> None:
+        """Let all records be so old from now on, until it is said otherwise."""
+        self.d.epoch_ms = EPOCH_MS + age_ms
+        self.d.wait(1)
+        if age_ms:
+            lines = self.d.engine.spilling.lines.values()
+            assert not any(len(line.frames) for line in lines if line.opened and not line.reading)
+
+
 class SpillUnorderedMachine(SpillMachine):
     order = "none"
 
@@ -445,8 +472,9 @@ class SpillSeveralAgentsMachine(SpillMachine):
 SOME = settings(MANY, max_examples=50, stateful_step_count=30)
 
 TestSpill = SpillMachine.TestCase
+TestSpillTooOld = SpillTooOldMachine.TestCase
 TestSpillUnordered = SpillUnorderedMachine.TestCase
 TestSpillByKey = SpillByKeyMachine.TestCase
 TestSpillSeveralAgents = SpillSeveralAgentsMachine.TestCase
 TestSpill.settings = TestSpillUnordered.settings = SOME
-TestSpillByKey.settings = TestSpillSeveralAgents.settings = SOME
+TestSpillTooOld.settings = TestSpillByKey.settings = TestSpillSeveralAgents.settings = SOME
