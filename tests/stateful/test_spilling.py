@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
 
@@ -23,7 +25,7 @@ from flowguard.lanes.overflow import Spill
 from flowguard.spill.manifest import Frame, FrameQueue, usable
 from flowguard.spill.recovery import Found, newest_runs
 from flowguard.units import KIB, MIB
-from tests.builders import EngineDriver
+from tests.builders import EPOCH_MS, EngineDriver
 from tests.stateful.test_engine import MANY, NAMES, EngineMachine, which
 
 LANES = (
@@ -40,6 +42,9 @@ RECORD_BYTES = 40 * KIB
 #: Records of a fetch that come in one block.
 BLOCK = 6
 
+#: How much of what is left of each lane another worker does, while a partition is its.
+shares = st.tuples(*[st.sampled_from([0.0, 0.1, 0.5, 1.0, 1.0])] * len(LANES))
+
 Place = tuple[str, TopicPartition]
 
 
@@ -51,19 +56,22 @@ class DiskDriver(EngineDriver):
         shelf: Runs that belong to nobody: their number, and their frames.
         runs: Number of the run that is written to, by lane and partition.
         finished: Frames that nobody wants; a restart may find them nevertheless.
+        asked: By what was to be written, the run that was current when it was asked for.
     """
 
     shelf: list[tuple[int, FrameQueue]] = field(default_factory=list)
     runs: dict[Place, int] = field(default_factory=dict)
     run_of: dict[Frame, int] = field(default_factory=dict)
     finished: dict[Frame, list[list[Chunk]]] = field(default_factory=dict)
+    asked: dict[int, int] = field(default_factory=dict)
     last_run: int = 0
 
     def _carry_out(self, commands: Sequence[Command]) -> list[Cut]:
         for command in commands:
             match command:
                 case WriteFrame():
-                    self._begin_run((self.engine.lanes[command.lane].name, command.partition))
+                    place = self.engine.lanes[command.lane].name, command.partition
+                    self.asked[id(command)] = self._run_at(place)
                 case FinishFrames(frames):
                     self.give_up(frames)
                 case Park(frames):
@@ -73,20 +81,19 @@ class DiskDriver(EngineDriver):
                         self.shelf.append((number, frames))
         return super()._carry_out(commands)
 
-    def _begin_run(self, place: Place) -> None:
+    def _run_at(self, place: Place) -> int:
         if place not in self.runs:
             self.last_run += 1
             self.runs[place] = self.last_run
+        return self.runs[place]
 
     def write(self, command: WriteFrame | None = None) -> list[Cut]:
         """Write, in the run that was current when it was asked for."""
         command = command or self.writes[0]
-        place = self.engine.lanes[command.lane].name, command.partition
-        before = set(self.disk)
-        run = self.runs.get(place, self.last_run)
+        known = self.disk.keys() | self.finished.keys()
         started = super().write(command)
-        for frame in self.disk.keys() - before:
-            self.run_of[frame] = run
+        (frame,) = (self.disk.keys() | self.finished.keys()) - known
+        self.run_of[frame] = self.asked[id(command)]
         return started
 
     def give_up(self, frames: Iterable[Frame]) -> None:
@@ -138,6 +145,7 @@ class SpillMachine(EngineMachine):
 
     lanes = LANES
     record_bytes = RECORD_BYTES
+    ttl: ClassVar[str | None] = None
 
     d: DiskDriver
 
@@ -163,7 +171,7 @@ class SpillMachine(EngineMachine):
         """Read what memory has room for; False if that is nothing.
 
         Args:
-            ahead: In two responses, of which the second one was asked for before the first.
+            ahead: In three responses that were asked for before the first one was looked at.
         """
         partition = self.d.engine.partitions[name]
         memory = self.d.memory
@@ -175,8 +183,8 @@ class SpillMachine(EngineMachine):
         fresh = [each for each in here if each[0] not in self.gone[name]][: min(most, room)]
         if not reservation.shares or position >= end or (here and not fresh and room == 0):
             return False
-        middle = len(fresh) // 2 if ahead else 0
-        parts = [fresh[:middle], fresh[middle:]] if middle else [fresh]
+        third = -(-len(fresh) // 3) if ahead else len(fresh)
+        parts = [fresh[at : at + third] for at in range(0, len(fresh), third or 1)] or [fresh]
         for part in parts:
             after = part[-1][0] + 1 if part else end
             if part and part[-1] == fresh[-1] and all(each[0] < after for each in here):
@@ -300,7 +308,7 @@ class SpillMachine(EngineMachine):
     def marks(self, name: TopicPartition) -> tuple[int, ...]:
         return self.watermarks.get(name, (self.committed[name],) * len(LANES))
 
-    @rule(name=st.sampled_from(NAMES), ends=st.tuples(*[st.floats(0, 1)] * len(LANES)))
+    @rule(name=st.sampled_from(NAMES), ends=shares)
     def work_elsewhere(self, name: TopicPartition, ends: tuple[float, ...]) -> None:
         """Let another worker do some of a partition that is not ours, each lane so far."""
         if name in self.d.engine.partitions:
@@ -315,14 +323,20 @@ class SpillMachine(EngineMachine):
         self.watermarks[name] = marks
         self.committed[name] = min(marks)
 
-    @rule(name=st.sampled_from(NAMES), ends=st.tuples(*[st.floats(0, 1)] * len(LANES)))
-    def lend(self, name: TopicPartition, ends: tuple[float, ...]) -> None:
+    @rule(
+        name=st.sampled_from(NAMES),
+        ends=shares,
+        reads=st.integers(0, 3),
+    )
+    def lend(self, name: TopicPartition, ends: tuple[float, ...], reads: int) -> None:
         """Let a partition go away and come back, after another worker had it for a while."""
         names = self.d.engine.partitions.keys() | {name}
         self.commit()
         self.d.revoke(name)
         self.work_elsewhere(name, ends)
         self.assign(set(names))
+        for _ in range(reads):  # up to where what is on disk begins, and beyond
+            self.read_on(name, 40, ahead=True)
 
     @rule(resurrected=st.booleans(), lost=st.sampled_from([None, 2, 1]))
     def crash(self, resurrected: bool = False, lost: int | None = None) -> None:
@@ -350,10 +364,15 @@ class SpillMachine(EngineMachine):
 
     def absorb(self) -> list[Unprocessed]:
         told, self.d.unprocessed = self.d.unprocessed, []
-        for each in told:  # only what Kafka has lost may leave
-            lost = self.offsets_of(each) & self.gone[each.partition]
+        for each in told:
             assert each.outcome == "expired"
-            assert each.count == len(lost)
+            offsets = self.offsets_of(each)
+            if "older than" in each.why:
+                assert self.ttl is not None
+                self.left[each.partition] |= offsets
+            else:  # only what Kafka has lost may leave otherwise
+                offsets &= self.gone[each.partition]
+            assert each.count == len(offsets)
         return told
 
     @invariant()
@@ -391,7 +410,7 @@ class SpillMachine(EngineMachine):
         for name in NAMES:
             wanted = {each[0] for each in self.log[name]} - self.gone[name]
             for agent in self.agents:
-                assert wanted <= self.done_by[agent, name], "lost"
+                assert wanted <= self.done_by[agent, name] | self.left[name], "lost"
         assert self.d.commit() == self.end
         assert self.d.memory.used_bytes == 0
         for book in self.d.engine.books:
@@ -416,6 +435,26 @@ class SpillMachine(EngineMachine):
         return True
 
 
+class SpillTooOldMachine(SpillMachine):
+    """The same, and what is on disk gets too old now and then."""
+
+    ttl = "10s"
+    lanes = (
+        LANES[0],
+        Lane("middle", weight=3, overflow=Spill("1GiB", ttl="10s")),
+        Lane("bulk", overflow=Spill("1GiB", ttl="10s")),
+    )
+
+    @rule(age_ms=st.sampled_from([0, 20_000]))
+    def age(self, age_ms: int) -> None:
+        """Let all records be so old from now on, until it is said otherwise."""
+        self.d.epoch_ms = EPOCH_MS + age_ms
+        self.d.wait(1)
+        if age_ms:
+            lines = self.d.engine.spilling.lines.values()
+            assert not any(len(line.frames) for line in lines if line.opened and not line.reading)
+
+
 class SpillUnorderedMachine(SpillMachine):
     order = "none"
 
@@ -429,9 +468,13 @@ class SpillSeveralAgentsMachine(SpillMachine):
     agents = ("one", "two")
 
 
+#: Each step is long, so fewer of them find as much.
+SOME = settings(MANY, max_examples=50, stateful_step_count=30)
+
 TestSpill = SpillMachine.TestCase
+TestSpillTooOld = SpillTooOldMachine.TestCase
 TestSpillUnordered = SpillUnorderedMachine.TestCase
 TestSpillByKey = SpillByKeyMachine.TestCase
 TestSpillSeveralAgents = SpillSeveralAgentsMachine.TestCase
-TestSpill.settings = TestSpillUnordered.settings = MANY
-TestSpillByKey.settings = TestSpillSeveralAgents.settings = MANY
+TestSpill.settings = TestSpillUnordered.settings = SOME
+TestSpillTooOld.settings = TestSpillByKey.settings = TestSpillSeveralAgents.settings = SOME
