@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from flowguard.chunk import TopicPartition
+from flowguard.chunk import Chunk, TopicPartition
 from flowguard.commands import Cut, Unprocessed
 from flowguard.control.memory import MemoryBudget, Reservation
-from flowguard.engine import Engine
 from flowguard.facts import CommitPoint
 from flowguard.settle.ledger import PartitionLedger
 from flowguard.stress.simulator.history import Handed, History
@@ -74,7 +73,7 @@ def test_a_chunk_that_the_engine_forgets_is_skipped_and_unseen(
 def test_what_was_finished_before_a_crash_and_is_repeated_is_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Engine, "_unfinished", lambda self, partition, chunk: chunk)
+    monkeypatch.setattr(Chunk, "from_offset", lambda self, offset: self)
 
     said = broken({"duplicate"}, more=CRASH, commit="50ms", rule="by_header")
 
