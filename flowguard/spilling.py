@@ -64,6 +64,9 @@ FRAME_BYTES_MAX: Final = 4 * MIB
 FRAME_BYTES_MIN: Final = 64 * KIB
 FRAME_PART: Final = 32
 
+#: A disk that has not answered for so long hangs.
+HUNG_NS: Final = 5 * SECOND
+
 #: After a refusal the disk is asked again so much later.
 RETRY_NS: Final = SECOND
 
@@ -75,7 +78,9 @@ class LaneDisk:
     Args:
         full: The lane was above its share and is not back at half of it.
         writes: Frames under way.
-        reading_bytes: What is on its way back.
+        reads: Frames that it was asked for.
+        reading_bytes: What is on its way back, from the disk or from Kafka.
+        asked_ns: When it was last asked for something while it had nothing to do, or answered.
         accepts: The disk takes more.
         why: Why it takes no more or not freely, for people; empty if it does.
         stored_bytes: What the lane's files take.
@@ -84,11 +89,28 @@ class LaneDisk:
 
     full: bool = False
     writes: int = 0
+    reads: int = 0
     reading_bytes: int = 0
+    asked_ns: int = 0
     accepts: bool = True
     why: str = ""
     stored_bytes: int = 0
     retry_ns: int = 0
+
+    def ask(self, now_ns: int) -> None:
+        """Note that something is asked of it."""
+        if not (self.writes or self.reads):
+            self.asked_ns = now_ns
+
+    def hangs(self, now_ns: int) -> bool:
+        """Tell whether it was asked for something and has not answered for long."""
+        return bool(self.writes or self.reads) and now_ns - self.asked_ns > HUNG_NS
+
+    def trouble(self, now_ns: int) -> str:
+        """Return why it does not do freely what it is asked, for people; empty if it does."""
+        if self.hangs(now_ns):
+            return f"the disk has not answered for {(now_ns - self.asked_ns) // SECOND} s"
+        return self.why
 
 
 class Spilling:
@@ -115,6 +137,7 @@ class Spilling:
         self._tail_bytes_max = columns_bytes // TAILS_PART // max(1, len(self._policies))
         self._frame_bytes = max(FRAME_BYTES_MIN, min(FRAME_BYTES_MAX, columns_bytes // FRAME_PART))
         self._commands: list[Command] = []
+        self._now_ns = 0
 
     # What the engine tells.
 
@@ -163,6 +186,8 @@ class Spilling:
         self, fact: Spilled | NotSpilled | Restored | FrameGone | SpillWatched | LogsBegin
     ) -> None:
         """Take in what became of what was asked of the disk, and how it and the log are."""
+        if isinstance(fact, Spilled | NotSpilled | Restored | FrameGone):
+            self.disks[fact.lane].asked_ns = fact.at_ns
         match fact:
             case Spilled():
                 self._spilled(fact)
@@ -181,6 +206,7 @@ class Spilling:
 
     def move(self, now_ns: int) -> None:
         """Write what is too much, and give agents what they have room for."""
+        self._now_ns = now_ns
         if not self.lines:
             return
         for rank in self.disks:
@@ -202,6 +228,7 @@ class Spilling:
                     counts.released += line.reading.records
                     self._commands.append(FinishFrames((line.reading,)))
                 else:
+                    disk.reads -= 1
                     line.frames.appendleft(line.reading)
             if line.writing:
                 disk.writes -= 1
@@ -222,7 +249,8 @@ class Spilling:
 
     def relieves(self, rank: int) -> bool:
         """Tell whether what is fetched of a lane can go to disk, so that nothing has to leave."""
-        return rank in self.disks and self.disks[rank].accepts
+        disk = self.disks.get(rank)
+        return disk is not None and disk.accepts and not disk.hangs(self._now_ns)
 
     def has_line(self, rank: int) -> bool:
         """Tell whether records of a lane wait behind its agents' queues."""
@@ -263,7 +291,7 @@ class Spilling:
         lines = self.lines.of_lane(rank)
         if not lines:
             return None
-        disk = self.disks[rank]
+        trouble = self.disks[rank].trouble(self._now_ns)
         for line in lines:
             name = line.partition.name
             if self._left_s(line) == 0.0:
@@ -273,18 +301,18 @@ class Spilling:
                 )
         for line in lines:
             paused = line.partition.account in self._engine.memory.paused
-            if paused and line.tail and not disk.accepts:
+            if paused and line.tail and not self.relieves(rank):
                 name = line.partition.name
                 return "hol_blocked", (
                     f"{name.topic}[{name.partition}] is not fetched, and more urgent records may "
-                    f"wait there: its memory is full, and {disk.why or 'the disk is busy'}"
+                    f"wait there: its memory is full, and {trouble or 'the disk takes no more'}"
                 )
         records = sum(line.spilled_records for line in lines)
         if not records:
             return None  # what little there is will be given before it is ever written
         size = format_size(self.spilled_bytes(rank))
         why = [f"{records} records ({size}) wait on disk for its agents"]
-        why += [disk.why] if disk.why else []
+        why += [trouble] if trouble else []
         return "spilling", "; ".join([*why, *self.endangered(rank)])
 
     def endangered(self, rank: int) -> list[str]:
@@ -347,6 +375,7 @@ class Spilling:
 
     def _write_front(self, line: Line) -> None:
         blocks = line.write_front(self._frame_bytes)
+        self.disks[line.rank].ask(self._now_ns)
         self.disks[line.rank].writes += 1
         target_ns = self._engine.lanes[line.rank].target_ns
         first_ms = min(block.first_timestamp_ms for block in blocks)
@@ -430,6 +459,8 @@ class Spilling:
         if memory.room(line.partition.account) < frame.raw_bytes and not alone:
             return False
         line.reading = line.frames.popleft()
+        disk.ask(self._now_ns)
+        disk.reads += 1
         disk.reading_bytes += frame.raw_bytes
         memory.hold(line.partition.account, frame.raw_bytes)
         self._commands.append(ReadFrame(frame, line.partition.epoch, line.rank))
@@ -450,6 +481,7 @@ class Spilling:
         if line.refetching:
             counts.refetching -= frame.records
         else:
+            self.disks[line.rank].reads -= 1
             counts.spilled -= frame.records
         counts.held += records
         counts.skipped += found - records
@@ -481,6 +513,7 @@ class Spilling:
         if line is None or line.reading != fact.frame or line.refetching:
             return
         line.refetching = True
+        self.disks[line.rank].reads -= 1
         counts = self._engine.books[line.rank].counts
         counts.spilled -= fact.frame.records
         counts.refetching += fact.frame.records

@@ -194,6 +194,36 @@ def test_a_partition_that_cannot_be_read_because_the_disk_is_full_is_said_to_blo
     assert "orders[0] is not fetched" in why
 
 
+def test_a_disk_that_does_not_answer_is_said_and_counts_as_full() -> None:
+    it = worker(bulk=Lane("bulk", overflow=[Spill("1GiB"), Shed()]))
+    fill(it, 12)
+    it.wait(4000)
+    assert it.state()[0] != "hol_blocked"
+    assert "shed" not in it.counts()
+
+    it.wait(2000)
+    it.wait(100)
+    assert it.counts()["shed"] > 0
+
+    it.flush()
+    it.wait(100)
+    assert "has not answered" not in (it.state()[1] or "")
+
+
+def test_a_read_that_does_not_come_back_is_said(spilled: Worker) -> None:
+    spilled.drain_memory()
+    spilled.wait(6000)
+
+    state, why = spilled.state()
+
+    assert state == "spilling"
+    assert why is not None and "the disk has not answered for 6 s" in why
+    asked = spilled.reads.pop()
+    spilled.lose(asked)
+    spilled.wait(60_000)  # now it is Kafka that has to answer
+    assert "has not answered" not in (spilled.state()[1] or "")
+
+
 def test_after_a_refusal_the_disk_is_not_asked_at_once_again() -> None:
     it = worker()
     fill(it, 12)
