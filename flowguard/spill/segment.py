@@ -49,11 +49,6 @@ class Segment:
         """Return the number of the next frame."""
         return len(self._live)
 
-    @property
-    def live_ratio(self) -> float:
-        """Return the share of its bytes that somebody wants."""
-        return self.live_bytes / self.num_bytes if self.num_bytes else 0.0
-
     def add(self, number: int, stored_bytes: int) -> None:
         """Note a frame that is wanted; those between it and the last one are not."""
         self._live.extend(bytes(max(0, number + 1 - len(self._live))))

@@ -47,9 +47,6 @@ PROBE_BYTES: Final = b"flowguard" * 512
 
 QUARANTINE_BYTES_MAX: Final = 1 << 30
 
-#: A segment that has less of its bytes wanted is not worth its room when room is short.
-SPARSE_RATIO: Final = 0.25
-
 
 class Usage(NamedTuple):
     """What a lane has on disk.
@@ -299,19 +296,6 @@ class SpillStore:
                 self._segments.finish(frame)
             except OSError as error:
                 self._fail(error)
-
-    def reclaim(self, lane: str) -> int:
-        """Delete files of which little is wanted, and return the bytes that are free again.
-
-        Reading what was wanted of them raises `FrameLost`. Not for records that Kafka has lost.
-        """
-        before = self._streams[lane].quota.used_bytes
-        self._segments.clear(
-            segment
-            for segment in self._segments.of_lane(lane)
-            if not segment.active and segment.live_ratio < SPARSE_RATIO
-        )
-        return before - self._streams[lane].quota.used_bytes
 
     # What belongs to nobody.
 

@@ -152,11 +152,6 @@ class StoreMachine(RuleBasedStateMachine):
     def delete_everything(self) -> None:
         self.world.disk.remove_tree("/spill")
 
-    @rule(lane=spilled_lanes)
-    def reclaim(self, lane: str) -> None:
-        self.world.disk.harms += 1  # what little is wanted of a file is gone with it
-        self.attempt(self.world.worker.store.reclaim, lane)
-
     @invariant()
     def bounds_hold(self) -> None:
         self.world.worker.check()

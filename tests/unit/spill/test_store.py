@@ -8,7 +8,7 @@ import pytest
 
 from flowguard._native import wire
 from flowguard.chunk import TopicPartition
-from flowguard.errors import FrameLost, SpillRefused
+from flowguard.errors import SpillRefused
 from flowguard.spill.layout import NO_DEADLINE
 from flowguard.spill.manifest import FrameQueue, Probe
 from flowguard.spill.options import LaneSpill, StoreLimits
@@ -442,20 +442,6 @@ def test_an_empty_queue_is_not_parked() -> None:
     store = store_on(fresh_disk())
     store.park(FrameQueue("bulk", A))
     assert not store.recovered
-
-
-def test_files_of_which_little_is_wanted_can_be_reclaimed() -> None:
-    disk = fresh_disk()
-    store = store_on(disk)
-    frames = [spill(store, n, n + 1, size=FULL_FRAME) for n in range(16)]
-    store.finish(*frames[1:])
-    before = store.usage("bulk").stored_bytes
-
-    freed = store.reclaim("bulk")
-
-    assert 0 < freed == before - store.usage("bulk").stored_bytes
-    with pytest.raises(FrameLost, match="missing"):
-        store.read(frames[0])
 
 
 def test_a_worker_with_few_bytes_has_small_segments() -> None:
