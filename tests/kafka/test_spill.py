@@ -11,6 +11,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from secrets import token_urlsafe
 from typing import Any
 
 from tests.kafka.outside import Outside, Record
@@ -49,13 +50,15 @@ class Backlog:
         self.workers = workers
         self.events, self.done = topic("events", PARTITIONS), topic("done")
 
-    def produce(self, first: int = 0, count: int = N) -> None:
+    def produce(
+        self, first: int = 0, count: int = N, padding: Callable[[], str] = lambda: PADDING
+    ) -> None:
         """Produce records of both lanes."""
         self.outside.produce(
             self.events,
             [
                 Record(
-                    {"id": number, "padding": PADDING},
+                    {"id": number, "padding": padding()},
                     headers=[("lane", b"realtime")] if self.is_urgent(number) else [],
                     partition=number // EVERY % PARTITIONS,
                 )
@@ -222,7 +225,7 @@ def test_when_the_quota_is_reached_the_state_says_what_is_held_up_and_all_is_don
     outside: Outside, workers: Workers, topic: Callable[..., str]
 ):
     backlog = Backlog(outside, workers, topic)
-    backlog.produce()
+    backlog.produce(padding=lambda: token_urlsafe(1500))  # near its quota a lane packs
     worker = backlog.start(spill="1MiB")
     lane = worker.until(
         lambda: worker.lane("bulk")["state"] == "hol_blocked" and worker.lane("bulk"),
@@ -231,7 +234,8 @@ def test_when_the_quota_is_reached_the_state_says_what_is_held_up_and_all_is_don
 
     assert "is not fetched, and more urgent records may wait there" in lane["why"]
     assert "of its 1.0 MiB on disk are used" in lane["why"]
-    assert sum(path.stat().st_size for path in files(worker)) <= 1_200_000
+    # Room is reserved for the open file, an eighth; for two while one takes the other's place.
+    assert sum(path.stat().st_size for path in files(worker)) <= 1.3 * 1024 * 1024
     assert backlog.finish(worker) == Counter(range(N))
     worker.until(lambda: worker.lane("bulk")["state"] == "ok")
 
