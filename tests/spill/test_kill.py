@@ -159,7 +159,7 @@ def test_workers_that_are_killed_wherever_they_are_lose_nothing(
 ) -> None:
     seen = check(Life(tmp_path, seed, workers), 30)
 
-    assert seen.found > 100 and seen.reused > 50 and seen.torn > 0
+    assert seen.found > 100 and seen.reused > 50
 
 
 @pytest.mark.slow

@@ -39,6 +39,7 @@ class TallyMachine(RuleBasedStateMachine):
         self.tally.admitted(self.chunk, agents=self.agents)
         self.free = [set(range(ROWS)) for _ in range(self.agents)]
         self.chunks = [[self.chunk] for _ in range(self.agents)]
+        self.home = [dict.fromkeys(range(ROWS), self.chunk) for _ in range(self.agents)]
         self.flying: list[tuple[int, Slice]] = []
         self.left = [set(range(ROWS)) for _ in range(self.agents)]
         self.processed: set[int] = set()
@@ -50,7 +51,9 @@ class TallyMachine(RuleBasedStateMachine):
         for chunk in [] if self.gone else self.chunks[agent % self.agents]:
             first = min(start, chunk.num_records)
             piece = Slice(chunk, first, min(count, chunk.num_records - first))
-            if piece.count and rows_of(piece) <= self.free[agent % self.agents]:
+            rows, home = rows_of(piece), self.home[agent % self.agents]
+            at_home = all(home[row] is chunk for row in rows)
+            if rows and at_home and rows <= self.free[agent % self.agents]:
                 return piece
         return None
 
@@ -95,6 +98,7 @@ class TallyMachine(RuleBasedStateMachine):
             kept = chunk_of(columns.column(0).to_pylist(), timestamps=columns.column(1).to_pylist())
             self.tally.moved(piece, keep, kept)
             self.chunks[agent].insert(0, kept)
+            self.home[agent] |= dict.fromkeys(rows_of(Slice(kept, 0, kept.num_records)), kept)
 
     def give_up_rows(
         self, agent: int, piece: Slice, outcome: str, keep: pa.BooleanArray | None
@@ -172,7 +176,8 @@ def test_dead_letters_are_taken_out_of_what_is_settled_once_it_is_settled(dead: 
     counts = Counts()
     tally = Tally([counts])
     chunk = chunk_of(range(5))
-    tally.fetched(chunk, agents=2)
+    tally.read(chunk.lane, chunk.num_records)
+    tally.admitted(chunk, agents=2)
     for _ in range(2):
         tally.started(Slice(chunk, 0, 5))
 
