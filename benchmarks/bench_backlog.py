@@ -232,10 +232,10 @@ class Run:
         reader, from_reader = programs.start(
             programs.read_sink, broker=self.broker, topic=self.sink, partitions=PARTITIONS
         )
-        seconds = WARM_UP_S + self.seconds
+        seconds, surge = WARM_UP_S + self.seconds, programs.Surge(RATE)
         _, sender = programs.start(
             programs.send_surging, broker=self.broker, topic=self.topic, lane="rt",
-            surge=programs.Surge(RATE), seconds=seconds, header=URGENT,
+            surge=surge, seconds=seconds, header=URGENT,
         )  # fmt: skip
         begin_us = programs.begin([sender])
         sender.recv()
@@ -247,7 +247,7 @@ class Run:
         programs.end(reader)
         read_at = dict(reversed(list(zip(*answer, strict=True))))
         numbers = range(int(RATE * WARM_UP_S), int(RATE * seconds))
-        due = [begin_us + int(number * 1e6 / RATE) for number in numbers]
+        due = [begin_us + int(surge.at_s(number) * 1e6) for number in numbers]
         latencies = sorted(read_at.get(each, stopped_us) - each for each in due)
         return latencies, sum(each not in read_at for each in due)
 
