@@ -140,9 +140,7 @@ class SpillService:
             app=self._app, group=self._app, cluster=cluster, rules=self._fingerprints()
         )
         options = {
-            self._lanes[rank].name: LaneSpill(
-                max_bytes=policy.max_bytes, compression="auto", keys=keys_of(policy)
-            )
+            self._lanes[rank].name: LaneSpill(max_bytes=policy.max_bytes, keys=keys_of(policy))
             for rank, policy in self._policies.items()
         }
 

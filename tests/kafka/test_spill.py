@@ -225,7 +225,7 @@ def test_when_the_quota_is_reached_the_state_says_what_is_held_up_and_all_is_don
     outside: Outside, workers: Workers, topic: Callable[..., str]
 ):
     backlog = Backlog(outside, workers, topic)
-    backlog.produce(padding=lambda: token_urlsafe(1500))  # near its quota a lane packs
+    backlog.produce(padding=lambda: token_urlsafe(1500))
     worker = backlog.start(spill="1MiB")
     lane = worker.until(
         lambda: worker.lane("bulk")["state"] == "hol_blocked" and worker.lane("bulk"),
