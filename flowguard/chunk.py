@@ -104,6 +104,8 @@ class Chunk:
 
     def from_offset(self, offset: int) -> Chunk | None:
         """Return the records at and after an offset; nothing is copied."""
+        if offset <= self.first_offset:
+            return self
         return self.rows(self.row_of(offset), self.num_records)
 
     def without(self, first: int, end: int) -> list[Chunk]:

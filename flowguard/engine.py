@@ -221,7 +221,7 @@ class Engine:
         if partition is None or partition.epoch != fact.epoch:
             return []
         views = self._views_of[fact.partition.topic]
-        before: Blocks = defaultdict(list)  # what a line has
+        before: Blocks = defaultdict(list)  # of what an earlier life has left on disk, if it has
         behind: Blocks = defaultdict(list)
         made_room = False
         for chunk in fact.chunks:
@@ -252,13 +252,7 @@ class Engine:
 
     def _take_blocks(self, partition: Partition, blocks: Blocks, fact: Fetched) -> None:
         """Give blocks to the agents, or let them wait in the lines of their lanes."""
-        scan_hi = fact.next_offset
-        scans: dict[tuple[int, int], tuple[int, int]] = {}
-        ends: dict[int, int] = {}
-        for key in sorted(blocks, reverse=True):
-            first_offset = min(chunk.first_offset for chunk in blocks[key])
-            scans[key] = first_offset, ends.get(key[0], scan_hi)
-            ends[key[0]] = first_offset
+        scans = scans_of(blocks, fact.next_offset) if self.spilling.disks else {}
         for (lane, block), chunks in blocks.items():
             if self.spilling.takes(partition, lane):
                 self.spilling.join(partition, lane, chunks, scans[lane, block])
@@ -543,6 +537,17 @@ class Engine:
     def due_ns(self) -> int | None:
         """Return when to tick next, None if only a fact can change anything."""
         return min((due for view in self.views.values() if (due := view.due_ns)), default=None)
+
+
+def scans_of(blocks: Blocks, next_offset: int) -> dict[tuple[int, int], tuple[int, int]]:
+    """Return of each block the range of offsets of which all records of its lane are in it."""
+    scans: dict[tuple[int, int], tuple[int, int]] = {}
+    ends: dict[int, int] = {}
+    for lane, block in sorted(blocks, reverse=True):
+        first_offset = min(chunk.first_offset for chunk in blocks[lane, block])
+        scans[lane, block] = first_offset, ends.get(lane, next_offset)
+        ends[lane] = first_offset
+    return scans
 
 
 def outcome_of(fact: Failed) -> Outcome:

@@ -11,7 +11,6 @@ from flowguard.control.queue_delay import QueueDelay
 from flowguard.holdings import Flight, Partition
 from flowguard.lanes.lane import Lane
 from flowguard.lanes.lane_set import LaneSet
-from flowguard.lanes.overflow import Spill
 from flowguard.units import SECOND, format_duration, format_size
 from flowguard.view import View
 
@@ -44,8 +43,7 @@ def share_bytes(lanes: LaneSet, memory: MemoryBudget) -> int:
 
 def spill_share_bytes(lanes: LaneSet, memory: MemoryBudget) -> int:
     """Return how many bytes of a lane that spills may wait for an agent before it does."""
-    spilling = sum(any(isinstance(each, Spill) for each in lane.policies) for lane in lanes)
-    share = round(memory.columns_bytes_max * SPILL_SHARES_TOTAL / max(1, spilling))
+    share = round(memory.columns_bytes_max * SPILL_SHARES_TOTAL / max(1, len(lanes.spilling)))
     return min(share, share_bytes(lanes, memory))
 
 

@@ -137,8 +137,9 @@ class Line:
     @property
     def spilled_records(self) -> int:
         """Return how many records count as spilled."""
-        reading = self.reading is not None and not self.refetching
-        return self.frames.records + (self.reading.records if reading and self.reading else 0)
+        if self.reading is None or self.refetching:
+            return self.frames.records
+        return self.frames.records + self.reading.records
 
     @property
     def may_give(self) -> bool:

@@ -233,12 +233,8 @@ class Overflow:
         """Let the policies of a lane act until nothing must leave any more."""
         late_counts = QUEUE_DELAY not in self._engine.shadow
         need = gate.need(now_ns, late_counts=late_counts)
-        if need is None:
-            self._conflate_always(gate)
-            self._calm_down(gate, now_ns)
-            return
         policies = self._acting(gate)
-        if not policies:
+        if need is None or not policies:
             self._conflate_always(gate)
             self._calm_down(gate, now_ns)
             return

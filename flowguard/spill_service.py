@@ -77,12 +77,7 @@ def spill_lanes(lanes: LaneSet) -> dict[int, Spill]:
     Raises:
         ConfigError: One is to be encrypted, and the package for that is missing.
     """
-    found = {
-        rank: policy
-        for rank, lane in enumerate(lanes)
-        for policy in lane.policies
-        if isinstance(policy, Spill)
-    }
+    found = lanes.spilling
     if any(policy.encrypt for policy in found.values()):
         require_library()
     return found

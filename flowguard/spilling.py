@@ -38,7 +38,6 @@ from flowguard.control.retention import GUARD_S, RetentionGuard
 from flowguard.facts import FrameGone, LogsBegin, NotSpilled, Restored, Spilled, SpillWatched
 from flowguard.gate import spill_share_bytes
 from flowguard.holdings import Partition
-from flowguard.lanes.overflow import Spill
 from flowguard.line import Line
 from flowguard.lines import Lines
 from flowguard.reuse import Reuse
@@ -125,12 +124,7 @@ class Spilling:
         self.retention = RetentionGuard()
         self._engine = engine
         self._reuse = Reuse(engine, self.lines)
-        self._policies = {
-            rank: policy
-            for rank, lane in enumerate(engine.lanes)
-            for policy in lane.policies
-            if isinstance(policy, Spill)
-        }
+        self._policies = engine.lanes.spilling
         self.disks = {rank: LaneDisk() for rank in self._policies}
         columns_bytes = engine.memory.columns_bytes_max
         self._share_bytes = spill_share_bytes(engine.lanes, engine.memory)
@@ -300,9 +294,9 @@ class Spilling:
                     "finished; this worker's memory and disk are all that has them"
                 )
         for line in lines:
+            name = line.partition.name
             paused = line.partition.account in self._engine.memory.paused
             if paused and line.tail and not self.relieves(rank):
-                name = line.partition.name
                 return "hol_blocked", (
                     f"{name.topic}[{name.partition}] is not fetched, and more urgent records may "
                     f"wait there: its memory is full, and {trouble or 'the disk takes no more'}"

@@ -23,10 +23,10 @@ from threading import Thread
 from typing import Any, Final, NamedTuple, Protocol
 
 from aiokafka.conn import AIOKafkaConnection
-from aiokafka.errors import IncompatibleBrokerVersion, KafkaConnectionError
+from aiokafka.errors import IncompatibleBrokerVersion, KafkaConnectionError, StaleMetadata
 from aiokafka.protocol.fetch import FetchRequest_v11
 
-__all__ = ["FETCH_VERSION", "Awaited", "FetchConnection", "credentials_of"]
+__all__ = ["FETCH_VERSION", "Awaited", "FetchConnection", "credentials_of", "open_connection"]
 
 #: The first version that fetches zstd is 10; 11 is the last without flexible fields.
 #: Kafka 2.3 and later have it.
@@ -396,6 +396,34 @@ class FetchConnection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka is 
             self.close()
             raise KafkaConnectionError("the broker answered another request than the last one")
         return frame[LENGTH.size :]
+
+
+async def open_connection(
+    client: Any, node: int, *, buffer_bytes: Callable[[], int], memory_bytes: int
+) -> FetchConnection:
+    """Connect to a broker of a client of aiokafka's, to fetch from it.
+
+    Args:
+        buffer_bytes: Tells the size of a receive buffer that is kept.
+        memory_bytes: The budget of the worker; no response is larger than half of it, or than
+            two buffers.
+
+    Raises:
+        StaleMetadata: The client does not know the broker.
+        OSError, KafkaError, asyncio.TimeoutError: It cannot be reached.
+    """
+    broker = client.cluster.broker_metadata(node)
+    if broker is None:
+        raise StaleMetadata(f"broker {node} is not in the metadata")
+    connection = FetchConnection(
+        broker.host,
+        broker.port,
+        buffer_bytes=buffer_bytes,
+        frame_bytes_max=max(memory_bytes // 2, 2 * buffer_bytes()),
+        **credentials_of(client),
+    )
+    await connection.connect()
+    return connection
 
 
 def credentials_of(client: Any) -> Mapping[str, Any]:

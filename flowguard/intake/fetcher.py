@@ -32,7 +32,7 @@ from flowguard.errors import WireError
 from flowguard.facts import Fetched, Stopped
 from flowguard.intake.chunks import Arrival, chunks_of
 from flowguard.intake.compression import decompress
-from flowguard.intake.connection import Awaited, FetchConnection, credentials_of
+from flowguard.intake.connection import Awaited, FetchConnection, open_connection
 from flowguard.lanes.split import Splitter
 
 __all__ = ["Fetcher", "PartitionPlan"]
@@ -289,7 +289,12 @@ class Fetcher:
             answered = False
             connection: FetchConnection | None = None
             try:
-                connection = await self._connect(node)
+                connection = await open_connection(
+                    self._client,
+                    node,
+                    buffer_bytes=lambda: self._memory.fetch_bytes_max,
+                    memory_bytes=self._memory.memory_bytes,
+                )
                 async for _ in self._exchange(connection, node, urgent):
                     answered = True
             except Exception as error:  # whatever it is, the broker's partitions are read on
@@ -432,20 +437,6 @@ class Fetcher:
             return None
         cursors = {each.name: each for each in offsets if each.account in reservation.shares}
         return Asked(cursors, {name: offsets[each] for name, each in cursors.items()}, reservation)
-
-    async def _connect(self, node: int) -> FetchConnection:
-        broker = self._client.cluster.broker_metadata(node)
-        if broker is None:
-            raise kafka_errors.StaleMetadata(f"broker {node} is not in the metadata")
-        connection = FetchConnection(
-            broker.host,
-            broker.port,
-            buffer_bytes=lambda: self._memory.fetch_bytes_max,
-            frame_bytes_max=max(self._memory.memory_bytes // 2, 2 * self._memory.fetch_bytes_max),
-            **credentials_of(self._client),
-        )
-        await connection.connect()
-        return connection
 
     def _send(self, connection: FetchConnection, asked: Asked, urgent: bool) -> Awaited:
         may_be_urgent = any(each.plan.may_be_urgent for each in asked.cursors.values())

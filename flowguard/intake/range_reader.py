@@ -21,8 +21,14 @@ from flowguard.control.memory import MemoryBudget
 from flowguard.errors import WireError
 from flowguard.intake.chunks import Arrival, chunks_of
 from flowguard.intake.compression import decompress
-from flowguard.intake.connection import FetchConnection, credentials_of
-from flowguard.intake.fetcher import READ_COMMITTED, STALE_METADATA, PartitionPlan
+from flowguard.intake.connection import FetchConnection, open_connection
+from flowguard.intake.fetcher import (
+    ANSWER_TIMEOUT_S,
+    OFFSET_OUT_OF_RANGE,
+    READ_COMMITTED,
+    STALE_METADATA,
+    PartitionPlan,
+)
 from flowguard.units import KIB, MIB
 
 __all__ = ["RangeReader"]
@@ -30,8 +36,6 @@ __all__ = ["RangeReader"]
 FETCH_BYTES_MAX: Final = MIB
 FETCH_BYTES_MIN: Final = 64 * KIB
 WAIT_MS: Final = 100
-ANSWER_TIMEOUT_S: Final = 30.0
-OFFSET_OUT_OF_RANGE: Final = 1
 
 #: A log that has nothing at an offset so often has lost it.
 EMPTY_MAX: Final = 5
@@ -106,20 +110,18 @@ class RangeReader:
 
     @asynccontextmanager
     async def _connected(self, name: TopicPartition) -> AsyncIterator[FetchConnection]:
-        leader = self._client.cluster.leader_for_partition(name)
-        broker = None if leader is None else self._client.cluster.broker_metadata(leader)
-        if broker is None:
+        cluster = self._client.cluster
+        leader = cluster.leader_for_partition(name)
+        if leader is None or cluster.broker_metadata(leader) is None:
             self._client.force_metadata_update()
             raise kafka_errors.StaleMetadata(f"nobody leads {name.topic}[{name.partition}]")
-        connection = FetchConnection(
-            broker.host,
-            broker.port,
+        connection = await open_connection(
+            self._client,
+            leader,
             buffer_bytes=lambda: self._bytes,
-            frame_bytes_max=max(self._memory.memory_bytes // 2, 2 * self._bytes),
-            **credentials_of(self._client),
+            memory_bytes=self._memory.memory_bytes,
         )
         try:
-            await connection.connect()
             yield connection
         finally:
             connection.close()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from flowguard.errors import ConfigError
 from flowguard.lanes.lane import Lane
+from flowguard.lanes.overflow import Spill
 from flowguard.suggest import nearest
 
 __all__ = ["LaneSet"]
@@ -72,6 +73,16 @@ class LaneSet:
             raise ConfigError(
                 f"{used_by} names lane {lane.name!r}, which is not in App(lanes=[…]); {hint}"
             ) from None
+
+    @property
+    def spilling(self) -> dict[int, Spill]:
+        """Return the policy of each lane that may spill, by rank."""
+        return {
+            rank: policy
+            for rank, lane in enumerate(self.lanes)
+            for policy in lane.policies
+            if isinstance(policy, Spill)
+        }
 
     @property
     def target_ns_min(self) -> int | None:

@@ -22,10 +22,11 @@ import pyarrow as pa
 from flowguard.chunk import Chunk, TopicPartition
 from flowguard.clock import Clock
 from flowguard.commands import ReadFrame, WriteFrame
-from flowguard.errors import FrameLost, SpillError, SpillRefused
+from flowguard.errors import SpillError, SpillRefused
 from flowguard.facts import DiskSeen, NotSpilled, Restored, Spilled, SpillWatched
 from flowguard.spill.manifest import Frame, FrameQueue, Probe, Run
 from flowguard.spill.quota import SpillState
+from flowguard.spill.reader import lost
 from flowguard.spill.store import SpillStore
 from flowguard.units import SECOND
 
@@ -241,7 +242,7 @@ class SpillDisk:
         frame = command.frame
         try:
             if self._store is None:
-                raise missing(frame, self._why)
+                raise lost(frame, "missing", self._why)
             batches = self._store.read(frame)
             blocks = self._rebuild(frame.partition, command.lane, batches)
         except Exception as error:
@@ -284,16 +285,3 @@ def in_offset_order(block: Sequence[Chunk]) -> pa.RecordBatch:
     table = pa.Table.from_batches([chunk.columns for chunk in block])
     (columns,) = table.sort_by("offset").combine_chunks().to_batches()
     return columns
-
-
-def missing(frame: Frame, why: str) -> FrameLost:
-    """Return the error of a frame whose directory cannot be used."""
-    return FrameLost(
-        "missing",
-        topic=frame.partition.topic,
-        partition=frame.partition.partition,
-        lane=frame.lane,
-        scan_lo=frame.scan_lo,
-        scan_hi=frame.scan_hi,
-        detail=why,
-    )

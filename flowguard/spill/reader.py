@@ -15,7 +15,7 @@ from flowguard.spill.ports import FileSystem
 from flowguard.spill.reading import Broken, FileSource, read_batches, read_payload, reveal
 from flowguard.spill.segments import Segments
 
-__all__ = ["FrameReader"]
+__all__ = ["FrameReader", "lost"]
 
 
 class FrameReader:

@@ -10,7 +10,6 @@ from flowguard.chunk import Chunk
 from flowguard.commands import FinishFrames, ReadFrame, WriteFrame
 from flowguard.facts import DiskSeen, Fact, NotSpilled, Restored, Spilled, SpillWatched
 from flowguard.lanes.lane_set import LaneSet
-from flowguard.lanes.overflow import Spill
 from flowguard.spill.manifest import Frame
 from flowguard.units import MIB, SECOND
 
@@ -44,12 +43,7 @@ class Disk:
         self._later = later
         self._observe = observe
         self._now_ns = now_ns
-        self._most = {
-            rank: policy.max_bytes
-            for rank, lane in enumerate(lanes)
-            for policy in lane.policies
-            if isinstance(policy, Spill)
-        }
+        self._most = {rank: policy.max_bytes for rank, policy in lanes.spilling.items()}
         self._used = dict.fromkeys(self._most, 0)
         self._frames: dict[Frame, tuple[int, Sequence[Sequence[Chunk]]]] = {}
         self._numbers = 0
