@@ -60,6 +60,7 @@ class Lineup:
         unanswered: How many of those under way have no answer yet.
         node: The broker that they went to.
         acknowledged_s: When the last one of this session was, in seconds of the event loop.
+        say_after_s: When it may be said again that it waits.
         too_large_bytes: The smallest batch that was refused as too large, until `…_until_s`.
     """
 
@@ -72,6 +73,7 @@ class Lineup:
     next_sequence: int = 0
     not_before_s: float = 0.0
     acknowledged_s: float | None = None
+    say_after_s: float = 0.0
     too_large_bytes: int | None = None
     too_large_until_s: float = 0.0
 
@@ -79,6 +81,14 @@ class Lineup:
     def broken(self) -> bool:
         """Tell whether something under way was refused, so that nothing more may be sent."""
         return len(self.under_way) > self.unanswered
+
+    def waits_since_s(self, within_s: float) -> float:
+        """Return when the first that waits was sent.
+
+        Args:
+            within_s: How long it may take.
+        """
+        return self.waiting[0].deadline_s - within_s
 
     def has_room(self, now_s: float) -> bool:
         """Tell whether another batch may be under way now."""

@@ -57,6 +57,10 @@ TICK_S: Final = 1.0
 ANSWER_WITHIN_S: Final = 40.0
 CONNECT_WITHIN_S: Final = 20.0
 
+#: That a partition has no leader is said after so long, and again each so often.
+SAID_AFTER_S: Final = 5.0
+SAY_EACH_S: Final = 30.0
+
 #: What is not acknowledged so long after a stop is given up; nothing of it was committed.
 CLOSE_WITHIN_S: Final = 10.0
 
@@ -179,6 +183,8 @@ class BatchSender:
         name = TopicPartition(topic, partition)
         lineup = self._lineups.get(name)
         if lineup is None:
+            # What the client knows by chance, it forgets once another topic is asked for.
+            self.client.add_topic(topic)
             lineup = self._lineups[name] = Lineup(name)
             self._by_topic.setdefault(topic, []).append(lineup)
         return lineup
@@ -247,13 +253,23 @@ class BatchSender:
                 continue
             leader = self.client.cluster.leader_for_partition(lineup.name)
             if leader is None or leader == -1:
-                self.client.force_metadata_update()
+                self._wait_for_leader(lineup, now_s)
                 delay_s = BACKOFF_S
             elif not lineup.under_way or lineup.node == leader:
                 by_node.setdefault(leader, []).append(lineup)
         for node, lineups in by_node.items():
             delay_s = min(delay_s or TICK_S, self._serve(node, lineups, now_s))
         return delay_s
+
+    def _wait_for_leader(self, lineup: Lineup, now_s: float) -> None:
+        """Look for a leader again, and say so if there has been none for long."""
+        self.client.force_metadata_update()
+        if lineup.waits_since_s(self._timeout_s) + SAID_AFTER_S < now_s >= lineup.say_after_s:
+            lineup.say_after_s = now_s + SAY_EACH_S
+            logger.warning(
+                "%s[%s]: %d batches wait, because no broker leads the partition; is the topic "
+                "there, is a broker down?", *lineup.name, len(lineup.waiting),
+            )  # fmt: skip
 
     def _any_under_way(self) -> bool:
         return any(broker.requests for broker in self._brokers.values())

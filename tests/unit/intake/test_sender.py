@@ -179,6 +179,8 @@ class FakeClient:
     def __init__(self, *brokers: ProduceBroker) -> None:
         self.brokers = brokers
         self.leader: dict[TopicPartition, int] = {}
+        self.topics: set[str] = set()
+        self.forgotten = False
         self.cluster = self
         self.updates = 0
         self.updated = asyncio.Event()
@@ -187,14 +189,20 @@ class FakeClient:
         self.refuse_with = 15
 
     def leader_for_partition(self, name: TopicPartition) -> int | None:
+        if self.forgotten and name.topic not in self.topics:
+            return None
         return self.leader.get(name, 0)
 
     def broker_metadata(self, node: int) -> Any:
         return SimpleNamespace(host="127.0.0.1", port=self.brokers[node].port)
 
+    def add_topic(self, topic: str) -> None:
+        self.topics.add(topic)
+
     def force_metadata_update(self) -> None:
         self.updates += 1
         self.updated.set()
+        self.forgotten = True  # as aiokafka forgets whatever it was not told to keep
 
     def get_random_node(self) -> int:
         return 0
@@ -555,6 +563,32 @@ async def test_without_a_leader_batches_wait_for_one() -> None:
         await asyncio.gather(*sent)
 
         assert broker.log[P0] == [b"1"]
+
+
+async def test_a_client_that_looks_for_other_topics_keeps_those_that_are_sent_to() -> None:
+    async with ProduceBroker().running() as broker, sender_of(broker) as (sender, client):
+        sent = sender.send_batches("out", batch_of(b"1"))
+        client.force_metadata_update()
+        await asyncio.gather(*sent)
+
+        assert broker.log[P0] == [b"1"]
+
+
+async def test_a_partition_that_nobody_leads_for_long_is_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sending, "SAID_AFTER_S", 0.0)
+    async with ProduceBroker().running() as broker, sender_of(broker) as (sender, client):
+        client.leader[P0] = -1
+        sent = sender.send_batches("out", batch_of(b"1"))
+        while client.updates < 3:
+            await client.updated.wait()
+            client.updated.clear()
+        client.leader[P0] = 0
+        await asyncio.gather(*sent)
+
+    (said,) = caplog.messages
+    assert said.startswith("out[0]: 1 batches wait, because no broker leads the partition")
 
 
 async def test_a_producer_id_that_is_refused_is_asked_for_again() -> None:
