@@ -18,6 +18,7 @@ from flowguard.errors import (
     ConfigError,
     FlowguardError,
     HookError,
+    Rejected,
     SettleError,
     Unavailable,
     WireError,
@@ -26,6 +27,8 @@ from flowguard.lanes.fairness import header, key
 from flowguard.lanes.lane import Lane
 from flowguard.lanes.overflow import Block, Conflate, Divert, Shed, Spill
 from flowguard.lanes.rules import by_column, by_header, by_key_prefix, by_topic
+from flowguard.settle.letter_limit import DeadLetters
+from flowguard.settle.retry import Retry
 
 __all__ = [
     "Adaptive",
@@ -35,11 +38,14 @@ __all__ = [
     "Block",
     "ConfigError",
     "Conflate",
+    "DeadLetters",
     "Divert",
     "Feed",
     "FlowguardError",
     "HookError",
     "Lane",
+    "Rejected",
+    "Retry",
     "SettleError",
     "Shed",
     "Spill",

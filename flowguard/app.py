@@ -30,9 +30,11 @@ from flowguard.lanes.lane import Lane
 from flowguard.lanes.lane_set import LaneSet
 from flowguard.lanes.rules import Rule
 from flowguard.runtime import FeedRuntime
+from flowguard.settle.letter_limit import DeadLetters
+from flowguard.settle.retry import Retry
 from flowguard.settle.service import EgressService, LetterService
 from flowguard.suggest import is_typo, reject_unknown
-from flowguard.units import Size
+from flowguard.units import Duration, Size
 from flowguard.web import FeedWeb
 
 __all__ = ["App"]
@@ -47,8 +49,6 @@ FAUST_OPTIONS = frozenset(
     }
 )
 APP_OPTIONS = FAUST_OPTIONS | {"memory", "lanes", "spill_dir", "shadow"}
-
-AGENT_LATER = frozenset({"retries", "timeout", "dead_letters"})
 
 
 class FeedBootStrategy(BootStrategy):
@@ -177,8 +177,9 @@ class App(faust.App):
     def agent(self, channel: Any = None, **options: Any) -> Callable[[Any], Any]:
         """Declare an agent; on a feed its events are batches.
 
-        On a feed, `concurrency` is the most batches at once, a number or `fg.Adaptive`, and
-        `batch` an `fg.BatchSize`.
+        On a feed, `concurrency` is the most batches at once, a number or `fg.Adaptive`;
+        `batch` an `fg.BatchSize`; `retries` an `fg.Retry`; `timeout` how long the function may
+        take for a batch (`"30s"`); `dead_letters` an `fg.DeadLetters`.
         """
         if not isinstance(channel, Feed):
             return super().agent(channel, **options)
@@ -194,13 +195,22 @@ class App(faust.App):
         concurrency: int | Adaptive = 1,
         sink: Iterable[Any] | None = None,
         batch: BatchSize | None = None,
+        retries: Retry | None = None,
+        timeout: Duration | None = None,
+        dead_letters: DeadLetters | None = None,
         **unknown: Any,
     ) -> Callable[[Any], FeedAgent]:
-        known = ("name", "concurrency", "sink", "batch")
-        reject_unknown(unknown, known=known, later=AGENT_LATER, owner="an agent on a feed")
+        known = ("name", "concurrency", "sink", "batch", "retries", "timeout", "dead_letters")
+        reject_unknown(unknown, known=known, owner="an agent on a feed")
         check_concurrency(concurrency)
         if batch is not None and not isinstance(batch, BatchSize):
             raise ConfigError(f"batch={batch!r} is not available; use fg.BatchSize(…)")
+        if isinstance(retries, int) and not isinstance(retries, bool):
+            retries = Retry(retries)
+        if retries is not None and not isinstance(retries, Retry):
+            raise ConfigError(f"retries={retries!r} is not available; use fg.Retry(…)")
+        if dead_letters is not None and not isinstance(dead_letters, DeadLetters):
+            raise ConfigError(f"dead_letters={dead_letters!r} is none; use fg.DeadLetters(…)")
 
         def declare(function: Any) -> FeedAgent:
             agent = FeedAgent(
@@ -211,6 +221,9 @@ class App(faust.App):
                 concurrency=concurrency,
                 sink=sink,
                 batch=batch,
+                retries=retries,
+                timeout=timeout,
+                dead_letters=dead_letters,
                 on_error=self._on_agent_error,
                 help=function.__doc__,
             )

@@ -10,14 +10,18 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from flowguard._native import wire
 from flowguard.chunk import Slice, TopicPartition
+from flowguard.facts import Nack
 from flowguard.lanes.lane import Lane
+from flowguard.selection import rows_of
 from flowguard.trace_context import shared_traceparent
+from flowguard.units import Duration, duration_ns
 
 if TYPE_CHECKING:
     from faust.types import EventT
@@ -77,7 +81,11 @@ class Batch:
         self.num_bytes = sum(piece.num_bytes for piece in slices)
         self._slices = slices
         self._make_frame = frame
-        self._rejected = rejected
+        self._rejected = list(rejected)
+        self.rejections: dict[int, str] = {}  # by row of all its slices
+        self.nacks: dict[int, Nack] = {}
+        self.nack_all: Nack | None = None
+        self._unframed: list[list[int]] = []  # left out before the frame was made
         self._delivery = delivery
         self._len = sum(piece.count for piece in slices) - len(rejected)
 
@@ -89,6 +97,66 @@ class Batch:
             {f"{p.chunk.partition.topic}[{p.chunk.partition.partition}]" for p in self._slices}
         )
         return f"<Batch: {len(self)} records, lane {self.lane.name}, {', '.join(places)}>"
+
+    # What becomes of its records.
+
+    def reject(self, rows: Any, reason: str) -> None:
+        """Let bad records become dead letters when the agent comes back; they are not retried.
+
+        Later views omit them.
+
+        Args:
+            rows: Row numbers of the views as they are now, or a mask.
+            reason: Why, for people: `fg-error-reason`.
+
+        Raises:
+            TypeError, ValueError: `rows` are no rows of it.
+        """
+        for row in self._leave_out(rows):
+            self.rejections[row] = str(reason)
+
+    def nack(self, reason: str, rows: Any = None, after: Duration | None = None) -> None:
+        """Have records tried again after the agent came back, as if it had raised for them.
+
+        Each counts as one that has failed by itself; later views omit them. Without `rows`
+        the whole batch has failed, and is split as after an exception.
+
+        Args:
+            reason: Why, for people.
+            rows: Row numbers of the views as they are now, or a mask; None for all of it.
+            after: Wait at least so long.
+
+        Raises:
+            TypeError, ValueError: `rows` are no rows of it.
+            ConfigError: `after` is no duration.
+        """
+        after_ns = 0 if after is None else duration_ns(after, name="after")
+        nack = Nack(str(reason), after_ns)
+        if rows is None:
+            self.nack_all = nack
+            return
+        for row in self._leave_out(rows):
+            self.nacks[row] = nack
+
+    def _leave_out(self, selection: Any) -> list[int]:
+        """Leave rows out of later views; return where they are in all slices."""
+        rows = rows_of(selection, len(self))
+        if not rows:
+            return []
+        hidden = set(self._rejected)
+        visible = [row for row in range(len(self) + len(hidden)) if row not in hidden]
+        if "_frame" in self.__dict__:
+            keep = np.ones(len(self), dtype=bool)
+            keep[rows] = False
+            self.__dict__["_frame"] = self._frame.filter(keep)
+        else:
+            self._unframed = [*self._unframed, rows]
+        found = [visible[row] for row in rows]
+        self._rejected = sorted([*self._rejected, *found])
+        self._len -= len(rows)
+        for name in ("_columns", "deadline", "traceparent"):
+            self.__dict__.pop(name, None)
+        return found
 
     @cached_property
     def deadline(self) -> float | None:
@@ -123,7 +191,12 @@ class Batch:
 
     @cached_property
     def _frame(self) -> pl.DataFrame:
-        return self._make_frame()
+        frame = self._make_frame()
+        for rows in self._unframed:
+            keep = np.ones(len(frame), dtype=bool)
+            keep[rows] = False
+            frame = frame.filter(keep)
+        return frame
 
     @cached_property
     def _columns(self) -> pa.RecordBatch:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from flowguard.spill.manifest import Frame, FrameQueue
 
 __all__ = [
-    "Command", "Cut", "DivertBatch", "Fetch", "FinishFrames", "Hold", "OffsetRanges", "Park",
-    "ReadFrame", "Resume", "Seek", "StartBatch", "Unprocessed", "WriteFrame",
+    "BuryBatch", "Command", "Cut", "DivertBatch", "Fetch", "FinishFrames", "Hold", "OffsetRanges",
+    "Park", "ReadFrame", "Resume", "Seek", "StartBatch", "Unprocessed", "WriteFrame",
 ]  # fmt: skip
 
 
@@ -92,6 +92,20 @@ class DivertBatch:
 
     cut: Cut
     topic: str
+
+
+@dataclass(frozen=True, slots=True)
+class BuryBatch:
+    """Write these records to the agent's dead letters; then tell how it ended as of a batch.
+
+    Args:
+        error: The kind of error, for `fg-error-type`.
+        reason: Why, for people.
+    """
+
+    cut: Cut
+    error: str
+    reason: str
 
 
 class OffsetRanges(Sequence[tuple[int, int]]):
@@ -212,6 +226,7 @@ Command = (
     | Resume
     | Seek
     | DivertBatch
+    | BuryBatch
     | Unprocessed
     | WriteFrame
     | ReadFrame

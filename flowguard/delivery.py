@@ -8,7 +8,10 @@ DivertBatch ─▶ another topic
 from __future__ import annotations
 
 import asyncio
-from functools import cached_property
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
+from copy import copy
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 import polars as pl
@@ -18,9 +21,11 @@ from flowguard.agents.delivered import Delivered, Outcome
 from flowguard.agents.event import FaustDelivery
 from flowguard.agents.feed import Feed
 from flowguard.batch import Batch
+from flowguard.chunk import TopicPartition
 from flowguard.commands import Cut
 from flowguard.control.memory import MemoryBudget
 from flowguard.declared import Declared
+from flowguard.errors import LettersNotWritten
 from flowguard.intake.codec import Decoded
 from flowguard.intake.codec.raw import RawCodec
 from flowguard.settle.dead_letter import DeadLetterWriter
@@ -39,6 +44,12 @@ INLINE_BYTES: Final = 16 * 1024
 
 class BatchOutcome(Outcome, Protocol):
     """Where batches report to, also those that no agent has."""
+
+    def too_many_letters(
+        self, agent: str, lane: int, letters: Mapping[TopicPartition, tuple[int, int]]
+    ) -> Mapping[TopicPartition, str]:
+        """Return of each partition that may have no more dead letters why."""
+        ...
 
     def failed(self, batch_id: int, error: BaseException, *, logged: bool = False) -> None:
         """It must be tried again; `logged`: why was said already."""
@@ -73,11 +84,14 @@ class Delivery:
         self._frame_bytes: dict[int, int] = {}
         self._starting: set[asyncio.Task[None]] = set()
         self._decoding = asyncio.Lock()
+        self._letters: dict[str, DeadLetterWriter] = {}
 
-    @cached_property
-    def dead_letters(self) -> DeadLetterWriter:
-        """Return where rejected records are written."""
-        return DeadLetterWriter(f"{self._app.conf.id}.dlq", self._app.letters)
+    def letters_of(self, agent: str) -> DeadLetterWriter:
+        """Return what writes an agent's dead letters."""
+        topic = self._declared.agents[agent].dead_letters.topic or f"{self._app.conf.id}.dlq"
+        if topic not in self._letters:
+            self._letters[topic] = DeadLetterWriter(topic, self._app.letters)
+        return self._letters[topic]
 
     @cached_property
     def diverter(self) -> Diverter:
@@ -120,6 +134,36 @@ class Delivery:
         else:
             self._outcome.finished(cut.batch_id, 0)
 
+    def bury(self, cut: Cut, error: str, reason: str) -> None:
+        """Write records to the dead letters of their agent, and tell how it ended."""
+        self._keep(self._loop.create_task(self._bury(cut, error, reason)))
+
+    async def _bury(self, cut: Cut, error: str, reason: str) -> None:
+        reasons = dict.fromkeys(range(cut.num_records), reason)
+        try:
+            await self.letters_of(cut.agent).write(
+                cut.slices, reasons, attempt=cut.attempt, error=error, again=cut.again
+            )
+        except Exception as problem:  # whatever it is, the records wait
+            logger.warning("agent %s: %s; the records wait", cut.agent, problem)
+            self._outcome.failed(cut.batch_id, problem, logged=True)
+        else:
+            self._outcome.finished(cut.batch_id, cut.num_records)
+
+    async def _write_letters(
+        self, cut: Cut, reasons: Mapping[int, str], error: str, *, attempt: int, again: bool
+    ) -> None:
+        """Write rows of a batch to the dead letters, unless there are too many.
+
+        Raises:
+            LettersNotWritten: They were not acknowledged, or are too many.
+        """
+        stops = self._outcome.too_many_letters(cut.agent, cut.lane, letters_in(cut, reasons))
+        writer = self.letters_of(cut.agent)
+        if stops:
+            raise LettersNotWritten("; ".join(stops.values()), topic=writer.topic, stops=stops)
+        await writer.write(cut.slices, reasons, attempt=attempt, error=error, again=again)
+
     async def _decode_aside(self, cut: Cut, feed: Feed) -> None:
         """Decode on another thread; columns that are being inferred one batch at a time."""
         try:
@@ -153,13 +197,16 @@ class Delivery:
         )
         if decoded is not None:
             self._count_frame(cut.batch_id, decoded.frame)
-        delivered = Delivered(cut.batch_id, batch, dead_letters=letters, outcome=self._outcome)
+        write = partial(self._write_letters, copy(cut), attempt=cut.attempt, again=cut.again)
+        delivered = Delivered(
+            cut.batch_id,
+            batch,
+            dead_letters=letters,
+            outcome=self._outcome,
+            bury=lambda rows: write(rows, "Rejected"),
+        )
         if letters:
-            delivered.hold(
-                self.dead_letters.write(
-                    cut.slices, rejected, attempt=cut.attempt, error="Undecodable", again=cut.again
-                )
-            )
+            delivered.hold(write(rejected, "Undecodable"))
         self._note_codec(feed)
         if len(batch):
             agent = self._declared.agents[cut.agent]
@@ -184,6 +231,21 @@ class Delivery:
         """Forget what was never delivered."""
         for task in list(self._starting):
             task.cancel()
+
+
+def letters_in(cut: Cut, rows: Iterable[int]) -> dict[TopicPartition, tuple[int, int]]:
+    """Return for each partition how many of these rows it has, and how many records."""
+    wanted = sorted(rows)
+    found: dict[TopicPartition, tuple[int, int]] = {}
+    before = 0
+    for piece in cut.slices:
+        end = before + piece.count
+        letters = bisect_left(wanted, end) - bisect_left(wanted, before)
+        name = piece.chunk.partition
+        counted, records = found.get(name, (0, 0))
+        found[name] = counted + letters, records + piece.count
+        before = end
+    return {name: counts for name, counts in found.items() if counts[0]}
 
 
 def decode(feed: Feed, cut: Cut) -> Decoded:

@@ -25,7 +25,6 @@ from flowguard._native.histogram import LatencyHistogram
 from flowguard.chunk import Chunk, TopicPartition
 from flowguard.commands import Command, Fetch, Resume, StartBatch
 from flowguard.control.decision import DecisionLog
-from flowguard.control.limit import Outcome
 from flowguard.control.memory import MemoryBudget
 from flowguard.control.rate import RateLimit
 from flowguard.facts import (
@@ -48,6 +47,7 @@ from flowguard.facts import (
     Stopped,
     Ticked,
 )
+from flowguard.failing import Failing
 from flowguard.holdings import Flight, Partition
 from flowguard.lanes.lane import Lane
 from flowguard.lanes.lane_set import LaneSet
@@ -169,6 +169,7 @@ class Engine:
         self._lag_ns = 0
         self.epoch_ms: int | None = None  # the wall clock, as far as it was told
         self.spilling = Spilling(self)
+        self.failing = Failing(self)
         self.overflow = Overflow(self)
         self.steering = Steering(self)
 
@@ -186,7 +187,12 @@ class Engine:
         self.spilling.move(now_ns)
         stirred, self._stirred = self._stirred, {}
         commands += self._start_batches(stirred, now_ns)
-        return [*commands, *self.spilling.take_commands(), *self.overflow.take_commands()]
+        return [
+            *commands,
+            *self.failing.take_commands(),
+            *self.spilling.take_commands(),
+            *self.overflow.take_commands(),
+        ]
 
     def _take_in(self, fact: Fact) -> list[Command]:
         match fact:
@@ -228,7 +234,10 @@ class Engine:
             unfinished = chunk.from_offset(partition.ledger.restored[chunk.lane])
             if unfinished is not chunk:
                 made_room |= self._skip(partition, chunk, unfinished)
-            if unfinished is not None:
+            if unfinished is not None and chunk.lane in partition.stopped:
+                self.tally.passed_over(chunk.lane, unfinished.num_records)
+                made_room |= self.memory.release(partition.account, unfinished.num_bytes)
+            elif unfinished is not None:
                 made_room |= self._sort(partition, unfinished, before, behind)
         self._take_blocks(partition, before, fact)
         partition.ledger.position = max(partition.ledger.position, fact.next_offset)
@@ -291,7 +300,9 @@ class Engine:
 
     def _returned(self, fact: Returned) -> list[Command]:
         view = self._view_with[fact.batch_id]
-        view.stand_up(view.flights[fact.batch_id], fact.at_ns)
+        flight = view.flights[fact.batch_id]
+        flight.nacked = fact.nacked
+        view.stand_up(flight, fact.at_ns)
         self.stir([view])
         return []
 
@@ -301,8 +312,12 @@ class Engine:
             return []
         view = self._view_with.pop(fact.batch_id)
         flight = view.flights[fact.batch_id]
-        view.serving.finished(flight, fact.at_ns)
-        view.serving.clock_ns = fact.epoch_ms * MILLISECOND - fact.at_ns
+        if not flight.doomed:
+            if fact.nacked:
+                self.failing.nacked(view, flight, fact)
+            view.serving.finished(flight, fact.at_ns)
+            view.serving.clock_ns = fact.epoch_ms * MILLISECOND - fact.at_ns
+            self.failing.settled(view, flight)
         view.land(flight)
         lane = flight.cut.lane
         commands: list[Command] = []
@@ -310,8 +325,12 @@ class Engine:
         for part in flight.live:
             part.ledger.finish(part.run)
             view.backlog.advance(part.partition, lane, part.ledger)
-            self._record_latency(lane, self.tally.settled(part.piece), fact.epoch_ms)
-            finished += part.piece.count
+            if flight.doomed:
+                self.tally.failed(part.piece)  # no longer in flight ...
+                self.tally.gave_up(part.piece, "dead_letters")  # ... but done
+            else:
+                self._record_latency(lane, self.tally.settled(part.piece), fact.epoch_ms)
+                finished += part.piece.count
             if part.piece.chunk.unsettled == 0 and self.let_go(part.partition, part.piece.chunk):
                 commands = [Resume()]
         self.tally.dead_letters(lane, min(fact.dead_letters, finished))
@@ -326,19 +345,12 @@ class Engine:
             return []
         view = self._view_with[fact.batch_id]
         flight = view.flights[fact.batch_id]
-        flight.why = fact.why
-        view.serving.failed(
-            flight,
-            fact.at_ns,
-            unavailable=fact.unavailable,
-            retry_after_ns=fact.retry_after_ns,
-            common=fact.common,
-        )
         for part in flight.live:
             self.tally.failed(part.piece)
         if flight.live:
-            view.hold_back(flight, fact.at_ns, outcome=outcome_of(fact))
+            self.failing.failed(view, flight, fact)
         else:
+            flight.why = fact.why
             view.land(flight)
             del self._view_with[fact.batch_id]
         self.stir([view])
@@ -442,6 +454,7 @@ class Engine:
         commands: list[Command] = []
         for view in views:
             self.overflow.expire(view, now_ns)
+            self.failing.bury_again(view, now_ns)
             while view.seats_free > 0:
                 flight = view.next_flight(now_ns)
                 if flight is None:
@@ -457,10 +470,14 @@ class Engine:
         if not flight.failed:
             flight.cut.batch_id = self.next_batch_id()
         self.overflow.started(view, flight, now_ns)
-        self._view_with[flight.cut.batch_id] = view
+        self.name_view(flight, view)
         view.start(flight, now_ns)
         for part in flight.parts:
             self.tally.started(part.piece)
+
+    def name_view(self, flight: Flight, view: View) -> None:
+        """Note whose a batch is that is not settled."""
+        self._view_with[flight.cut.batch_id] = view
 
     def next_batch_id(self) -> int:
         """Return a number that no batch has had."""
@@ -548,13 +565,6 @@ def scans_of(blocks: Blocks, next_offset: int) -> dict[tuple[int, int], tuple[in
         scans[lane, block] = first_offset, ends.get(lane, next_offset)
         ends[lane] = first_offset
     return scans
-
-
-def outcome_of(fact: Failed) -> Outcome:
-    """Return what a failure says of the load: something may have had too much of it."""
-    if not fact.unavailable:
-        return "failed"
-    return "unavailable" if fact.retry_after_ns is None else "throttled"
 
 
 def sum_of(*histograms: LatencyHistogram) -> LatencyHistogram:

@@ -9,6 +9,9 @@ FlowguardError
  │    ├── SpillRefused  records were not written; whoever has them keeps them
  │    └── FrameLost     records cannot be read back; they are fetched from Kafka again
  ├── SettleError        a send or a commit failed for good
+ │    └── LettersNotWritten  dead letters were not acknowledged; their records wait
+ ├── Nacked             an agent wants a batch again
+ ├── Rejected           raised by you: the records are bad; they become dead letters
  └── Unavailable        raised by you: what the agent depends on is not there; nothing is lost
 
 Each message says what happened, what flowguard does now, and what you can do.
@@ -16,14 +19,22 @@ Each message says what happened, what flowguard does now, and what you can do.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flowguard.chunk import TopicPartition
 
 __all__ = [
     "ConfigError",
     "FlowguardError",
     "FrameLost",
     "HookError",
+    "LettersNotWritten",
+    "Nacked",
     "RegistryError",
+    "Rejected",
     "SettleError",
     "SpillError",
     "SpillRefused",
@@ -147,6 +158,43 @@ class SettleError(FlowguardError):
         self.partition = partition
         self.unavailable = unavailable
         super().__init__(message)
+
+
+class LettersNotWritten(SettleError):
+    """Dead letters were not acknowledged, or are too many; their records wait.
+
+    Args:
+        message: Why.
+        topic: Where they were to go.
+        stops: Partition → why its lane stops, if there are too many.
+    """
+
+    def __init__(
+        self, message: str, *, topic: str, stops: Mapping[TopicPartition, str] | None = None
+    ) -> None:
+        self.stops = dict(stops or {})
+        super().__init__(message, topic=topic, unavailable=True)
+
+
+class Rejected(FlowguardError):
+    """Raise it in an agent when records are bad: they become dead letters, and are not retried.
+
+    Of a batch of several records, each half is tried by itself until the bad ones are alone;
+    where it is known which they are, `batch.reject(rows, reason)` costs nothing.
+    """
+
+
+class Nacked(FlowguardError):
+    """An agent wants a whole batch again; it said so by `batch.nack`.
+
+    Args:
+        reason: Why.
+        retry_after_ns: How long to wait at least.
+    """
+
+    def __init__(self, reason: str, retry_after_ns: int | None = None) -> None:
+        self.retry_after_ns = retry_after_ns
+        super().__init__(reason)
 
 
 class Unavailable(FlowguardError):

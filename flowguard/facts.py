@@ -22,6 +22,7 @@ __all__ = [
     "Finished",
     "FrameGone",
     "LogsBegin",
+    "Nack",
     "NotSpilled",
     "Restored",
     "Returned",
@@ -126,10 +127,26 @@ class Returned:
     """The agent came back for its next batch; what it sent may not be acknowledged yet.
 
     Not told of a batch that has failed by then.
+
+    Args:
+        nacked: It wants some of the records again.
     """
 
     batch_id: int
     at_ns: int
+    nacked: bool = False
+
+
+class Nack(NamedTuple):
+    """What an agent said of a record that it wants again.
+
+    Args:
+        reason: Why, for people.
+        after_ns: How long to wait at least.
+    """
+
+    reason: str
+    after_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,12 +156,14 @@ class Finished:
     Args:
         dead_letters: How many of its records went to dead letters instead of the agent.
         epoch_ms: The wall clock, for latency from the records' timestamps.
+        nacked: Row → why the agent wants that record again; the others are settled.
     """
 
     batch_id: int
     dead_letters: int
     at_ns: int
     epoch_ms: int
+    nacked: Mapping[int, Nack] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +176,11 @@ class Failed:
         retry_after_ns: How long to wait at least, if what is unavailable said so.
         common: What is unavailable is a sink or a schema registry, which the agent's fallback
             needs as well.
+        alone: What is unavailable concerns this batch only, and no other that the agent has.
+        kind: Type of the error.
+        rejected: The agent says that the records are bad.
+        transient: It looks as if something were not there, though nobody said so.
+        stops: Partition → why the batch's lane stops there.
     """
 
     batch_id: int
@@ -165,6 +189,11 @@ class Failed:
     unavailable: bool = False
     retry_after_ns: int | None = None
     common: bool = False
+    alone: bool = False
+    kind: str = ""
+    rejected: bool = False
+    transient: bool = False
+    stops: Mapping[TopicPartition, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

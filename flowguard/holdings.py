@@ -33,6 +33,7 @@ class Partition:
     revoking: bool = False
     gone: bool = False
     why: str | None = None  # it cannot be read any further
+    stopped: dict[int, str] = field(default_factory=dict)  # by lane that does not go on, why
 
     @property
     def account(self) -> tuple[TopicPartition, int]:
@@ -48,6 +49,20 @@ class Part(NamedTuple):
     ledger: LaneLedger
     run: Run
     queue: int
+
+    @property
+    def live(self) -> bool:
+        """Tell whether its partition is still ours, and its lane goes on there."""
+        return not self.partition.gone and self.piece.chunk.lane not in self.partition.stopped
+
+    def cut(self, count: int) -> tuple[Part, Part]:
+        """Return its first so many records, and the rest."""
+        chunk, start = self.piece.chunk, self.piece.start
+        rest = Slice(chunk, start + count, self.piece.count - count)
+        rest_run = self.ledger.split(self.run, chunk.offset_at(rest.start))
+        return self._replace(piece=Slice(chunk, start, count)), self._replace(
+            piece=rest, run=rest_run
+        )
 
 
 @dataclass(slots=True, eq=False)
@@ -90,8 +105,17 @@ class Flight:
     Args:
         closed: Sub-queues that it keeps closed until it is settled, because it failed.
         why: Why it failed, until it is settled.
+        kind: The type of that error.
         held: It failed because something is unavailable, which is no attempt.
         refusals: How often in a row it was held.
+        place: Where it comes among all batches; the halves of a batch come in its place.
+        failures: How often its record has failed by itself.
+        failed_ns: When it failed last.
+        served_before: How many batches its agent had done when it failed last, or was started.
+        exhausted: Its record has failed as often as it may. It becomes a dead letter as soon
+            as anything else shows that the agent works.
+        doomed: It is on its way to the dead letters, or waits to go there.
+        nacked: The agent came back from it, and wants some of its records again.
     """
 
     cut: Cut
@@ -99,8 +123,16 @@ class Flight:
     seated: bool = False
     closed: set[int] = field(default_factory=set)
     why: str = ""
+    kind: str = ""
     held: bool = False
     refusals: int = 0
+    place: tuple[int, ...] = ()
+    failures: int = 0
+    failed_ns: int = -1
+    served_before: int = 0
+    exhausted: bool = False
+    doomed: bool = False
+    nacked: bool = False
 
     @property
     def failed(self) -> bool:
@@ -120,7 +152,7 @@ class Flight:
     @property
     def live(self) -> list[Part]:
         """Return the parts whose partition is still ours."""
-        return [part for part in self.parts if not part.partition.gone]
+        return [part for part in self.parts if part.live]
 
     def holds(self, partition: Partition) -> bool:
         """Tell whether records of a partition, in this assignment, are among it."""
@@ -128,7 +160,11 @@ class Flight:
 
     def let_go(self) -> list[Part]:
         """Let go of the parts whose partition is not ours any more, and return them."""
-        gone = [part for part in self.parts if part.partition.gone]
-        self.parts = self.live
-        self.cut.slices = tuple(part.piece for part in self.parts)
+        gone = [part for part in self.parts if not part.live]
+        self.keep(self.live)
         return gone
+
+    def keep(self, parts: list[Part]) -> None:
+        """Go on with these records."""
+        self.parts = parts
+        self.cut.slices = tuple(part.piece for part in parts)

@@ -26,6 +26,7 @@ from flowguard.agents.failures import failure_of
 from flowguard.chunk import Chunk, TopicPartition
 from flowguard.clock import Clock, SystemClock
 from flowguard.commands import (
+    BuryBatch,
     Command,
     DivertBatch,
     Fetch,
@@ -52,6 +53,7 @@ from flowguard.facts import (
     Fetched,
     Finished,
     LogsBegin,
+    Nack,
     Returned,
     Revoked,
     Revoking,
@@ -280,11 +282,19 @@ class FeedRuntime(Service):
         """Take in that the broker stored this."""
         self.observe(Committed(points=points, at_ns=self.clock.now_ns()))
 
-    def returned(self, batch_id: int) -> None:
+    def returned(self, batch_id: int, *, nacked: bool = False) -> None:
         """Take in that an agent came back."""
-        self.observe(Returned(batch_id=batch_id, at_ns=self.clock.now_ns()))
+        self.observe(Returned(batch_id=batch_id, at_ns=self.clock.now_ns(), nacked=nacked))
 
-    def finished(self, batch_id: int, dead_letters: int) -> None:
+    def too_many_letters(
+        self, agent: str, lane: int, letters: Mapping[TopicPartition, tuple[int, int]]
+    ) -> Mapping[TopicPartition, str]:
+        """Return of each partition that may have no more dead letters why."""
+        return self.engine.failing.why_not(agent, lane, letters)
+
+    def finished(
+        self, batch_id: int, dead_letters: int, nacked: Mapping[int, Nack] | None = None
+    ) -> None:
         """Take in that a batch is settled."""
         self.delivery.let_frame_go(batch_id)
         self.observe(
@@ -293,6 +303,7 @@ class FeedRuntime(Service):
                 dead_letters=dead_letters,
                 at_ns=self.clock.now_ns(),
                 epoch_ms=self.clock.epoch_ms(),
+                nacked=nacked or {},
             )
         )
         self._landed.set()
@@ -341,6 +352,8 @@ class FeedRuntime(Service):
                     self._fetcher.hold(partitions)
             case DivertBatch(cut, topic):
                 self.delivery.divert(cut, topic)
+            case BuryBatch(cut, error, reason):
+                self.delivery.bury(cut, error, reason)
             case Unprocessed():
                 self._log_unprocessed(command)
             case Seek():

@@ -25,7 +25,7 @@ from flowguard.dispatch.service_times import ServiceTimes
 from flowguard.errors import WireError
 from flowguard.holdings import Flight
 from flowguard.settle.outage import Outage
-from flowguard.settle.retry import ATTEMPTS_MAX, backoff_ns
+from flowguard.settle.retry import Retry, backoff_ns
 from flowguard.units import MILLISECOND, SECOND
 
 __all__ = ["OCCASIONS", "Serving"]
@@ -55,7 +55,8 @@ class Serving:
     Args:
         fallback_on: The occasions of the fallback; empty if there is none.
         targets_ns: By lane, its target or None.
-        chance: Returns a number, 0..1, for the jitter of probes.
+        retries: How often a record may fail before the fallback has it.
+        chance: Returns a number, 0..1, for the jitter of waits.
     """
 
     def __init__(
@@ -63,8 +64,11 @@ class Serving:
         fallback_on: frozenset[str],
         targets_ns: Sequence[int | None],
         *,
+        retries: Retry,
         chance: Callable[[], float],
     ) -> None:
+        self._retries = retries
+        self._chance = chance
         self.primary = Outage(chance)
         self.fallback = Outage(chance)
         self.common = False  # a sink or registry is missing, which the fallback needs too
@@ -119,13 +123,22 @@ class Serving:
         # What the fallback has just failed with is the primary's again.
         if not on or not self.fallback.is_open(now_ns) or (flight.failed and cut.degraded):
             return ""
-        if "failure" in on and (flight.held or cut.attempt > ATTEMPTS_MAX):
+        if "failure" in on and (flight.held or self._is_worn_out(flight)):
             return "failure"
         if "deadline" in on and self._is_late(flight, now_ns):
             return "deadline"
         if "brownout" in on and not flight.failed:
             return "brownout" if self._diffusion[cut.lane].take(self.shares[cut.lane]) else ""
         return ""
+
+    def _is_worn_out(self, flight: Flight) -> bool:
+        return self._retries.max is not None and flight.failures >= self._retries.max
+
+    def is_exhausted(self, flight: Flight) -> bool:
+        """Tell whether a record has failed as often as it may, with the fallback too."""
+        if self._retries.max is None:
+            return False
+        return flight.failures >= self._retries.max + ("failure" in self._fallback_on)
 
     def _is_late(self, flight: Flight, now_ns: int) -> bool:
         """Tell whether a batch has less time left than the primary usually takes."""
@@ -143,7 +156,7 @@ class Serving:
     def wait_ns(self, flight: Flight) -> int:
         """Return how long a failed batch waits; none of its own if a probe or fallback is next."""
         if not flight.held:
-            return backoff_ns(flight.cut.attempt)
+            return self._retries.wait_ns(flight.failures, self._chance())
         all_there = self.primary.over and self._of(flight).over
         if not all_there or (self.stands_in and not flight.cut.degraded):
             return 0
@@ -164,12 +177,13 @@ class Serving:
         unavailable: bool = False,
         retry_after_ns: int | None = None,
         common: bool = False,
+        alone: bool = False,
     ) -> None:
         """Take note of a batch that failed; `flight.why` says why."""
         self._note(now_ns, refused=unavailable)
         flight.held = unavailable
         flight.refusals = flight.refusals + 1 if unavailable else 0
-        if not unavailable:  # it got as far as to fail on something else
+        if not unavailable or alone:  # it got as far as to fail on something else
             self._answered(flight, now_ns)
             return
         function = self._of(flight)

@@ -85,6 +85,12 @@ def lane_condition(engine: Engine, rank: int, now_ns: int) -> tuple[str, str | N
     for partition in engine.partitions.values():
         if partition.why is not None:
             return "stopped", partition.why
+    for partition in engine.partitions.values():
+        if (why := partition.stopped.get(rank)) is not None:
+            return "stopped", (
+                f"{written(partition.name)} goes no further in this lane: {why}; nothing of it "
+                f"is lost or committed; mend what is wrong and restart the worker"
+            )
     for view in engine.views.values():
         if (why := why_retrying(view, rank, now_ns)) is not None:
             return "stopped", why
@@ -152,7 +158,7 @@ def why_retrying(view: View, rank: int, now_ns: int) -> str | None:
             if flight.held and view.serving.stands_in:
                 continue  # it goes to the fallback as soon as there is a seat
             places = sorted({written(part.partition.name) for part in flight.parts})
-            attempt = cut.attempt + (not flight.held)
+            attempt = flight.failures + 1
             wait = f"attempt {attempt} in {max(0, due_ns - now_ns) / 1e9:.1f} s"
             if flight.held and not view.serving.primary.over:
                 wait = next_probe(view, now_ns)

@@ -208,9 +208,15 @@ class Spilling:
             self._write(rank, now_ns)
             self._refill(rank, now_ns)
 
-    def drop(self, partition: Partition) -> None:
-        """Let go of the lines of a partition that is not ours any more; the disk keeps them."""
-        for line in self.lines.of(partition):
+    def drop(self, partition: Partition, rank: int | None = None) -> None:
+        """Let go of the lines of a partition that is not ours any more; the disk keeps them.
+
+        Args:
+            rank: Only that of a lane, which does not go on there.
+        """
+        for line in list(self.lines.of(partition)):
+            if rank is not None and line.rank != rank:
+                continue
             counts, disk = self._engine.books[line.rank].counts, self.disks[line.rank]
             counts.held -= line.tail_records
             counts.spilled -= line.spilled_records
@@ -228,7 +234,8 @@ class Spilling:
                 disk.writes -= 1
             self.lines.forget(line)
             self._commands.append(Park(line.frames, pinned=self._left_s(line) == 0.0))
-        self._reuse.end(partition)
+        if rank is None:
+            self._reuse.end(partition)
 
     def take_commands(self) -> list[Command]:
         """Return what there is to do since the last time."""

@@ -26,7 +26,7 @@ __all__ = ["AGENTS_MAX", "OUTCOMES", "GivenUp", "Settled", "Tally"]
 AGENTS_MAX: Final = 200
 
 #: What a record can count as that no agent has processed.
-OUTCOMES: Final = ("shed", "conflated", "expired", "diverted")
+OUTCOMES: Final = ("shed", "conflated", "expired", "diverted", "dead_letters")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +99,11 @@ class Tally:
         else:
             moved = marks.start(piece.start, piece.count)
         self._move(piece.chunk.lane, moved)
+
+    def passed_over(self, lane: int, count: int) -> None:
+        """Count records that were read of a lane that does not go on."""
+        self._counts[lane].read += count
+        self._counts[lane].released += count
 
     def failed(self, piece: Slice) -> None:
         """Count records that wait again."""

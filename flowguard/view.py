@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from flowguard._native.scheduler import Scheduler
 from flowguard.backlog import FLOW_QUEUES, Backlog
-from flowguard.chunk import NO_FLOW, Chunk
+from flowguard.chunk import NO_FLOW, Chunk, Slice
 from flowguard.commands import Cut
 from flowguard.control.decision import Decision, DecisionLog
 from flowguard.control.limit import Outcome
@@ -22,7 +22,8 @@ from flowguard.queue_waits import QueueWaits
 from flowguard.seats import Seats
 from flowguard.serving import Serving
 from flowguard.settle.ledger import LaneLedger
-from flowguard.settle.retry import RetryQueue
+from flowguard.settle.letter_limit import DeadLetters, LetterLimit
+from flowguard.settle.retry import Retry, RetryQueue
 
 __all__ = ["SKEW_RECORDS", "AgentPlan", "View"]
 
@@ -68,6 +69,8 @@ class AgentPlan:
             on only when its last batch came back; if that failed, when it is settled.
         fallback_on: On which occasions its fallback serves a batch: `brownout`, `failure`,
             `deadline`. Empty if it has none.
+        retries: How often a record that fails is tried.
+        dead_letters: How many dead letters there may be.
     """
 
     name: str
@@ -79,6 +82,8 @@ class AgentPlan:
     by_partition: bool = False
     order: Literal["partition", "key", "none"] = "partition"
     fallback_on: frozenset[str] = frozenset()
+    retries: Retry = field(default_factory=Retry)
+    dead_letters: DeadLetters = field(default_factory=DeadLetters)
 
 
 class View:
@@ -121,6 +126,10 @@ class View:
         self.seats = Seats(plan, lanes, decisions=self.decisions, shadow=shadow)
         self.limit = BatchLimit(plan.records_max, target_ns=lanes.target_ns_min)
         self.retries = RetryQueue()
+        self.letters = LetterLimit(plan.dead_letters.max_ratio)
+        self.served = 0  # batches that were settled
+        self.failed_in_row = 0  # since then
+        self.exhausted: dict[Flight, None] = {}
         self.flights: dict[int, Flight] = {}
         self.backlog = Backlog(
             self.scheduler,
@@ -143,7 +152,12 @@ class View:
         self._revoking: set[Partition] = set()
         self._has_target = False  # it has had records of a lane with a target
         self.waits = QueueWaits(lanes, self.backlog.waiting, self._closed)
-        self.serving = Serving(plan.fallback_on, [lane.target_ns for lane in lanes], chance=chance)
+        self.serving = Serving(
+            plan.fallback_on,
+            [lane.target_ns for lane in lanes],
+            retries=plan.retries,
+            chance=chance,
+        )
         self._flow_lanes = 0  # bits of lanes that queue by flow
         self._passed_over = 0
         self._fair = any(lane.fair_by is not None for lane in lanes)
@@ -277,8 +291,7 @@ class View:
         self.retries.remove(cut)
         flight = self.flights[cut.batch_id]
         cut.again = True
-        if not flight.held:
-            cut.attempt += 1
+        cut.attempt = flight.failures + 1
         return flight
 
     def _next_retry(self, now_ns: int) -> Cut | None:
@@ -287,9 +300,7 @@ class View:
         While something is unavailable they take turns: one that is refused for a reason of
         its own would otherwise be the only one that ever asks.
         """
-        due = [
-            cut for due_ns, cut in self.retries.items() if due_ns <= now_ns and self._may_retry(cut)
-        ]
+        due = [cut for cut in self.retries.due(now_ns) if self._may_retry(cut)]
         if self.serving.is_shut:
             due.sort(key=lambda cut: self.flights[cut.batch_id].refusals)
             return due[0] if due else None
@@ -299,7 +310,8 @@ class View:
         """Tell whether nothing but time keeps a failed batch from being tried again."""
         flight = self.flights[cut.batch_id]
         return (
-            self._may_sit(cut.lane)
+            not flight.doomed
+            and self._may_sit(cut.lane)
             and not flight.revoking
             and not (self._ordered and self._follows_another(flight))
         )
@@ -313,20 +325,51 @@ class View:
         """
         return any(
             other.cut.lane == flight.cut.lane
-            and (other.seated or other.cut.batch_id < flight.cut.batch_id)
+            and (other.seated or (other.place < flight.place and not self._passes(other, flight)))
             and not other.queues.isdisjoint(flight.queues)
             for other in self.flights.values()
             if other is not flight
         )
 
+    def _passes(self, exhausted: Flight, flight: Flight) -> bool:
+        """Tell whether a batch may go before one that failed as often as it may.
+
+        Once after each of its failures: if what comes next succeeds, the record is to blame,
+        and becomes a dead letter, so nothing was reordered. If it fails as well, something
+        is not there, and both wait.
+        """
+        return (
+            exhausted.exhausted
+            and exhausted.cut in self.retries
+            and not exhausted.doomed
+            and exhausted.failed_ns > flight.failed_ns
+        )
+
+    def followers(self, flight: Flight) -> list[Flight]:
+        """Return the failed batches that come after one in its sub-queues."""
+        return [
+            other
+            for other in self.flights.values()
+            if other.place > flight.place
+            and other.cut.lane == flight.cut.lane
+            and not other.queues.isdisjoint(flight.queues)
+        ]
+
+    def is_only(self, flight: Flight) -> bool:
+        """Tell whether no other record waits for the agent or is with it."""
+        nothing = all(self.backlog.is_empty(rank) for rank in range(len(self.lanes)))
+        return nothing and len(self.flights) == 1 and flight.cut.batch_id in self.flights
+
     @property
     def due_ns(self) -> int | None:
         """Return the next instant at which waiting alone changes what may be started."""
         gate_ns = self.serving.gate_ns
+        waiting = self.retries.items()
+        due = [due_ns for due_ns, cut in waiting if self.flights[cut.batch_id].doomed]
         if self.seats_free <= 0 or gate_ns is None:
-            return None
+            return min(due, default=None)
         ready = self._ready_lanes()
-        due = [max(due_ns, gate_ns) for due_ns, cut in self.retries.items() if self._may_retry(cut)]
+        due += [max(due_ns, gate_ns) for due_ns, cut in waiting if self._may_retry(cut)]
         for rank in range(len(self.lanes)):
             if ready >> rank & 1 and self._may_sit(rank):
                 lane_due = self._lane_due_ns(rank) or ([gate_ns] if gate_ns else [])
@@ -346,6 +389,11 @@ class View:
         """Give a batch its seat."""
         cut = flight.cut
         self.serving.assign(flight, now_ns)
+        if not flight.failed:
+            flight.place = (cut.batch_id,)
+            flight.served_before = self.served
+        elif self._ordered and not flight.closed:
+            self._close_for(flight)  # another one was let pass
         cut.started_ns = now_ns
         self.flights[cut.batch_id] = flight
         flight.seated = True
@@ -408,7 +456,9 @@ class View:
         """Free the seat of a batch whose agent came back, and let its sub-queues go on."""
         self._ended(flight, "ok", now_ns)
         self._free_seat(flight)
-        if not flight.failed:
+        if flight.nacked and self._ordered and not flight.closed:
+            self._close_for(flight)
+        elif not (flight.failed or flight.nacked):
             self._open(flight, flight.parts)
         if flight.cut.degraded:
             return  # what a fallback takes says nothing of the function that it stands in for
@@ -443,23 +493,134 @@ class View:
     def land(self, flight: Flight) -> None:
         """End a flight that is settled."""
         del self.flights[flight.cut.batch_id]
+        self.exhausted.pop(flight, None)
         self._free_seat(flight)
         self._unsettled_by_lane[flight.cut.lane] -= 1
-        if flight.failed:
+        if flight.failed or flight.nacked:
             self._unclose(flight, flight.closed)
             self._open(flight, flight.parts)
 
-    def hold_back(self, flight: Flight, now_ns: int, *, outcome: Outcome = "failed") -> None:
-        """Let a failed batch wait for its retry; its sub-queues stay closed until then."""
-        cut = flight.cut
+    # What fails.
+
+    def set_back(self, flight: Flight, now_ns: int, *, outcome: Outcome = "failed") -> None:
+        """Take a failed batch from its agent; its sub-queues stay closed until it is settled."""
         self._ended(flight, outcome, now_ns)
         self._free_seat(flight)
-        self._unsettled_by_lane[cut.lane] -= 1
+        self._unsettled_by_lane[flight.cut.lane] -= 1
+        flight.failed_ns = now_ns
         gone = flight.let_go()
         if self._ordered and not flight.closed:
             self._close_for(flight)
         self._open_without(flight, gone)
-        self.retries.add(cut, due_ns=now_ns + self.serving.wait_ns(flight))
+
+    def retry(self, flight: Flight, due_ns: int) -> None:
+        """Let a batch that was set back be tried again; what is exhausted lets others pass."""
+        self.retries.add(flight.cut, due_ns=due_ns)
+        if flight.exhausted:
+            self.exhausted[flight] = None
+            self._unclose(flight, flight.closed)
+            self._open(flight, flight.parts)
+
+    def split(self, flight: Flight, count: int, batch_id: int) -> Flight:
+        """Let a batch that was set back go on with its first records; return that of the rest.
+
+        Args:
+            count: How many records it keeps; fewer than it has.
+            batch_id: Of the rest.
+        """
+        kept: list[Part] = []
+        rest: list[Part] = []
+        for part in flight.parts:
+            if count >= part.piece.count:
+                kept.append(part)
+            elif count > 0:
+                front, back = part.cut(count)
+                kept.append(front)
+                rest.append(back)
+            else:
+                rest.append(part)
+            count -= part.piece.count
+        other = self._like(flight, rest, batch_id, place=(*flight.place, 1))
+        flight.place = (*flight.place, 0)
+        self._unclose(flight, flight.closed)
+        flight.keep(kept)
+        for each in (flight, other) if self._ordered else ():
+            self._close_for(each)
+        return other
+
+    def _like(
+        self, flight: Flight, parts: list[Part], batch_id: int, place: tuple[int, ...]
+    ) -> Flight:
+        """Return a failed batch of its own, of some records of another."""
+        cut = flight.cut
+        part_of = Cut(
+            batch_id, cut.agent, cut.lane, tuple(part.piece for part in parts),
+            attempt=cut.attempt, started_ns=cut.started_ns, degraded=cut.degraded, again=True,
+        )  # fmt: skip
+        other = Flight(
+            part_of, parts, why=flight.why, kind=flight.kind, place=place,
+            served_before=flight.served_before,
+        )  # fmt: skip
+        self.flights[batch_id] = other
+        return other
+
+    def carve(self, flight: Flight, rows: Iterable[int], batch_ids: Iterator[int]) -> list[Flight]:
+        """Take single records out of a batch that is about to be settled; one batch each.
+
+        Args:
+            rows: Counted through all its records, ascending.
+        """
+        lone: list[Part] = []
+        kept: list[Part] = []
+        wanted = deque(rows)
+        before = 0
+        for part in flight.parts:
+            rest: Part | None = part
+            end = before + part.piece.count
+            while rest is not None and wanted and wanted[0] < end:
+                at = wanted.popleft() - before
+                if at:
+                    front, rest = rest.cut(at)
+                    kept.append(front)
+                one, after = (rest, None) if rest.piece.count == 1 else rest.cut(1)
+                lone.append(one)
+                before += at + 1
+                rest = after
+            if rest is not None:
+                kept.append(rest)
+            before = end
+        self._unclose(flight, flight.closed)
+        others = [
+            self._like(flight, [part], next(batch_ids), place=(*flight.place, number))
+            for number, part in enumerate(lone)
+        ]
+        for other in others if self._ordered else ():
+            self._close_for(other)
+        flight.keep(kept)
+        return others
+
+    def count_unsettled(self, flight: Flight) -> None:
+        """Count a batch as one whose output is not acknowledged."""
+        self._unsettled_by_lane[flight.cut.lane] += 1
+
+    def forget(self, flight: Flight) -> None:
+        """Let go of a batch that was set back and has no records any more."""
+        self._unclose(flight, flight.closed)
+        del self.flights[flight.cut.batch_id]
+
+    def due_burials(self, now_ns: int) -> list[Flight]:
+        """Return the batches whose dead letters are to be written again now."""
+        due = (self.flights[cut.batch_id] for cut in self.retries.due(now_ns))
+        return [flight for flight in due if flight.doomed]
+
+    def bury(self, flight: Flight) -> None:
+        """Note that a batch that was set back is on its way to the dead letters."""
+        flight.doomed = True
+        self.retries.remove(flight.cut)
+        self.exhausted.pop(flight, None)
+        self._unsettled_by_lane[flight.cut.lane] += 1
+        if self._ordered and not flight.closed:
+            self._close_for(flight)
 
     def _close_for(self, flight: Flight) -> None:
         """Keep the sub-queues of a batch closed until it is settled."""
@@ -579,4 +740,15 @@ class View:
         self._open_without(flight, flight.let_go())
         if not flight.parts:
             self.retries.remove(flight.cut)
+            self.exhausted.pop(flight, None)
             del self.flights[flight.cut.batch_id]
+
+    def drop_lane(self, partition: Partition, lane: int) -> None:
+        """Let go of everything of a lane of a partition that does not go on."""
+        waiting = self.backlog.of_partition(lane, partition)
+        for each in waiting:
+            each.piece = Slice(each.piece.chunk, each.piece.start, 0)
+        self.backlog.renew(lane, waiting)
+        for flight in [*self.flights.values()]:
+            if flight.cut.lane == lane and flight.cut in self.retries and flight.holds(partition):
+                self._drop_from(flight)

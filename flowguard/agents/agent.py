@@ -20,11 +20,15 @@ from mode.utils.futures import maybe_async
 from flowguard.agents.delivered import Inbox
 from flowguard.agents.feed import Feed
 from flowguard.agents.stream import FeedStream
+from flowguard.agents.time_limit import TimeLimit
 from flowguard.dispatch.concurrency import Adaptive
 from flowguard.dispatch.sizing import BatchSize
 from flowguard.errors import ConfigError, HookError, Unavailable
 from flowguard.serving import OCCASIONS
+from flowguard.settle.letter_limit import DeadLetters
+from flowguard.settle.retry import Retry
 from flowguard.suggest import nearest
+from flowguard.units import SECOND, Duration, duration_ns
 from flowguard.view import AgentPlan
 
 __all__ = ["FeedAgent"]
@@ -32,6 +36,19 @@ __all__ = ["FeedAgent"]
 #: A function that ends without having taken a batch is entered again after this, so that
 #: it cannot spin.
 IDLE_RESTART_S = 1.0
+
+
+def timeout_of(timeout: Duration) -> float:
+    """Return how long a batch may take, in seconds.
+
+    Raises:
+        ConfigError: It is no duration, or none at all.
+    """
+    timeout_ns = duration_ns(timeout, name="timeout")
+    if timeout_ns <= 0:
+        raise ConfigError(f"timeout={timeout!r} leaves no time; use more, or None for no limit")
+    return timeout_ns / SECOND
+
 
 NO_AGENT = "it returned {name}; write async def, with async for batch in batches: inside"
 LEFT_LOOP = "the function left its loop (return or break); that acknowledges nothing"
@@ -60,12 +77,18 @@ class FeedAgent(Agent):
         *,
         concurrency: int | Adaptive = 1,
         batch: BatchSize | None = None,
+        retries: Retry | None = None,
+        timeout: Duration | None = None,
+        dead_letters: DeadLetters | None = None,
         **kwargs: Any,
     ) -> None:
         self.adaptive = concurrency if isinstance(concurrency, Adaptive) else None
         seats = concurrency.max if isinstance(concurrency, Adaptive) else concurrency
         super().__init__(fun, concurrency=seats, **kwargs)
         self.batch_size = batch or BatchSize()
+        self.retries = retries or Retry()
+        self.dead_letters = dead_letters or DeadLetters()
+        self.timeout_s = None if timeout is None else timeout_of(timeout)
         self.inbox: Inbox = asyncio.Queue()
         self.last_error: BaseException | None = None
         self._fallback: Fallback | None = None
@@ -162,6 +185,8 @@ class FeedAgent(Agent):
             by_partition=self.batch_size.by_partition,
             order=self.feed.options.order,
             fallback_on=frozenset() if self._fallback is None else self._fallback.on,
+            retries=self.retries,
+            dead_letters=self.dead_letters,
         )
 
     async def on_start(self) -> None:
@@ -229,14 +254,17 @@ class FeedAgent(Agent):
         _current_agent.set(self)
         while not self.should_stop:
             error: BaseException
+            stream.time_limit = TimeLimit(self.timeout_s)
             try:
                 await self._run(run, stream)
                 error = HookError(LEFT_LOOP)
             except asyncio.CancelledError as exc:
-                stream.fail(exc)
-                raise
+                if (late := stream.time_limit.passed()) is None:
+                    stream.fail(exc)
+                    raise
+                error = late
             except Exception as exc:
-                error = exc
+                error = stream.time_limit.passed() or exc
             await self._report(stream, error)
             run = function(stream)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, Protocol
 
 from flowguard.batch import Batch
+from flowguard.errors import Nacked
+from flowguard.facts import Nack
 
 __all__ = ["Delivered", "current_delivered"]
 
@@ -23,10 +25,12 @@ def current_delivered() -> Delivered | None:
 class Outcome(Protocol):
     """Where a delivered batch reports to."""
 
-    def returned(self, batch_id: int) -> None:
+    def returned(self, batch_id: int, *, nacked: bool = False) -> None:
         """The agent came back for its next batch, and nothing has failed so far."""
 
-    def finished(self, batch_id: int, dead_letters: int) -> None:
+    def finished(
+        self, batch_id: int, dead_letters: int, nacked: Mapping[int, Nack] | None = None
+    ) -> None:
         """All that was sent is acknowledged, too."""
 
     def failed(self, batch_id: int, error: BaseException) -> None:
@@ -41,14 +45,24 @@ class Delivered:
         batch: What the agent sees.
         dead_letters: How many of its records are not in `batch`, because they were rejected.
         outcome: Whom to tell how it ended; told exactly once.
+        bury: Writes rows of it to the dead letters: row → why.
     """
 
-    def __init__(self, batch_id: int, batch: Batch, *, dead_letters: int, outcome: Outcome) -> None:
+    def __init__(
+        self,
+        batch_id: int,
+        batch: Batch,
+        *,
+        dead_letters: int,
+        outcome: Outcome,
+        bury: Callable[[Mapping[int, str]], Awaitable[None]],
+    ) -> None:
         self.batch = batch
         self.open = True  # the agent has it now
         self._batch_id = batch_id
         self._dead_letters = dead_letters
         self._outcome = outcome
+        self._bury = bury
         self._pending: set[asyncio.Future[Any]] = set()
         self._error: BaseException | None = None
 
@@ -71,8 +85,14 @@ class Delivered:
         if not self.open:
             return
         self.open = False
+        batch = self.batch
+        if self._error is None and batch.nack_all is not None:
+            self._error = Nacked(batch.nack_all.reason, batch.nack_all.after_ns)
         if self._error is None:
-            self._outcome.returned(self._batch_id)
+            if batch.rejections:
+                self._dead_letters += len(batch.rejections)
+                self.hold(self._bury(batch.rejections))
+            self._outcome.returned(self._batch_id, nacked=bool(batch.nacks))
         self._settle()
 
     def _acknowledged(self, future: asyncio.Future[Any]) -> None:
@@ -89,7 +109,7 @@ class Delivered:
         if self._pending:
             return
         if self._error is None:
-            self._outcome.finished(self._batch_id, self._dead_letters)
+            self._outcome.finished(self._batch_id, self._dead_letters, self.batch.nacks)
         else:
             self._outcome.failed(self._batch_id, self._error)
 

@@ -6,7 +6,14 @@ from typing import Final
 
 from aiokafka import errors as kafka_errors
 
-from flowguard.errors import RegistryError, SettleError, Unavailable
+from flowguard.errors import (
+    LettersNotWritten,
+    Nacked,
+    RegistryError,
+    Rejected,
+    SettleError,
+    Unavailable,
+)
 from flowguard.facts import Failed
 
 __all__ = ["failure_of"]
@@ -19,16 +26,27 @@ TO_BLAME: Final = (
 )
 
 
+#: What clients of all kinds raise when the other side is not there.
+TRANSIENT: Final = (OSError, TimeoutError)
+
+
 def failure_of(error: BaseException, *, batch_id: int, at_ns: int) -> Failed:
     """Return what the engine must know of an exception."""
-    common = is_missing(error)
+    alone = isinstance(error, LettersNotWritten)
+    common = is_missing(error) and not alone
+    retry_after_ns = error.retry_after_ns if isinstance(error, Unavailable | Nacked) else None
     return Failed(
         batch_id=batch_id,
         why=why_of(error),
         at_ns=at_ns,
-        unavailable=common or isinstance(error, Unavailable),
-        retry_after_ns=error.retry_after_ns if isinstance(error, Unavailable) else None,
+        unavailable=alone or common or isinstance(error, Unavailable),
+        retry_after_ns=retry_after_ns,
         common=common,
+        alone=alone,
+        kind=type(error).__name__,
+        rejected=isinstance(error, Rejected),
+        transient=isinstance(error, TRANSIENT),
+        stops=error.stops if isinstance(error, LettersNotWritten) else {},
     )
 
 

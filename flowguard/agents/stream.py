@@ -10,6 +10,7 @@ from mode.utils.aiter import aiter
 
 from flowguard.agents.delivered import Delivered, current
 from flowguard.agents.event import BatchEvent, set_current_event
+from flowguard.agents.time_limit import TimeLimit
 from flowguard.errors import HookError
 
 __all__ = ["FeedStream"]
@@ -28,6 +29,7 @@ class FeedStream(Stream[Any]):
 
     inbox: Any = None  # asyncio.Queue[Delivered], set by the agent when it starts
     current: Delivered | None = None
+    time_limit: TimeLimit  # set by the agent when it enters the function
 
     def __aiter__(self) -> AsyncIterator[Any]:
         """Return an iterator; after a failure a new one goes on where the last one stopped."""
@@ -46,6 +48,7 @@ class FeedStream(Stream[Any]):
 
     def _begin(self, delivered: Delivered) -> None:
         self.current = delivered
+        self.time_limit.begin()
         event = BatchEvent(self.app, delivered.batch)
         self.current_event = event  # Faust's context variable keeps a weak reference only
         set_current_event(event)
@@ -54,6 +57,7 @@ class FeedStream(Stream[Any]):
 
     def _end(self) -> None:
         self.current = None
+        self.time_limit.end()
         self.current_event = None
         set_current_event(None)
         current.set(None)

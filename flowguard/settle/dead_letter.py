@@ -8,11 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeAlias
 
 import pyarrow as pa
+from aiokafka.errors import KafkaError
 
 from flowguard._native import wire
 from flowguard._native.murmur2 import partitions_of
 from flowguard.batch import join_columns
 from flowguard.chunk import Slice, TopicPartition
+from flowguard.errors import LettersNotWritten, SettleError
 from flowguard.settle.egress import Header, Outgoing
 
 Position: TypeAlias = tuple[TopicPartition, int]
@@ -81,8 +83,24 @@ class DeadLetterWriter:
             again: Its batch was started before, be it without an attempt that counts.
 
         Raises:
-            SettleError: The topic did not take them.
+            LettersNotWritten: The topic did not take them.
         """
+        try:
+            await self._write(slices, reasons, attempt=attempt, error=error, again=again)
+        except (SettleError, KafkaError) as problem:
+            raise LettersNotWritten(
+                f"dead letters cannot be written to {self.topic!r}: {problem}", topic=self.topic
+            ) from problem
+
+    async def _write(
+        self,
+        slices: Sequence[Slice],
+        reasons: Mapping[int, str],
+        *,
+        attempt: int,
+        error: str,
+        again: bool,
+    ) -> None:
         if not self._partition_count:
             await self._port.declare(self.topic)
             self._partition_count = await self._port.partition_count(self.topic)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, assert_never
 
 from flowguard.chunk import TopicPartition
 from flowguard.commands import (
+    BuryBatch,
     Command,
     Cut,
     DivertBatch,
@@ -249,6 +250,9 @@ class Worker:
             case DivertBatch(cut):
                 self._watch.started(cut, self._agenda.now_ns)
                 self.later(self._broker.ack_ns, lambda: self._diverted(cut))
+            case BuryBatch(cut):
+                self._watch.started(cut, self._agenda.now_ns)
+                self.later(self._broker.ack_ns, lambda: self._buried(cut))
             case WriteFrame():
                 self.disk.write(command)
             case ReadFrame():
@@ -322,6 +326,10 @@ class Worker:
             )
         self._watch.settled(cut, self._agenda.now_ns, dead_letters=rejected)
         self._finish(cut, rejected)
+
+    def _buried(self, cut: Cut) -> None:
+        self._watch.settled(cut, self._agenda.now_ns, dead_letters=cut.num_records)
+        self._finish(cut, cut.num_records)
 
     def _diverted(self, cut: Cut) -> None:
         self._watch.diverted(cut, self._agenda.now_ns)

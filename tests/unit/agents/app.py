@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from flowguard.agents.delivered import Delivered
 from flowguard.agents.event import FaustDelivery
 from flowguard.batch import Batch
 from flowguard.chunk import Slice, TopicPartition
+from flowguard.facts import Nack
 from tests.builders import chunk_of, slice_of
 
 P0, P1 = TopicPartition("orders", 0), TopicPartition("orders", 1)
@@ -45,13 +46,17 @@ class Outcomes:
 
     def __init__(self) -> None:
         self.told: list[tuple[Any, ...]] = []
+        self.nacked: dict[int, dict[int, Nack]] = {}
         self._changed = asyncio.Event()
 
-    def returned(self, batch_id: int) -> None:
+    def returned(self, batch_id: int, *, nacked: bool = False) -> None:
         self._note("returned", batch_id)
 
-    def finished(self, batch_id: int, dead_letters: int) -> None:
+    def finished(
+        self, batch_id: int, dead_letters: int, nacked: Mapping[int, Nack] | None = None
+    ) -> None:
         self._note("finished", batch_id, dead_letters)
+        self.nacked[batch_id] = dict(nacked or {})
 
     def failed(self, batch_id: int, error: BaseException) -> None:
         self._note("failed", batch_id, error)
@@ -82,7 +87,11 @@ class Served:
         self.app = app
         self.agent = agent
         self.outcomes = Outcomes()
+        self.buried: list[Mapping[int, str]] = []
         self._last = 0
+
+    async def _bury(self, rows: Mapping[int, str]) -> None:
+        self.buried.append(rows)
 
     def deliver(
         self,
@@ -94,7 +103,9 @@ class Served:
         """Put a batch into the agent's inbox; with an occasion, into that of its fallback."""
         self._last += 1
         batch = batch_of(self.app, self.agent.feed, values, slices, occasion=occasion)
-        delivered = Delivered(self._last, batch, dead_letters=0, outcome=self.outcomes)
+        delivered = Delivered(
+            self._last, batch, dead_letters=0, outcome=self.outcomes, bury=self._bury
+        )
         self.agent.inbox_of(degraded=batch.degraded).put_nowait(delivered)
         return delivered
 

@@ -1,0 +1,224 @@
+"""What becomes of a batch that failed.
+
+    several records ─▶ two halves, at once, until the record that fails is alone
+    one record ─▶ waits, is tried again ─▶ has failed as often as it may
+                                             ├─ the agent works: dead letter
+                                             └─ nothing succeeds: it waits, and the next one
+                                                is tried right behind it
+
+- To find the record that fails is no attempt; only its own failures count.
+- That the agent works is shown by any batch of its that was settled between two failures of
+  the record. Without that it is not known whether the record is to blame or something that
+  all need: then nothing becomes a dead letter, however long it takes.
+- Of many failures in a row with nothing in between, something is taken to be missing: the
+  batches are held, and one at a time is tried.
+- Order is kept: what comes behind a record that is exhausted is only tried right after it,
+  and if that succeeds, the record becomes a dead letter and is not tried again.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Final
+
+from flowguard.chunk import TopicPartition
+from flowguard.commands import BuryBatch, Command, Resume
+from flowguard.control.limit import Outcome
+from flowguard.facts import Failed, Finished
+from flowguard.holdings import Flight, Partition
+from flowguard.settle.retry import backoff_ns
+from flowguard.view import View
+
+if TYPE_CHECKING:
+    from flowguard.engine import Engine
+
+__all__ = ["Failing"]
+
+#: So many batches that failed in a row, with none settled in between, are an outage: to find
+#: one record in 4,096 takes 13, and a few of them may be tried at once.
+FAILED_IN_ROW: Final = 64
+
+
+class Failing:
+    """Decide what becomes of batches that failed.
+
+    Args:
+        engine: What holds them.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._commands: list[Command] = []
+
+    def take_commands(self) -> list[Command]:
+        """Return what there is to do since the last time."""
+        commands, self._commands = self._commands, []
+        return commands
+
+    # What the engine tells.
+
+    def failed(self, view: View, flight: Flight, fact: Failed) -> None:
+        """Take in that a batch failed of which something is still ours."""
+        flight.why, flight.kind = fact.why, fact.kind
+        if flight.doomed:
+            self._not_buried(view, flight, fact)
+        else:
+            held = self._is_held(view, flight, fact)
+            view.set_back(flight, fact.at_ns, outcome=outcome_of(fact))
+            self._set_aside(view, flight, fact, held)
+        for name, why in fact.stops.items():
+            self._stop(self._engine.partitions.get(name), flight.cut.lane, why)
+
+    def _is_held(self, view: View, flight: Flight, fact: Failed) -> bool:
+        """Tell whether something is missing; many failures with no success mean that as well."""
+        view.failed_in_row += not fact.unavailable
+        held = fact.unavailable or view.failed_in_row >= FAILED_IN_ROW
+        view.serving.failed(
+            flight,
+            fact.at_ns,
+            unavailable=held,
+            retry_after_ns=fact.retry_after_ns if fact.unavailable else None,
+            common=fact.common,
+            alone=fact.alone,
+        )
+        return held
+
+    def _set_aside(self, view: View, flight: Flight, fact: Failed, held: bool) -> None:
+        """Split a batch, or let its only record wait or go."""
+        several = flight.cut.num_records > 1
+        if several and not fact.unavailable:
+            rest = view.split(flight, flight.cut.num_records // 2, self._engine.next_batch_id())
+            self._engine.name_view(rest, view)
+            for half in (flight, rest):
+                half.failed_ns, half.refusals = -1, 0
+                half.served_before = view.served
+                view.retry(half, fact.at_ns)
+        elif held:
+            view.retry(flight, fact.at_ns + view.serving.wait_ns(flight))
+        else:
+            self._count_failure(view, flight, fact)
+
+    def _count_failure(self, view: View, flight: Flight, fact: Failed) -> None:
+        flight.failures += 1
+        flight.exhausted = view.serving.is_exhausted(flight)
+        if fact.rejected or (flight.exhausted and self._is_to_blame(view, flight, fact)):
+            self._bury(view, flight)
+            return
+        flight.served_before = view.served
+        wait_ns = max(view.serving.wait_ns(flight), fact.retry_after_ns or 0)
+        view.retry(flight, fact.at_ns + wait_ns)
+
+    def _is_to_blame(self, view: View, flight: Flight, fact: Failed) -> bool:
+        """Tell whether it is the record that fails, and not all that the agent does."""
+        if view.served > flight.served_before:
+            return True
+        waits = any(self._engine.spilling.has_line(rank) for rank in range(len(view.lanes)))
+        return not fact.transient and not waits and view.is_only(flight)
+
+    def settled(self, view: View, flight: Flight) -> None:
+        """Take in that a batch was settled: what failed just before it is to blame."""
+        view.served += 1
+        view.failed_in_row = 0
+        for part in flight.live:
+            view.letters.settled(part.partition.name, flight.cut.lane, part.piece.count)
+        for other in list(view.exhausted):
+            before = other.place < flight.place and other.cut.lane == flight.cut.lane
+            if before and other.cut in view.retries and not other.queues.isdisjoint(flight.queues):
+                self._bury(view, other)
+
+    def nacked(self, view: View, flight: Flight, fact: Finished) -> None:
+        """Take the records out of a batch that its agent wants again; the rest is settled."""
+        rows = sorted(fact.nacked)
+        for row, lone in zip(rows, view.carve(flight, rows, self._batch_ids()), strict=True):
+            nack = fact.nacked[row]
+            lone.why, lone.kind = nack.reason, "Nacked"
+            self._engine.name_view(lone, view)
+            view.count_unsettled(lone)  # as if it had been in the agent's hands
+            lone.served_before = view.served
+            for part in lone.live:
+                self._engine.tally.failed(part.piece)
+            view.set_back(lone, fact.at_ns)
+            failed = Failed(
+                batch_id=lone.cut.batch_id,
+                why=nack.reason,
+                at_ns=fact.at_ns,
+                kind="Nacked",
+                retry_after_ns=nack.after_ns,
+            )
+            if lone.live:
+                self._count_failure(view, lone, failed)
+            else:
+                view.forget(lone)
+
+    def _batch_ids(self) -> Iterator[int]:
+        return (self._engine.next_batch_id() for _ in itertools.repeat(None))
+
+    # Dead letters.
+
+    def bury_again(self, view: View, now_ns: int) -> None:
+        """Write the dead letters again that were not acknowledged."""
+        for flight in view.due_burials(now_ns):
+            self._begin_burial(view, flight)
+
+    def _bury(self, view: View, flight: Flight) -> None:
+        """Let a record become a dead letter, unless there are too many."""
+        (part,) = flight.parts
+        name, lane = part.partition.name, flight.cut.lane
+        why = view.letters.why_not(name, lane, 1, part.piece.count)
+        if why:
+            view.retry(flight, 0)  # it goes with its lane
+            self._stop(part.partition, lane, f"{why}; the latest: {flight.why}")
+            return
+        self._begin_burial(view, flight)
+
+    def _begin_burial(self, view: View, flight: Flight) -> None:
+        view.bury(flight)
+        for part in flight.parts:
+            self._engine.tally.started(part.piece)
+        flight.cut.attempt = flight.failures
+        self._commands.append(BuryBatch(flight.cut, flight.kind, flight.why))
+
+    def _not_buried(self, view: View, flight: Flight, fact: Failed) -> None:
+        """Let a record wait whose dead letter was not acknowledged."""
+        flight.refusals += 1
+        flight.held = True
+        view.set_back(flight, fact.at_ns)
+        view.retry(flight, fact.at_ns + backoff_ns(flight.refusals))
+
+    def why_not(
+        self, agent: str, lane: int, letters: Mapping[TopicPartition, tuple[int, int]]
+    ) -> dict[TopicPartition, str]:
+        """Return for each partition with too many dead letters why its lane stops.
+
+        Args:
+            letters: Partition → how many are to be written, among how many records.
+        """
+        limit = self._engine.views[agent].letters
+        whys = {name: limit.why_not(name, lane, *counts) for name, counts in letters.items()}
+        return {name: why for name, why in whys.items() if why}
+
+    # Lanes that stop.
+
+    def _stop(self, partition: Partition | None, lane: int, why: str) -> None:
+        """Let a lane of a partition go no further; the others do, as if it were not there."""
+        if partition is None or lane in partition.stopped:
+            return
+        partition.stopped[lane] = why
+        engine = self._engine
+        made_room = False
+        for chunk in [each for each in partition.chunks if each.lane == lane]:
+            engine.tally.released(chunk)
+            made_room |= engine.let_go(partition, chunk)
+        for view in engine.views_of(partition.name.topic):
+            view.drop_lane(partition, lane)
+        engine.spilling.drop(partition, lane)
+        if made_room:
+            self._commands.append(Resume())
+
+
+def outcome_of(fact: Failed) -> Outcome:
+    """Return what a failure says of the load: something may have had too much of it."""
+    if not fact.unavailable or fact.alone:
+        return "failed"
+    return "unavailable" if fact.retry_after_ns is None else "throttled"

@@ -1,0 +1,44 @@
+"""Rows that an agent names, by number or by mask."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+
+__all__ = ["rows_of"]
+
+
+def rows_of(selection: Any, length: int) -> list[int]:
+    """Return the rows that a selection names, ascending, each once.
+
+    Args:
+        selection: Row numbers, or a mask with a value a row; a list, a Polars series, an
+            Arrow array, a NumPy array, or one number. A null in a mask selects nothing.
+        length: How many rows there are.
+
+    Raises:
+        TypeError: It is neither.
+        ValueError: The mask has another length, or there is no such row.
+    """
+    if isinstance(selection, int) and not isinstance(selection, bool):
+        selection = [selection]
+    if isinstance(selection, set | frozenset | range):
+        selection = list(selection)
+    try:
+        series = pl.Series(selection)
+    except TypeError as error:
+        raise TypeError(f"{selection!r} is neither row numbers nor a mask") from error
+    if series.dtype == pl.Boolean:
+        if len(series) != length:
+            raise ValueError(f"the mask has {len(series)} values, the batch {length} records")
+        return series.fill_null(False).arg_true().to_list()
+    if not len(series):
+        return []
+    if not series.dtype.is_integer():
+        raise TypeError(f"rows of type {series.dtype} are neither row numbers nor a mask")
+    rows = sorted(set(series.drop_nulls().to_list()))
+    if rows and not (rows[0] >= 0 and rows[-1] < length):
+        wrong = rows[0] if rows[0] < 0 else rows[-1]
+        raise ValueError(f"there is no row {wrong}; the batch has {length} records")
+    return rows
