@@ -317,7 +317,7 @@ class Engine:
                 self.failing.nacked(view, flight, fact)
             view.serving.finished(flight, fact.at_ns)
             view.serving.clock_ns = fact.epoch_ms * MILLISECOND - fact.at_ns
-            self.failing.settled(view, flight)
+            self.failing.settled(view, flight, fact.at_ns)
         view.land(flight)
         lane = flight.cut.lane
         commands: list[Command] = []

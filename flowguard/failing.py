@@ -87,14 +87,18 @@ class Failing:
     def _set_aside(self, view: View, flight: Flight, fact: Failed, held: bool) -> None:
         """Split a batch, or let its only record wait or go."""
         several = flight.cut.num_records > 1
+        flight.passing &= several
         if several and not fact.unavailable:
             rest = view.split(flight, flight.cut.num_records // 2, self._engine.next_batch_id())
             self._engine.name_view(rest, view)
             for half in (flight, rest):
-                half.failed_ns, half.refusals = -1, 0
+                half.refusals = 0
                 half.served_before = view.served
                 view.retry(half, fact.at_ns)
         elif held:
+            if not fact.unavailable:  # nobody said that something is missing
+                flight.failures += 1
+                flight.exhausted = view.serving.is_exhausted(flight)
             view.retry(flight, fact.at_ns + view.serving.wait_ns(flight))
         else:
             self._count_failure(view, flight, fact)
@@ -116,16 +120,18 @@ class Failing:
         waits = any(self._engine.spilling.has_line(rank) for rank in range(len(view.lanes)))
         return not fact.transient and not waits and view.is_only(flight)
 
-    def settled(self, view: View, flight: Flight) -> None:
+    def settled(self, view: View, flight: Flight, now_ns: int) -> None:
         """Take in that a batch was settled: what failed just before it is to blame."""
         view.served += 1
         view.failed_in_row = 0
         for part in flight.live:
             view.letters.settled(part.partition.name, flight.cut.lane, part.piece.count)
-        for other in list(view.exhausted):
+        for other in [each for each in view.exhausted if each.cut in view.retries]:
             before = other.place < flight.place and other.cut.lane == flight.cut.lane
-            if before and other.cut in view.retries and not other.queues.isdisjoint(flight.queues):
+            if flight.passing and before and not other.queues.isdisjoint(flight.queues):
                 self._bury(view, other)
+            else:
+                view.retries.add(other.cut, due_ns=now_ns)  # now it shows which it was
 
     def nacked(self, view: View, flight: Flight, fact: Finished) -> None:
         """Take the records out of a batch that its agent wants again; the rest is settled."""

@@ -130,6 +130,7 @@ class View:
         self.served = 0  # batches that were settled
         self.failed_in_row = 0  # since then
         self.exhausted: dict[Flight, None] = {}
+        self._lets_new_pass = False
         self.flights: dict[int, Flight] = {}
         self.backlog = Backlog(
             self.scheduler,
@@ -200,6 +201,8 @@ class View:
 
     def next_flight(self, now_ns: int) -> Flight | None:
         """Return what is started next: of a retry and new records the higher lane, in turn."""
+        if (passing := self._next_passing(now_ns)) is not None:
+            return passing
         if not self.serving.is_open(now_ns):
             return None
         mask = self._lane_mask(now_ns)
@@ -214,6 +217,21 @@ class View:
             self._passed_over = 0
             higher_is_new = not higher_is_new
         return self._next_cut(mask, now_ns) if higher_is_new else self._retry(retry)
+
+    def _next_passing(self, now_ns: int) -> Flight | None:
+        """Return what is tried right behind a record that has failed as often as it may.
+
+        It is part of the same probe, if something is taken to be missing.
+        """
+        if not self.exhausted:
+            return None
+        for cut in self.retries.due(now_ns):
+            if self.flights[cut.batch_id].passing and self._may_retry(cut):
+                return self._retry(cut)
+        if self._lets_new_pass:
+            self._lets_new_pass = False
+            return self._next_cut(self._lane_mask(now_ns), now_ns)
+        return None
 
     def _lane_mask(self, now_ns: int) -> int:
         """Return the lanes that may have a seat now, as bits."""
@@ -325,35 +343,14 @@ class View:
         """
         return any(
             other.cut.lane == flight.cut.lane
-            and (other.seated or (other.place < flight.place and not self._passes(other, flight)))
+            and (
+                other.seated
+                or (other.place < flight.place and not (flight.passing and other.exhausted))
+            )
             and not other.queues.isdisjoint(flight.queues)
             for other in self.flights.values()
             if other is not flight
         )
-
-    def _passes(self, exhausted: Flight, flight: Flight) -> bool:
-        """Tell whether a batch may go before one that failed as often as it may.
-
-        Once after each of its failures: if what comes next succeeds, the record is to blame,
-        and becomes a dead letter, so nothing was reordered. If it fails as well, something
-        is not there, and both wait.
-        """
-        return (
-            exhausted.exhausted
-            and exhausted.cut in self.retries
-            and not exhausted.doomed
-            and exhausted.failed_ns > flight.failed_ns
-        )
-
-    def followers(self, flight: Flight) -> list[Flight]:
-        """Return the failed batches that come after one in its sub-queues."""
-        return [
-            other
-            for other in self.flights.values()
-            if other.place > flight.place
-            and other.cut.lane == flight.cut.lane
-            and not other.queues.isdisjoint(flight.queues)
-        ]
 
     def is_only(self, flight: Flight) -> bool:
         """Tell whether no other record waits for the agent or is with it."""
@@ -392,8 +389,15 @@ class View:
         if not flight.failed:
             flight.place = (cut.batch_id,)
             flight.served_before = self.served
+            flight.passing = self._ordered and any(
+                each.cut.lane == cut.lane and not each.queues.isdisjoint(flight.queues)
+                for each in self.exhausted
+            )
         elif self._ordered and not flight.closed:
             self._close_for(flight)  # another one was let pass
+        if flight.exhausted:
+            for other in self._followers(flight):
+                other.passing = False
         cut.started_ns = now_ns
         self.flights[cut.batch_id] = flight
         flight.seated = True
@@ -514,12 +518,38 @@ class View:
         self._open_without(flight, gone)
 
     def retry(self, flight: Flight, due_ns: int) -> None:
-        """Let a batch that was set back be tried again; what is exhausted lets others pass."""
+        """Let a batch that was set back be tried again.
+
+        What has failed as often as it may lets the next one pass, right now and once: if that
+        succeeds, the record is to blame, and becomes a dead letter, so nothing was reordered.
+        If it fails as well, something is not there, and both wait.
+        """
         self.retries.add(flight.cut, due_ns=due_ns)
-        if flight.exhausted:
-            self.exhausted[flight] = None
+        if not flight.exhausted:
+            return
+        self.exhausted[flight] = None
+        if followers := self._followers(flight):
+            first = min(followers, key=lambda other: other.place)
+            first.passing = True
+            self.retries.add(first.cut, due_ns=flight.failed_ns)
+        else:
             self._unclose(flight, flight.closed)
             self._open(flight, flight.parts)
+            self._lets_new_pass = self._ordered
+
+    def _followers(self, flight: Flight) -> list[Flight]:
+        """Return the failed batches that come after one in its sub-queues."""
+        if not self._ordered:
+            return []
+        return [
+            other
+            for other in self.flights.values()
+            if other.place > flight.place
+            and other.cut in self.retries
+            and not other.doomed
+            and other.cut.lane == flight.cut.lane
+            and not other.queues.isdisjoint(flight.queues)
+        ]
 
     def split(self, flight: Flight, count: int, batch_id: int) -> Flight:
         """Let a batch that was set back go on with its first records; return that of the rest.

@@ -252,7 +252,8 @@ class Limiter:
             return ""
         self._new_size -= 1
         late = list(self._late)
-        slowed = max(1.0, median(late[-RECENT_WINDOWS:]) / median(late))
+        usual = median(late)
+        slowed = max(1.0, median(late[-RECENT_WINDOWS:]) / usual) if usual else 1.0
         self.cost.learn(good.sizes, good.times_ns, slowed=slowed)
         return f"what batches of {good.mean_size:.0f} records cost must be learnt first"
 
