@@ -29,7 +29,7 @@ class FeedStream(Stream[Any]):
 
     inbox: Any = None  # asyncio.Queue[Delivered], set by the agent when it starts
     current: Delivered | None = None
-    time_limit: TimeLimit  # set by the agent when it enters the function
+    time_limit = TimeLimit(None)  # set by the agent when it enters the function
 
     def __aiter__(self) -> AsyncIterator[Any]:
         """Return an iterator; after a failure a new one goes on where the last one stopped."""

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -229,3 +230,89 @@ def test_a_slice_has_its_share_of_the_bytes_of_its_chunk():
 
     assert [Slice(chunk, start, 1).num_bytes for start in range(3)] == [33, 33, 33]
     assert Slice(chunk, 0, 3).num_bytes == 100
+
+
+# What becomes of its records.
+
+
+def plain(count: int) -> Batch:
+    offsets = range(10, 10 + count)
+    values = [b'{"at": "%d"}' % offset for offset in offsets]
+    return batch_of([slice_of(chunk_of(list(offsets), partition=A0, values=values))])
+
+
+def test_rejected_rows_are_left_out_of_all_later_views_and_named_by_their_place():
+    batch = plain(5)
+    before = batch.to_polars()
+
+    batch.reject([1], "too old")
+    batch.reject(pl.Series([True, False, False, True]), "worse")
+
+    assert batch.rejections == {0: "worse", 1: "too old", 4: "worse"}
+    assert len(batch) == 2 and len(before) == 5
+    assert batch.to_polars().equals(before[2:4])
+    assert batch.records.column("offset").to_pylist() == [12, 13]
+    assert len(batch.header("any")) == len(batch.to_pylist()) == 2
+
+
+def test_rows_may_be_rejected_before_any_view_was_made():
+    batch, whole = plain(5), plain(5)
+
+    batch.reject(0, "bad")
+    batch.reject([0, 3], "bad too")
+
+    assert sorted(batch.rejections) == [0, 1, 4]
+    assert batch.to_polars().equals(whole.to_polars()[2:4])
+
+
+def test_nacked_rows_are_left_out_too_and_keep_their_reason_and_wait():
+    batch = plain(4)
+
+    batch.reject([0], "bad")
+    batch.nack("later", rows=[0, 2], after="2s")
+
+    assert {row: (nack.reason, nack.after_ns) for row, nack in batch.nacks.items()} == {
+        1: ("later", 2_000_000_000), 3: ("later", 2_000_000_000),
+    }  # fmt: skip
+    assert len(batch) == 1 and batch.nack_all is None
+
+
+def test_a_nack_without_rows_is_of_the_whole_batch_and_leaves_its_views_as_they_are():
+    batch = plain(4)
+
+    batch.nack("no", after=1)
+
+    assert batch.nack_all is not None and batch.nack_all.after_ns == 1_000_000_000
+    assert len(batch) == 4
+
+
+@pytest.mark.parametrize(
+    ("rows", "error"),
+    [
+        ([5], ValueError),
+        ([-1], ValueError),
+        ([True, False], ValueError),
+        (["a"], TypeError),
+        ([0.5], TypeError),
+        (object(), TypeError),
+    ],
+)
+def test_rows_that_are_none_are_refused_and_nothing_is_left_out(rows: Any, error: type[Exception]):
+    batch = plain(5)
+
+    with pytest.raises(error):
+        batch.reject(rows, "bad")
+
+    assert len(batch) == 5 and not batch.rejections
+
+
+@pytest.mark.parametrize(
+    "rows", [[1, 3], {1, 3}, pl.Series([1, 3]), pa.array([1, 3]), np.array([1, 3]),
+             np.array([False, True, False, True]), pa.array([None, True, False, True])],
+)  # fmt: skip
+def test_rows_are_named_in_every_common_way(rows: Any):
+    batch = plain(4)
+
+    batch.reject(rows, "bad")
+
+    assert sorted(batch.rejections) == [1, 3]

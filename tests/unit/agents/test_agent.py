@@ -13,6 +13,7 @@ import flowguard as fg
 from flowguard.agents import agent as module
 from flowguard.agents.delivered import current_delivered
 from flowguard.errors import ConfigError, HookError
+from flowguard.facts import Nack
 from tests.unit.agents.app import make_app, serving
 
 
@@ -400,3 +401,118 @@ async def test_one_algorithm_cannot_steer_two_agents() -> None:
 
     with pytest.raises(ConfigError, match="agents a and b share one algorithm object"):
         app.runtime.declared.check()
+
+
+async def test_rejected_rows_are_buried_when_the_agent_comes_back_and_counted() -> None:
+    async def agent(batches: Any) -> None:
+        async for batch in batches:
+            batch.reject(batch.to_polars()["n"] > 2, "too large")
+
+    async with serving(agent) as served:
+        served.deliver([{"n": n} for n in range(5)])
+        finished = await served.outcomes.until("finished", 1)
+
+    assert served.buried == [{3: "too large", 4: "too large"}]
+    assert finished == ("finished", 1, 2)
+
+
+async def test_what_was_rejected_before_an_exception_is_not_buried() -> None:
+    async def agent(batches: Any) -> None:
+        async for batch in batches:
+            batch.reject([0], "bad")
+            raise ValueError("no")
+
+    async with serving(agent) as served:
+        served.deliver([{"n": 1}, {"n": 2}])
+        await served.outcomes.until("failed", 1)
+
+    assert served.buried == []
+
+
+async def test_nacked_rows_are_told_with_the_rest_settled_and_the_loop_goes_on() -> None:
+    async def agent(batches: Any) -> None:
+        async for batch in batches:
+            batch.nack("no", rows=[1])
+
+    async with serving(agent) as served:
+        served.deliver([{"n": 1}, {"n": 2}])
+        served.deliver([{"n": 1}, {"n": 2}])
+        await served.outcomes.until("finished", 2)
+
+    assert served.outcomes.nacked == {1: {1: Nack("no")}, 2: {1: Nack("no")}}
+
+
+async def test_a_batch_that_is_nacked_as_a_whole_has_failed_though_the_loop_goes_on() -> None:
+    async def agent(batches: Any) -> None:
+        async for batch in batches:
+            batch.nack("the model warms up", after="3s")
+
+    async with serving(agent) as served:
+        served.deliver()
+        served.deliver()
+        _, _, error = await served.outcomes.until("failed", 2)
+
+    assert str(error) == "the model warms up" and error.retry_after_ns == 3_000_000_000
+    assert "finished" not in served.outcomes.names(1)
+
+
+async def test_a_function_that_takes_longer_than_its_timeout_is_interrupted_and_entered_again() -> (
+    None
+):
+    async def wait_for_model() -> None:
+        await asyncio.Event().wait()
+
+    async def agent(batches: Any) -> None:
+        async for batch in batches:
+            if batch.to_pylist()[0]["n"] == 1:
+                await wait_for_model()
+
+    async with serving(agent, timeout="20ms") as served:
+        served.deliver([{"n": 1}])
+        served.deliver([{"n": 2}])
+        _, _, error = await served.outcomes.until("failed", 1)
+        await served.outcomes.until("finished", 2)
+
+    assert isinstance(error, TimeoutError)
+    assert "longer than timeout=20.0 ms" in str(error) and "wait_for_model" in str(error)
+
+
+async def test_a_timeout_is_for_each_batch_and_not_for_the_loop() -> None:
+    async def agent(batches: Any) -> None:
+        async for _ in batches:
+            await asyncio.sleep(0.02)
+
+    async with serving(agent, timeout="10s") as served:
+        for _ in range(5):
+            served.deliver()
+        await served.outcomes.until("finished", 5)
+
+    assert not [told for told in served.outcomes.told if told[0] == "failed"]
+
+
+async def test_an_agent_that_is_stopped_while_its_time_runs_does_not_go_on() -> None:
+    async def agent(batches: Any) -> None:
+        async for _ in batches:
+            await asyncio.Event().wait()
+
+    async with serving(agent, timeout="10s") as served:
+        served.deliver()
+        await asyncio.sleep(0.01)
+    _, _, error = await served.outcomes.until("failed", 1)
+
+    assert isinstance(error, asyncio.CancelledError)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"retries": "5"}, "use fg.Retry"),
+        ({"timeout": 0}, "leaves no time"),
+        ({"dead_letters": "dlq"}, "use fg.DeadLetters"),
+        ({"timeouts": 1}, "did you mean timeout"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
+    app = make_app()
+    with pytest.raises(ConfigError, match=message):
+        app.agent(app.feed("orders"), **options)(lambda batches: None)
