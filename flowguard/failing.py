@@ -97,21 +97,26 @@ class Failing:
                 view.retry(half, fact.at_ns)
         elif held:
             if not fact.unavailable:  # nobody said that something is missing
-                flight.failures += 1
-                flight.exhausted = view.serving.is_exhausted(flight)
+                self._count(view, flight)
             view.retry(flight, fact.at_ns + view.serving.wait_ns(flight))
         else:
             self._count_failure(view, flight, fact)
 
     def _count_failure(self, view: View, flight: Flight, fact: Failed) -> None:
-        flight.failures += 1
-        flight.exhausted = view.serving.is_exhausted(flight)
+        self._count(view, flight)
         if fact.rejected or (flight.exhausted and self._is_to_blame(view, flight, fact)):
             self._bury(view, flight)
             return
         flight.served_before = view.served
         wait_ns = max(view.serving.wait_ns(flight), fact.retry_after_ns or 0)
         view.retry(flight, fact.at_ns + wait_ns)
+
+    def _count(self, view: View, flight: Flight) -> None:
+        """Count a failure of a record by itself."""
+        if not flight.failures:
+            flight.first_failed_ns = flight.failed_ns
+        flight.failures += 1
+        flight.exhausted = view.serving.is_exhausted(flight)
 
     def _is_to_blame(self, view: View, flight: Flight, fact: Failed) -> bool:
         """Tell whether it is the record that fails, and not all that the agent does."""

@@ -110,7 +110,7 @@ class Flight:
         refusals: How often in a row it was held.
         place: Where it comes among all batches; the halves of a batch come in its place.
         failures: How often its record has failed by itself.
-        failed_ns: When it failed last.
+        failed_ns: When it failed last; `first_failed_ns`, when its record first did by itself.
         served_before: How many batches its agent had done when it failed last, or was started.
         exhausted: Its record has failed as often as it may. It becomes a dead letter as soon
             as anything else shows that the agent works.
@@ -130,6 +130,7 @@ class Flight:
     place: tuple[int, ...] = ()
     failures: int = 0
     failed_ns: int = -1
+    first_failed_ns: int = -1
     served_before: int = 0
     exhausted: bool = False
     passing: bool = False

@@ -413,7 +413,7 @@ class FeedRuntime(Service):
                     epoch_ms=self.clock.epoch_ms(),
                 )
             )
-            self.journal.look()
+            self.journal.look(now_ns)
             wanted_ns = max(wanted_ns, now_ns)
 
     @Service.task

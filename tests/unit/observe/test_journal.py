@@ -24,7 +24,7 @@ def test_each_rung_is_said_once_with_its_reason(caplog: pytest.LogCaptureFixture
     for _ in range(30):
         d.now_ns += 100 * MILLISECOND
         d.tell(Ticked(at_ns=d.now_ns, loop_lag_ns=90 * MILLISECOND))
-        journal.look()
+        journal.look(0)
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert record.getMessage() == (
@@ -32,7 +32,7 @@ def test_each_rung_is_said_once_with_its_reason(caplog: pytest.LogCaptureFixture
     )
     for _ in range(300):
         d.wait(100)
-        journal.look()
+        journal.look(0)
     assert caplog.records[-1].levelname == "INFO"
     assert "rung 1 → 0" in caplog.records[-1].getMessage()
 
@@ -45,11 +45,11 @@ def test_an_outage_is_said_when_it_begins_and_when_it_is_over(
     (cut,) = d.records(A, [0])
     for _ in range(5):
         d.refuse(cut)
-        journal.look()
+        journal.look(0)
         d.wait(10_000)
     d.finish(cut)
-    journal.look()
-    journal.look()
+    journal.look(0)
+    journal.look(0)
     said = [each.getMessage() for each in caplog.records if "rung" not in each.getMessage()]
     assert said == [
         "agent: Unavailable; its batches are held, and one tries now and then whether it is back",
@@ -66,5 +66,5 @@ def test_an_outage_shorter_than_a_tick_is_said_too(caplog: pytest.LogCaptureFixt
     d.wait(100)
     (probe,) = d.records(A, [1])
     d.finish(probe)
-    journal.look()
+    journal.look(0)
     assert len(caplog.records) == 2
