@@ -70,6 +70,13 @@ class Failing:
         for name, why in fact.stops.items():
             self._stop(self._engine.partitions.get(name), flight.cut.lane, why)
 
+    def gone(self, view: View, flight: Flight, fact: Failed) -> None:
+        """Take in that a batch failed of which nothing is ours any more."""
+        flight.why = fact.why
+        if not flight.doomed:
+            self._is_held(view, flight, fact)  # it may be the probe
+        view.land(flight)
+
     def _is_held(self, view: View, flight: Flight, fact: Failed) -> bool:
         """Tell whether something is missing; many failures with no success mean that as well."""
         view.failed_in_row += not fact.unavailable
@@ -132,7 +139,7 @@ class Failing:
         rows = sorted(fact.nacked)
         for row, lone in zip(rows, view.carve(flight, rows, self._batch_ids()), strict=True):
             nack = fact.nacked[row]
-            lone.why, lone.kind = nack.reason, "Nacked"
+            lone.why, lone.kind = nack.reason or "nacked", "Nacked"
             self._engine.name_view(lone, view)
             view.count_unsettled(lone)  # as if it had been in the agent's hands
             lone.served_before = view.served
@@ -141,7 +148,7 @@ class Failing:
             view.set_back(lone, fact.at_ns)
             failed = Failed(
                 batch_id=lone.cut.batch_id,
-                why=nack.reason,
+                why=lone.why,
                 at_ns=fact.at_ns,
                 kind="Nacked",
                 retry_after_ns=nack.after_ns,
@@ -150,6 +157,7 @@ class Failing:
                 self._count_failure(view, lone, failed)
             else:
                 view.forget(lone)
+                self._engine.forget([lone.cut.batch_id])
 
     def _batch_ids(self) -> Iterator[int]:
         return (self._engine.next_batch_id() for _ in itertools.repeat(None))
@@ -211,7 +219,7 @@ class Failing:
             engine.tally.released(chunk)
             made_room |= engine.let_go(partition, chunk)
         for view in engine.views_of(partition.name.topic):
-            view.drop_lane(partition, lane)
+            engine.forget(view.drop_lane(partition, lane))
         engine.spilling.drop(partition, lane)
         if made_room:
             self._commands.append(Resume())

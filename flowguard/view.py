@@ -325,11 +325,20 @@ class View:
         """
         return any(
             other.cut.lane == flight.cut.lane
-            and (other.seated or (other.place < flight.place and not self._passes(other, flight)))
+            and (other.seated or self._goes_before(other, flight))
             and not other.queues.isdisjoint(flight.queues)
             for other in self.flights.values()
             if other is not flight
         )
+
+    def _goes_before(self, other: Flight, flight: Flight) -> bool:
+        """Tell whether a batch must end before another one, which failed, is tried again.
+
+        What has passed an exhausted one decides about it, so its end is waited for.
+        """
+        if other.place > flight.place:
+            return flight.exhausted and other.cut not in self.retries
+        return not self._passes(other, flight)
 
     def _passes(self, exhausted: Flight, flight: Flight) -> bool:
         """Tell whether a batch may go before one that failed as often as it may.
@@ -345,20 +354,12 @@ class View:
             and exhausted.failed_ns > flight.failed_ns
         )
 
-    def followers(self, flight: Flight) -> list[Flight]:
-        """Return the failed batches that come after one in its sub-queues."""
-        return [
-            other
-            for other in self.flights.values()
-            if other.place > flight.place
-            and other.cut.lane == flight.cut.lane
-            and not other.queues.isdisjoint(flight.queues)
-        ]
-
     def is_only(self, flight: Flight) -> bool:
         """Tell whether no other record waits for the agent or is with it."""
         nothing = all(self.backlog.is_empty(rank) for rank in range(len(self.lanes)))
-        return nothing and len(self.flights) == 1 and flight.cut.batch_id in self.flights
+        return nothing and not any(
+            other.parts for other in self.flights.values() if other is not flight
+        )
 
     @property
     def due_ns(self) -> int | None:
@@ -516,7 +517,7 @@ class View:
     def retry(self, flight: Flight, due_ns: int) -> None:
         """Let a batch that was set back be tried again; what is exhausted lets others pass."""
         self.retries.add(flight.cut, due_ns=due_ns)
-        if flight.exhausted:
+        if flight.exhausted and not flight.doomed:
             self.exhausted[flight] = None
             self._unclose(flight, flight.closed)
             self._open(flight, flight.parts)
@@ -559,7 +560,7 @@ class View:
         )  # fmt: skip
         other = Flight(
             part_of, parts, why=flight.why, kind=flight.kind, place=place,
-            served_before=flight.served_before,
+            failures=flight.failures, served_before=flight.served_before,
         )  # fmt: skip
         self.flights[batch_id] = other
         return other
@@ -642,12 +643,13 @@ class View:
         lane = flight.cut.lane
         for part in parts:
             gone = part.partition.gone or part.partition.revoking
-            held_back = self._in_hand(flight, part.queue) if part.queue >= FLOW_QUEUES else gone
-            if not held_back and not self._closed[lane, part.queue]:
+            held_back = gone and part.queue < FLOW_QUEUES
+            held_back = held_back or self._closed[lane, part.queue] > 0
+            if not held_back and not self._in_hand(flight, part.queue):
                 self.scheduler.open(lane, part.queue)
 
     def _in_hand(self, flight: Flight, queue: int) -> bool:
-        """Tell whether an agent has another batch of the same flow.
+        """Tell whether an agent has another batch of the same sub-queue.
 
         It may have got it after this one came back, before what was sent for this one failed.
         """
@@ -681,6 +683,7 @@ class View:
         if flight.failed:
             self._open_without(flight, gone)
             if not flight.parts:
+                self.exhausted.pop(flight, None)
                 del self.flights[flight.cut.batch_id]
         else:
             still = flight.queues
@@ -743,8 +746,13 @@ class View:
             self.exhausted.pop(flight, None)
             del self.flights[flight.cut.batch_id]
 
-    def drop_lane(self, partition: Partition, lane: int) -> None:
-        """Let go of everything of a lane of a partition that does not go on."""
+    def drop_lane(self, partition: Partition, lane: int) -> list[int]:
+        """Let go of everything of a lane of a partition that does not go on.
+
+        Returns:
+            The batches that are left without records.
+        """
+        before = set(self.flights)
         waiting = self.backlog.of_partition(lane, partition)
         for each in waiting:
             each.piece = Slice(each.piece.chunk, each.piece.start, 0)
@@ -752,3 +760,4 @@ class View:
         for flight in [*self.flights.values()]:
             if flight.cut.lane == lane and flight.cut in self.retries and flight.holds(partition):
                 self._drop_from(flight)
+        return list(before - self.flights.keys())
