@@ -49,6 +49,7 @@ class Failing:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self.failed_in_row_max = FAILED_IN_ROW
         self._commands: list[Command] = []
 
     def take_commands(self) -> list[Command]:
@@ -80,7 +81,7 @@ class Failing:
     def _is_held(self, view: View, flight: Flight, fact: Failed) -> bool:
         """Tell whether something is missing; many failures with no success mean that as well."""
         view.failed_in_row += not fact.unavailable
-        held = fact.unavailable or view.failed_in_row >= FAILED_IN_ROW
+        held = fact.unavailable or view.failed_in_row >= self.failed_in_row_max
         view.serving.failed(
             flight,
             fact.at_ns,

@@ -194,6 +194,7 @@ class EngineDriver:
     now_ns: int = 1_000 * SECOND
     epoch_ms: int | None = None
     running: list[Cut] = field(default_factory=list)
+    started: list[Cut] = field(default_factory=list)  # each start, until somebody has looked
     reading: dict[TopicPartition, tuple[int, int]] = field(default_factory=dict)
     resumes: int = 0
     held: frozenset[TopicPartition] = frozenset()
@@ -452,6 +453,7 @@ class EngineDriver:
                     self.seeks.append(command)
                     self.reading[partition] = offset, epoch
         self.running += started
+        self.started += started
         return started
 
     def check(self) -> None:
