@@ -199,16 +199,20 @@ class View:
         return self.seats.limit - sum(self.seats_by_lane)
 
     def next_flight(self, now_ns: int) -> Flight | None:
-        """Return what is started next: of a retry and new records the higher lane, in turn."""
+        """Return what is started next: of a retry and new records the higher lane, in turn.
+
+        While something is missing the retry is first, in turn as well: what fails may be to
+        blame itself, and then only something else can show that nothing is missing.
+        """
         if not self.serving.is_open(now_ns):
             return None
         mask = self._lane_mask(now_ns)
         retry = self._next_retry(now_ns)
         if retry is None:
             return self._next_cut(mask, now_ns)
-        if mask == 0 or self.serving.is_shut:
+        if mask == 0:
             return self._retry(retry)
-        higher_is_new = mask & ((1 << retry.lane) - 1) != 0
+        higher_is_new = not self.serving.is_shut and mask & ((1 << retry.lane) - 1) != 0
         self._passed_over += 1
         if self._passed_over > PASSED_OVER_MAX:
             self._passed_over = 0
@@ -624,8 +628,11 @@ class View:
             self._close_for(flight)
 
     def _close_for(self, flight: Flight) -> None:
-        """Keep the sub-queues of a batch closed until it is settled."""
-        flight.closed = flight.queues
+        """Keep the sub-queues of a batch closed until it is settled.
+
+        What it has of a partition that is gone closes nothing for whoever has it again.
+        """
+        flight.closed = {part.queue for part in flight.live}
         for queue in flight.closed:
             self._closed[flight.cut.lane, queue] += 1
             self.scheduler.close(flight.cut.lane, queue)
@@ -645,18 +652,21 @@ class View:
             gone = part.partition.gone or part.partition.revoking
             held_back = gone and part.queue < FLOW_QUEUES
             held_back = held_back or self._closed[lane, part.queue] > 0
-            if not held_back and not self._in_hand(flight, part.queue):
+            if not held_back and not self._in_hand(flight, part):
                 self.scheduler.open(lane, part.queue)
 
-    def _in_hand(self, flight: Flight, queue: int) -> bool:
+    def _in_hand(self, flight: Flight, part: Part) -> bool:
         """Tell whether an agent has another batch of the same sub-queue.
 
         It may have got it after this one came back, before what was sent for this one failed.
+        What it has of a partition from an earlier assignment does not count.
         """
         return any(
-            other.seated and other.cut.lane == flight.cut.lane and queue in other.queues
+            each.queue == part.queue
+            and (each.queue >= FLOW_QUEUES or each.partition is part.partition)
             for other in self.flights.values()
-            if other is not flight
+            if other.seated and other.cut.lane == flight.cut.lane and other is not flight
+            for each in other.parts
         )
 
     def _open_without(self, flight: Flight, gone: Iterable[Part]) -> None:
@@ -699,9 +709,7 @@ class View:
         """Let the sub-queues go on, unless the agent has a batch of theirs."""
         self.diversions.remove(flight)
         self._unclose(flight, flight.closed)
-        for part in flight.parts:
-            if not self._in_hand(flight, part.queue):
-                self._open(flight, [part])
+        self._open(flight, flight.parts)
 
     # Rebalance.
 

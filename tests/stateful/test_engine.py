@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from flowguard.chunk import NO_FLOW, Chunk, TopicPartition
 from flowguard.commands import Cut, Unprocessed
@@ -610,6 +610,9 @@ MANY = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 
+#: Each step is long, so fewer of them find as much.
+SOME = settings(MANY, stateful_step_count=20)
+
 TestOrdered = EngineMachine.TestCase
 
 
@@ -635,15 +638,71 @@ class FallbackUnorderedMachine(SeveralAgentsMachine):
     fallback_on = frozenset({"brownout", "failure"})
 
 
-class OutageMachine(SeveralAgentsMachine):
+class FailingMachine(EngineMachine):
+    """The same with much to do, of which much fails."""
+
+    @initialize(lane=st.integers(0, 2), bad=st.integers(2, 12))
+    def begin(self, lane: int, bad: int) -> None:
+        """Begin with records in one lane, of which each so manieth is bad."""
+        self.assign(set(NAMES))
+        self.flood(lane, 12)
+        self.poison = {(n, offset) for n in NAMES for offset, _ in self.log[n] if not offset % bad}
+
+    @rule(lane=st.integers(0, 2), count=st.integers(1, 8))
+    def flood(self, lane: int, count: int) -> None:
+        for name in NAMES:
+            self.produce(name, [lane] * count, 0)
+            if name in self.d.reading:
+                self.fetch(sorted(self.d.reading).index(name), 20)
+
+    @rule(steps=st.lists(st.tuples(st.integers(0, 9), which), min_size=3, max_size=15))
+    def work(self, steps: list[tuple[int, int]]) -> None:
+        """Let agents and brokers do much of what they can."""
+        for kind, pick in steps:
+            if kind == 0 and self.d.running:
+                self.fail(pick, transient=pick % 3 == 0, rejected=pick % 5 == 0, after_ms=None)
+            elif kind == 1 and self.unreturned():
+                self.nack(pick, {pick % 2, pick % 3, pick % 5})
+            elif kind == 2 and self.d.burying:
+                self.refuse_burial(pick)
+            elif kind == 3 and self.d.burying:
+                self.bury(pick)
+            elif kind == 4 and self.d.running:
+                self.refuse(pick, common=pick % 2 == 0, after_ms=None)
+            elif kind < 7 and self.unreturned():
+                self.give_back(pick)
+            elif kind < 9 and self.d.running:
+                self.finish(pick, 0)
+            else:
+                self.wait(200)
+            self.look_again()
+
+    def look_again(self) -> None:
+        self.nothing_of_an_ordered_sub_queue_starts_before_what_failed()
+        self.retries_of_an_ordered_lane_begin_with_the_oldest()
+        self.records_of_an_ordered_sub_queue_start_in_order()
+        self.agents_have_one_batch_of_an_ordered_lane_of_a_partition_at_most()
+        self.committable_never_passes_an_unfinished_record()
+
+
+class FailingByKeyMachine(FailingMachine):
+    order = "key"
+    flows = 3
+
+
+class FailingSeveralAgentsMachine(FailingMachine):
+    agents = ("one", "two")
+    fallback_on = frozenset({"failure"})
+
+
+class OutageMachine(FailingMachine):
     """The same where few failures in a row are an outage."""
 
-    agents = ("one", "two")
     failed_in_row_max = 3
 
 
-class OutageUnorderedMachine(UnorderedMachine):
-    failed_in_row_max = 3
+class OutageUnorderedMachine(OutageMachine):
+    order = "none"
 
 
 class RestlessMachine(EngineMachine):
@@ -654,9 +713,13 @@ class RestlessUnorderedMachine(UnorderedMachine):
     restless = True
 
 
+TestFailing = FailingMachine.TestCase
+TestFailingByKey = FailingByKeyMachine.TestCase
+TestFailingSeveralAgents = FailingSeveralAgentsMachine.TestCase
+TestFailing.settings = TestFailingByKey.settings = TestFailingSeveralAgents.settings = SOME
 TestOutage = OutageMachine.TestCase
 TestOutageUnordered = OutageUnorderedMachine.TestCase
-TestOutage.settings = TestOutageUnordered.settings = MANY
+TestOutage.settings = TestOutageUnordered.settings = SOME
 TestRestless = RestlessMachine.TestCase
 TestRestlessUnordered = RestlessUnorderedMachine.TestCase
 TestRestless.settings = TestRestlessUnordered.settings = MANY
