@@ -317,7 +317,8 @@ class Engine:
                 self.failing.nacked(view, flight, fact)
             view.serving.finished(flight, fact.at_ns)
             view.serving.clock_ns = fact.epoch_ms * MILLISECOND - fact.at_ns
-            self.failing.settled(view, flight, fact.at_ns)
+            if flight.parts:
+                self.failing.settled(view, flight, fact.at_ns)
         view.land(flight)
         lane = flight.cut.lane
         commands: list[Command] = []
@@ -350,8 +351,7 @@ class Engine:
         if flight.live:
             self.failing.failed(view, flight, fact)
         else:
-            flight.why = fact.why
-            view.land(flight)
+            self.failing.gone(view, flight, fact)
             del self._view_with[fact.batch_id]
         self.stir([view])
         return []
@@ -478,6 +478,11 @@ class Engine:
     def name_view(self, flight: Flight, view: View) -> None:
         """Note whose a batch is that is not settled."""
         self._view_with[flight.cut.batch_id] = view
+
+    def forget(self, batch_ids: Iterable[int]) -> None:
+        """Let go of batches that have no records any more."""
+        for batch_id in batch_ids:
+            self._view_with.pop(batch_id, None)
 
     def next_batch_id(self) -> int:
         """Return a number that no batch has had."""

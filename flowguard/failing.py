@@ -49,6 +49,7 @@ class Failing:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self.failed_in_row_max = FAILED_IN_ROW
         self._commands: list[Command] = []
 
     def take_commands(self) -> list[Command]:
@@ -70,10 +71,17 @@ class Failing:
         for name, why in fact.stops.items():
             self._stop(self._engine.partitions.get(name), flight.cut.lane, why)
 
+    def gone(self, view: View, flight: Flight, fact: Failed) -> None:
+        """Take in that a batch failed of which nothing is ours any more."""
+        flight.why = fact.why
+        if not flight.doomed:
+            self._is_held(view, flight, fact)  # it may be the probe
+        view.land(flight)
+
     def _is_held(self, view: View, flight: Flight, fact: Failed) -> bool:
         """Tell whether something is missing; many failures with no success mean that as well."""
         view.failed_in_row += not fact.unavailable
-        held = fact.unavailable or view.failed_in_row >= FAILED_IN_ROW
+        held = fact.unavailable or view.failed_in_row >= self.failed_in_row_max
         view.serving.failed(
             flight,
             fact.at_ns,
@@ -143,7 +151,7 @@ class Failing:
         rows = sorted(fact.nacked)
         for row, lone in zip(rows, view.carve(flight, rows, self._batch_ids()), strict=True):
             nack = fact.nacked[row]
-            lone.why, lone.kind = nack.reason, "Nacked"
+            lone.why, lone.kind = nack.reason or "nacked", "Nacked"
             self._engine.name_view(lone, view)
             view.count_unsettled(lone)  # as if it had been in the agent's hands
             lone.served_before = view.served
@@ -152,7 +160,7 @@ class Failing:
             view.set_back(lone, fact.at_ns)
             failed = Failed(
                 batch_id=lone.cut.batch_id,
-                why=nack.reason,
+                why=lone.why,
                 at_ns=fact.at_ns,
                 kind="Nacked",
                 retry_after_ns=nack.after_ns,
@@ -161,6 +169,7 @@ class Failing:
                 self._count_failure(view, lone, failed)
             else:
                 view.forget(lone)
+                self._engine.forget([lone.cut.batch_id])
 
     def _batch_ids(self) -> Iterator[int]:
         return (self._engine.next_batch_id() for _ in itertools.repeat(None))
@@ -222,7 +231,7 @@ class Failing:
             engine.tally.released(chunk)
             made_room |= engine.let_go(partition, chunk)
         for view in engine.views_of(partition.name.topic):
-            view.drop_lane(partition, lane)
+            engine.forget(view.drop_lane(partition, lane))
         engine.spilling.drop(partition, lane)
         if made_room:
             self._commands.append(Resume())

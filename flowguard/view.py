@@ -200,7 +200,11 @@ class View:
         return self.seats.limit - sum(self.seats_by_lane)
 
     def next_flight(self, now_ns: int) -> Flight | None:
-        """Return what is started next: of a retry and new records the higher lane, in turn."""
+        """Return what is started next: of a retry and new records the higher lane, in turn.
+
+        While something is missing the retry is first, in turn as well: what fails may be to
+        blame itself, and then only something else can show that nothing is missing.
+        """
         if (passing := self._next_passing(now_ns)) is not None:
             return passing
         if not self.serving.is_open(now_ns):
@@ -209,9 +213,9 @@ class View:
         retry = self._next_retry(now_ns)
         if retry is None:
             return self._next_cut(mask, now_ns)
-        if mask == 0 or self.serving.is_shut:
+        if mask == 0:
             return self._retry(retry)
-        higher_is_new = mask & ((1 << retry.lane) - 1) != 0
+        higher_is_new = not self.serving.is_shut and mask & ((1 << retry.lane) - 1) != 0
         self._passed_over += 1
         if self._passed_over > PASSED_OVER_MAX:
             self._passed_over = 0
@@ -343,19 +347,28 @@ class View:
         """
         return any(
             other.cut.lane == flight.cut.lane
-            and (
-                other.seated
-                or (other.place < flight.place and not (flight.passing and other.exhausted))
-            )
+            and (other.seated or self._goes_before(other, flight))
             and not other.queues.isdisjoint(flight.queues)
             for other in self.flights.values()
             if other is not flight
         )
 
+    def _goes_before(self, other: Flight, flight: Flight) -> bool:
+        """Tell whether a batch must end before another one, which failed, is tried again.
+
+        What has passed an exhausted one decides about it, so its end is waited for.
+        """
+        waits = other.cut in self.retries
+        if other.place > flight.place:
+            return flight.exhausted and not waits
+        return not (flight.passing and other.exhausted and waits and not other.doomed)
+
     def is_only(self, flight: Flight) -> bool:
         """Tell whether no other record waits for the agent or is with it."""
         nothing = all(self.backlog.is_empty(rank) for rank in range(len(self.lanes)))
-        return nothing and len(self.flights) == 1 and flight.cut.batch_id in self.flights
+        return nothing and not any(
+            other.parts for other in self.flights.values() if other is not flight
+        )
 
     @property
     def due_ns(self) -> int | None:
@@ -525,7 +538,7 @@ class View:
         If it fails as well, something is not there, and both wait.
         """
         self.retries.add(flight.cut, due_ns=due_ns)
-        if not flight.exhausted:
+        if not flight.exhausted or flight.doomed:
             return
         self.exhausted[flight] = None
         if followers := self._followers(flight):
@@ -589,7 +602,7 @@ class View:
         )  # fmt: skip
         other = Flight(
             part_of, parts, why=flight.why, kind=flight.kind, place=place,
-            served_before=flight.served_before,
+            failures=flight.failures, served_before=flight.served_before,
         )  # fmt: skip
         self.flights[batch_id] = other
         return other
@@ -653,8 +666,11 @@ class View:
             self._close_for(flight)
 
     def _close_for(self, flight: Flight) -> None:
-        """Keep the sub-queues of a batch closed until it is settled."""
-        flight.closed = flight.queues
+        """Keep the sub-queues of a batch closed until it is settled.
+
+        What it has of a partition that is gone closes nothing for whoever has it again.
+        """
+        flight.closed = {part.queue for part in flight.live}
         for queue in flight.closed:
             self._closed[flight.cut.lane, queue] += 1
             self.scheduler.close(flight.cut.lane, queue)
@@ -672,19 +688,23 @@ class View:
         lane = flight.cut.lane
         for part in parts:
             gone = part.partition.gone or part.partition.revoking
-            held_back = self._in_hand(flight, part.queue) if part.queue >= FLOW_QUEUES else gone
-            if not held_back and not self._closed[lane, part.queue]:
+            held_back = gone and part.queue < FLOW_QUEUES
+            held_back = held_back or self._closed[lane, part.queue] > 0
+            if not held_back and not self._in_hand(flight, part):
                 self.scheduler.open(lane, part.queue)
 
-    def _in_hand(self, flight: Flight, queue: int) -> bool:
-        """Tell whether an agent has another batch of the same flow.
+    def _in_hand(self, flight: Flight, part: Part) -> bool:
+        """Tell whether an agent has another batch of the same sub-queue.
 
         It may have got it after this one came back, before what was sent for this one failed.
+        What it has of a partition from an earlier assignment does not count.
         """
         return any(
-            other.seated and other.cut.lane == flight.cut.lane and queue in other.queues
+            each.queue == part.queue
+            and (each.queue >= FLOW_QUEUES or each.partition is part.partition)
             for other in self.flights.values()
-            if other is not flight
+            if other.seated and other.cut.lane == flight.cut.lane and other is not flight
+            for each in other.parts
         )
 
     def _open_without(self, flight: Flight, gone: Iterable[Part]) -> None:
@@ -711,6 +731,7 @@ class View:
         if flight.failed:
             self._open_without(flight, gone)
             if not flight.parts:
+                self.exhausted.pop(flight, None)
                 del self.flights[flight.cut.batch_id]
         else:
             still = flight.queues
@@ -726,9 +747,7 @@ class View:
         """Let the sub-queues go on, unless the agent has a batch of theirs."""
         self.diversions.remove(flight)
         self._unclose(flight, flight.closed)
-        for part in flight.parts:
-            if not self._in_hand(flight, part.queue):
-                self._open(flight, [part])
+        self._open(flight, flight.parts)
 
     # Rebalance.
 
@@ -773,8 +792,13 @@ class View:
             self.exhausted.pop(flight, None)
             del self.flights[flight.cut.batch_id]
 
-    def drop_lane(self, partition: Partition, lane: int) -> None:
-        """Let go of everything of a lane of a partition that does not go on."""
+    def drop_lane(self, partition: Partition, lane: int) -> list[int]:
+        """Let go of everything of a lane of a partition that does not go on.
+
+        Returns:
+            The batches that are left without records.
+        """
+        before = set(self.flights)
         waiting = self.backlog.of_partition(lane, partition)
         for each in waiting:
             each.piece = Slice(each.piece.chunk, each.piece.start, 0)
@@ -782,3 +806,4 @@ class View:
         for flight in [*self.flights.values()]:
             if flight.cut.lane == lane and flight.cut in self.retries and flight.holds(partition):
                 self._drop_from(flight)
+        return list(before - self.flights.keys())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 from flowguard._native import wire
 from flowguard.chunk import Chunk, Slice, TopicPartition
 from flowguard.commands import (
+    BuryBatch,
     Command,
     Cut,
     DivertBatch,
@@ -37,6 +38,7 @@ from flowguard.facts import (
     Fetched,
     Finished,
     FrameGone,
+    Nack,
     NotSpilled,
     Restored,
     Returned,
@@ -49,6 +51,8 @@ from flowguard.facts import (
 )
 from flowguard.lanes.lane import Lane
 from flowguard.lanes.lane_set import LaneSet
+from flowguard.settle.letter_limit import DeadLetters
+from flowguard.settle.retry import Retry
 from flowguard.spill.manifest import Frame, FrameQueue
 from flowguard.units import MIB, MILLISECOND, SECOND
 from flowguard.view import AgentPlan
@@ -170,7 +174,7 @@ class EngineDriver:
     """An engine with a clock that only moves when told; every fact is followed by checks.
 
     Batches that the engine starts are in `running`, in the order they were started; what it
-    wants written to another topic is in `diverting`.
+    wants written to another topic is in `diverting`, to the dead letters in `burying`.
     """
 
     lanes: Sequence[Lane] = (REALTIME, BULK)
@@ -183,15 +187,19 @@ class EngineDriver:
     by_partition: bool = False
     memory_bytes: int = 64 * MIB
     fallback_on: frozenset[str] = frozenset()
+    retries: Retry = field(default_factory=Retry)
+    dead_letters: DeadLetters = field(default_factory=DeadLetters)
     shadow: frozenset[str] = frozenset()
     ranks_of: dict[str, frozenset[int]] | None = None
     now_ns: int = 1_000 * SECOND
     epoch_ms: int | None = None
     running: list[Cut] = field(default_factory=list)
+    started: list[Cut] = field(default_factory=list)  # each start, until somebody has looked
     reading: dict[TopicPartition, tuple[int, int]] = field(default_factory=dict)
     resumes: int = 0
     held: frozenset[TopicPartition] = frozenset()
     diverting: list[Cut] = field(default_factory=list)
+    burying: list[Cut] = field(default_factory=list)
     topics: list[str] = field(default_factory=list)  # where to, one a diversion
     unprocessed: list[Unprocessed] = field(default_factory=list)
     writes: list[WriteFrame] = field(default_factory=list)  # that the disk was asked for
@@ -213,6 +221,8 @@ class EngineDriver:
             by_partition=self.by_partition,
             order=self.order,
             fallback_on=self.fallback_on,
+            retries=self.retries,
+            dead_letters=self.dead_letters,
         )
         self.memory = MemoryBudget(self.memory_bytes)
         self.engine = Engine(
@@ -262,12 +272,14 @@ class EngineDriver:
         """Take in records of one lane."""
         return self.fetch(partition, chunk_of(list(offsets), partition=partition, lane=lane))
 
-    def give_back(self, cut: Cut) -> list[Cut]:
+    def give_back(self, cut: Cut, *, nacked: bool = False) -> list[Cut]:
         """Let the agent come back; the batch is not settled yet."""
-        return self.tell(Returned(batch_id=cut.batch_id, at_ns=self.now_ns))
+        return self.tell(Returned(batch_id=cut.batch_id, at_ns=self.now_ns, nacked=nacked))
 
-    def settle(self, cut: Cut, *, dead_letters: int = 0) -> list[Cut]:
-        """Let everything sent for a batch be acknowledged."""
+    def settle(
+        self, cut: Cut, *, dead_letters: int = 0, nacked: Mapping[int, Nack] | None = None
+    ) -> list[Cut]:
+        """Let everything sent for a batch be acknowledged; records may be wanted again."""
         self.running = [each for each in self.running if each is not cut]
         return self.tell(
             Finished(
@@ -275,8 +287,14 @@ class EngineDriver:
                 dead_letters=dead_letters,
                 at_ns=self.now_ns,
                 epoch_ms=EPOCH_MS + 5,
+                nacked=nacked or {},
             )
         )
+
+    def nack(self, cut: Cut, *rows: int, after_ms: int = 0, why: str = "not yet") -> list[Cut]:
+        """Let the agent come back and want some records again; the rest is settled."""
+        nacked = {row: Nack(why, after_ms * MILLISECOND) for row in rows}
+        return self.give_back(cut, nacked=True) + self.settle(cut, nacked=nacked)
 
     def finish(self, cut: Cut, *, dead_letters: int = 0) -> list[Cut]:
         """Let the agent come back, and settle the batch."""
@@ -304,6 +322,16 @@ class EngineDriver:
         """Let the broker not take what was diverted."""
         self.diverting = [each for each in self.diverting if each is not cut]
         return self.tell(Failed(batch_id=cut.batch_id, why=why, at_ns=self.now_ns))
+
+    def bury(self, cut: Cut) -> list[Cut]:
+        """Let the broker have a dead letter."""
+        self.burying = [each for each in self.burying if each is not cut]
+        return self.settle(cut, dead_letters=cut.num_records)
+
+    def refuse_burial(self, cut: Cut, why: str = "SettleError: no") -> list[Cut]:
+        """Let the broker not take a dead letter."""
+        self.burying = [each for each in self.burying if each is not cut]
+        return self.fail(cut, why, unavailable=True, common=True)
 
     def revoking(self, *partitions: TopicPartition) -> list[Cut]:
         """Announce that partitions may go away."""
@@ -407,6 +435,8 @@ class EngineDriver:
                 case DivertBatch(cut, topic):
                     self.diverting.append(cut)
                     self.topics.append(topic)
+                case BuryBatch(cut):
+                    self.burying.append(cut)
                 case Unprocessed():
                     self.unprocessed.append(command)
                 case WriteFrame():
@@ -423,6 +453,7 @@ class EngineDriver:
                     self.seeks.append(command)
                     self.reading[partition] = offset, epoch
         self.running += started
+        self.started += started
         return started
 
     def check(self) -> None:
@@ -432,6 +463,8 @@ class EngineDriver:
             assert min(book.counts.as_dict().values()) >= 0, f"{book.lane.name}: {book.counts}"
         for view in self.engine.views.values():
             assert 0 <= sum(view.seats_by_lane) <= view.plan.seats
+        named = {number for view in self.engine.views.values() for number in view.flights}
+        assert self.engine._view_with.keys() == named
         in_flight = sum(book.counts.in_flight for book in self.engine.books)
         with_agents = self.engine.records_in_flight()  # once for each agent that has it
         assert in_flight == with_agents or (len(self.engine.views) > 1 and in_flight < with_agents)
@@ -439,9 +472,10 @@ class EngineDriver:
         assert due_ns is None or due_ns > self.now_ns or self._tick_helps(), "a tick would spin"
 
     def _tick_helps(self) -> bool:
-        """Tell whether a tick that is due now starts a batch; if not, the worker would spin."""
+        """Tell whether a tick that is due now starts anything; if not, the worker would spin."""
+        burials = len(self.burying)
         started = self._carry_out(self.engine.observe(Ticked(at_ns=self.now_ns)))
-        return bool(started)
+        return bool(started) or len(self.burying) > burials
 
     def fresh(
         self,

@@ -54,8 +54,8 @@ class Journal:
                 if (key := (name, partition.epoch, rank)) not in self._stopped:
                     self._stopped.add(key)
                     self._log.error(
-                        "%s[%s] goes no further in lane %s: %s; nothing of it is lost or committed, "
-                        "all else goes on; mend what is wrong and restart the worker",
+                        "%s[%s] goes no further in lane %s: %s; nothing of it is lost or "
+                        "committed, all else goes on; mend what is wrong and restart the worker",
                         *name, self._engine.lanes[rank].name, why,
                     )  # fmt: skip
 

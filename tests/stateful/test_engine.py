@@ -7,21 +7,25 @@ with the `@reproduce_failure` or `--hypothesis-seed` that hypothesis prints.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from flowguard.chunk import NO_FLOW, Chunk, TopicPartition
 from flowguard.commands import Cut, Unprocessed
 from flowguard.control.limit import Step, Window, WindowRule
 from flowguard.dispatch.concurrency import Adaptive
-from flowguard.facts import Assigned
+from flowguard.facts import Assigned, Nack
+from flowguard.holdings import Flight, Part
 from flowguard.lanes.lane import Lane
 from flowguard.lanes.overflow import Conflate, Divert, Shed
 from flowguard.serving import OCCASIONS
+from flowguard.settle.letter_limit import DeadLetters
+from flowguard.settle.retry import Retry
 from flowguard.units import KIB, MIB, MILLISECOND
 from flowguard.view import AgentPlan
 from tests.builders import EngineDriver, chunk_of
@@ -53,6 +57,7 @@ class EngineMachine(RuleBasedStateMachine):
     agents: ClassVar[tuple[str, ...]] = ("agent",)
     fallback_on: ClassVar[frozenset[str]] = frozenset()
     restless: ClassVar[bool] = False  # the limit of seats changes all the time
+    failed_in_row_max: ClassVar[int] = 64  # more is an outage
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,6 +71,10 @@ class EngineMachine(RuleBasedStateMachine):
         self.left: dict[TopicPartition, set[int]] = defaultdict(set)  # without an agent
         self.newest_started: dict[tuple[object, ...], int] = {}
         self.seen_batch = 0
+        self.poison: set[tuple[TopicPartition, int]] = set()  # agents fail on these
+        self.nacks: dict[int, frozenset[int]] = {}  # of batches that came back with them
+        self.ended: dict[tuple[object, ...], set[int]] = defaultdict(set)  # in this assignment
+        self.letters = [0] * len(self.lanes)
 
     def new_worker(self) -> EngineDriver:
         plans = [
@@ -79,10 +88,14 @@ class EngineMachine(RuleBasedStateMachine):
                 records_max=5,
                 linger_ns=5 * MILLISECOND,
                 fallback_on=self.fallback_on,
+                retries=Retry(max=2),
+                dead_letters=DeadLetters(max_ratio=1.0),
             )
             for name in self.agents
         ]
-        return EngineDriver(lanes=self.lanes, agents=plans, memory_bytes=4 * MIB)
+        worker = EngineDriver(lanes=self.lanes, agents=plans, memory_bytes=4 * MIB)
+        worker.engine.failing.failed_in_row_max = self.failed_in_row_max
+        return worker
 
     # What happens.
 
@@ -115,6 +128,17 @@ class EngineMachine(RuleBasedStateMachine):
         self.returned.add(cut.batch_id)
         self.d.give_back(cut)
 
+    @precondition(lambda self: self.unreturned())
+    @rule(pick=which, rows=st.sets(st.integers(0, 4), min_size=1))
+    def nack(self, pick: int, rows: set[int]) -> None:
+        """Let an agent come back that wants some records again; it is settled later."""
+        cut = self.unreturned()[pick % len(self.unreturned())]
+        nacked = frozenset(row for row in rows if row < cut.num_records)
+        if nacked:
+            self.returned.add(cut.batch_id)
+            self.nacks[cut.batch_id] = nacked
+            self.d.give_back(cut, nacked=True)
+
     @precondition(lambda self: self.d.running)
     @rule(pick=which, rejected=st.integers(0, 2))
     def finish(self, pick: int, rejected: int) -> None:
@@ -122,11 +146,43 @@ class EngineMachine(RuleBasedStateMachine):
         self.settle(cut, min(rejected, cut.num_records))
 
     @precondition(lambda self: self.d.running)
-    @rule(pick=which)
-    def fail(self, pick: int) -> None:
+    @rule(
+        pick=which,
+        transient=st.booleans(),
+        rejected=st.booleans(),
+        after_ms=st.sampled_from([None, 50, 5_000]),
+    )
+    def fail(self, pick: int, transient: bool, rejected: bool, after_ms: int | None) -> None:
         cut = self.pick_running(pick)
-        self.returned.discard(cut.batch_id)
-        self.d.fail(cut)
+        after_ns = None if after_ms is None else after_ms * MILLISECOND
+        self.forget(cut)
+        self.d.fail(cut, transient=transient, rejected=rejected, retry_after_ns=after_ns)
+
+    @precondition(lambda self: any(self.log.values()))
+    @rule(pick=which)
+    def go_bad(self, pick: int) -> None:
+        """Let a record be one that agents fail on, from now on."""
+        everything = [(name, offset) for name in NAMES for offset, _ in self.log[name]]
+        self.poison.add(everything[pick % len(everything)])
+
+    @rule()
+    def heal(self) -> None:
+        self.poison.clear()
+
+    @precondition(lambda self: self.d.burying)
+    @rule(pick=which)
+    def bury(self, pick: int) -> None:
+        """Let a dead letter be acknowledged."""
+        cut = self.d.burying[pick % len(self.d.burying)]
+        (part,) = self.flight(cut).parts
+        self.note_done(cut, [(part, part.piece.chunk.offset_at(part.piece.start))])
+        self.letters[cut.lane] += part.live
+        self.d.bury(cut)
+
+    @precondition(lambda self: self.d.burying)
+    @rule(pick=which)
+    def refuse_burial(self, pick: int) -> None:
+        self.d.refuse_burial(self.d.burying[pick % len(self.d.burying)])
 
     @precondition(lambda self: self.d.running)
     @rule(pick=which, common=st.booleans(), after_ms=st.sampled_from([None, 50, 5_000]))
@@ -134,7 +190,7 @@ class EngineMachine(RuleBasedStateMachine):
         """Let a batch find that something is unavailable."""
         cut = self.pick_running(pick)
         attempt = cut.attempt
-        self.returned.discard(cut.batch_id)
+        self.forget(cut)
         retry_after_ns = None if after_ms is None else after_ms * MILLISECOND
         self.d.refuse(cut, common=common, retry_after_ns=retry_after_ns)
         assert cut.attempt == attempt
@@ -175,13 +231,19 @@ class EngineMachine(RuleBasedStateMachine):
     def crash(self) -> None:
         """Lose the worker; the next one resumes each lane where it was committed."""
         self.d = self.new_worker()
-        self.returned = set()
-        self.newest_started, self.seen_batch = {}, 0
+        self.begin_anew()
         self.assign(set(NAMES))
         for name in NAMES:
             before = self.watermarks.get(name, (0,) * len(self.lanes))
             after = self.d.engine.partitions[name].ledger.point.watermarks
             assert all(new >= old for new, old in zip(after, before, strict=True))
+
+    def begin_anew(self) -> None:
+        """Forget what the worker before did."""
+        self.returned, self.nacks = set(), {}
+        self.newest_started, self.seen_batch = {}, 0
+        self.letters = [0] * len(self.lanes)
+        self.ended.clear()
 
     # What must be so.
 
@@ -235,17 +297,42 @@ class EngineMachine(RuleBasedStateMachine):
     def retries_of_an_ordered_lane_begin_with_the_oldest(self) -> None:
         waiting = [cut for view in self.d.engine.views.values() for _, cut in view.retries.items()]
         for cut in self.unreturned() if self.order != "none" else ():
-            if cut.attempt > 1:
-                for other in waiting:
-                    shared = self.live_parts(cut) & self.live_parts(other)
-                    older = other.batch_id < cut.batch_id and other.lane == cut.lane
-                    older = older and other.agent == cut.agent
-                    assert not (shared and older)
+            flight = self.flight(cut)
+            for other in waiting if cut.again else ():
+                shared = self.live_parts(cut) & self.live_parts(other)
+                older = self.flight(other).place < flight.place and other.lane == cut.lane
+                older = older and other.agent == cut.agent
+                assert not (shared and older) or self.was_tried_just_before(other, flight)
+
+    def was_tried_just_before(self, cut: Cut, flight: Flight) -> bool:
+        """Tell whether a batch failed as often as it may, and last after another one did."""
+        passed = self.flight(cut)
+        return passed.exhausted and not passed.doomed and passed.failed_ns > flight.failed_ns
+
+    @invariant()
+    def nothing_of_an_ordered_sub_queue_starts_before_what_failed(self) -> None:
+        started, self.d.started = self.d.started, []
+        for cut in started if self.order != "none" else ():
+            view = self.d.engine.views[cut.agent]
+            flight = view.flights.get(cut.batch_id)
+            for other in view.flights.values() if flight is not None and flight.seated else ():
+                before = other.place < flight.place and other.cut.lane == cut.lane
+                if not (before and self.live_parts(cut) & self.live_parts(other.cut)):
+                    continue
+                assert other.cut in view.retries or not (flight.failed or other.doomed)
+                if other.cut in view.retries:
+                    assert self.was_tried_just_before(other.cut, flight)
+
+    @invariant()
+    def dead_letters_are_counted_once(self) -> None:
+        for lane, book in enumerate(self.d.engine.books) if len(self.agents) == 1 else ():
+            assert book.counts.dead_letters == self.letters[lane]
 
     @invariant()
     def records_of_an_ordered_sub_queue_start_in_order(self) -> None:
         fresh = [cut for cut in self.d.running if cut.batch_id > self.seen_batch]
         self.seen_batch = max([self.seen_batch, *(cut.batch_id for cut in fresh)])
+        fresh = [cut for cut in fresh if not cut.again]
         for cut in fresh if self.order != "none" else ():
             for part in self.d.engine.views[cut.agent].flights[cut.batch_id].parts:
                 name, epoch = part.partition.account
@@ -262,14 +349,18 @@ class EngineMachine(RuleBasedStateMachine):
             for _ in range(100):
                 if name in self.d.reading:
                     self.fetch(sorted(self.d.reading).index(name), 20)
-        for _ in range(2_000):
+        for step in range(2_000):
+            if step == 200:
+                self.heal()  # if nothing else is left that could show that the agent works
             if self.d.running:
                 self.settle(self.d.running[0], 0)
             elif self.d.diverting:
                 self.d.acknowledge(self.d.diverting[0])
+            elif self.d.burying:
+                self.bury(0)
             else:
                 self.d.wait(20_000)
-                if not self.d.running and not self.d.diverting:
+                if not (self.d.running or self.d.diverting or self.d.burying):
                     break
         self.absorb()
         for name in NAMES:
@@ -287,12 +378,30 @@ class EngineMachine(RuleBasedStateMachine):
     def unreturned(self) -> list[Cut]:
         return [cut for cut in self.d.running if cut.batch_id not in self.returned]
 
+    def flight(self, cut: Cut) -> Flight:
+        return self.d.engine.views[cut.agent].flights[cut.batch_id]
+
+    def forget(self, cut: Cut) -> None:
+        """Forget how an agent came back."""
+        self.returned.discard(cut.batch_id)
+        self.nacks.pop(cut.batch_id, None)
+
+    def note_done(self, cut: Cut, records: Sequence[tuple[Part, int]]) -> None:
+        """Note that an agent is done with these records, once in an assignment."""
+        for part, offset in records:
+            ended = self.ended[cut.agent, cut.lane, part.partition.account]
+            assert not (part.live and offset in ended)
+            if part.live:
+                ended.add(offset)
+            # Even if its partition is gone: it was processed.
+            self.done_by[cut.agent, part.partition.name].add(offset)
+
     def pick_running(self, pick: int) -> Cut:
         return self.d.running[pick % len(self.d.running)]
 
     def live_parts(self, cut: Cut) -> set[tuple[TopicPartition, int, int]]:
         """Return what may be in one batch at a time: flows of partitions."""
-        flight = self.d.engine.views[cut.agent].flights[cut.batch_id]
+        flight = self.flight(cut)
         return {
             (part.partition.name, part.partition.epoch, part.piece.chunk.flow)
             for part in flight.live
@@ -330,15 +439,25 @@ class EngineMachine(RuleBasedStateMachine):
         }
 
     def settle(self, cut: Cut, rejected: int) -> None:
+        """Settle a batch, or let it fail if an agent fails on a record of it."""
+        rows = [
+            (part, offset)
+            for part in self.flight(cut).parts
+            for offset in part.piece.offsets.to_pylist()
+        ]
+        nacked = self.nacks.get(cut.batch_id, frozenset())
+        kept = [each for row, each in enumerate(rows) if row not in nacked]
+        if any((part.partition.name, offset) in self.poison for part, offset in kept):
+            self.forget(cut)
+            self.d.fail(cut)
+            return
         if cut.batch_id not in self.returned:
             self.d.give_back(cut)
-        self.returned.discard(cut.batch_id)
-        for piece in cut.slices:
-            # Even if its partition is gone: it was processed.
-            done = self.done_by[cut.agent, piece.chunk.partition]
-            offsets = piece.columns.column(0).to_pylist()
-            done |= set(offsets)
-        self.d.settle(cut, dead_letters=rejected)
+        self.forget(cut)
+        self.note_done(cut, kept)
+        self.letters[cut.lane] += min(rejected, sum(part.live for part, _ in kept))
+        rejected = min(rejected, len(kept))
+        self.d.settle(cut, dead_letters=rejected, nacked={row: Nack("") for row in nacked})
 
 
 class UnorderedMachine(EngineMachine):
@@ -491,6 +610,9 @@ MANY = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 
+#: Each step is long, so fewer of them find as much.
+SOME = settings(MANY, stateful_step_count=20)
+
 TestOrdered = EngineMachine.TestCase
 
 
@@ -516,6 +638,73 @@ class FallbackUnorderedMachine(SeveralAgentsMachine):
     fallback_on = frozenset({"brownout", "failure"})
 
 
+class FailingMachine(EngineMachine):
+    """The same with much to do, of which much fails."""
+
+    @initialize(lane=st.integers(0, 2), bad=st.integers(2, 12))
+    def begin(self, lane: int, bad: int) -> None:
+        """Begin with records in one lane, of which each so manieth is bad."""
+        self.assign(set(NAMES))
+        self.flood(lane, 12)
+        self.poison = {(n, offset) for n in NAMES for offset, _ in self.log[n] if not offset % bad}
+
+    @rule(lane=st.integers(0, 2), count=st.integers(1, 8))
+    def flood(self, lane: int, count: int) -> None:
+        for name in NAMES:
+            self.produce(name, [lane] * count, 0)
+            if name in self.d.reading:
+                self.fetch(sorted(self.d.reading).index(name), 20)
+
+    @rule(steps=st.lists(st.tuples(st.integers(0, 9), which), min_size=3, max_size=15))
+    def work(self, steps: list[tuple[int, int]]) -> None:
+        """Let agents and brokers do much of what they can."""
+        for kind, pick in steps:
+            if kind == 0 and self.d.running:
+                self.fail(pick, transient=pick % 3 == 0, rejected=pick % 5 == 0, after_ms=None)
+            elif kind == 1 and self.unreturned():
+                self.nack(pick, {pick % 2, pick % 3, pick % 5})
+            elif kind == 2 and self.d.burying:
+                self.refuse_burial(pick)
+            elif kind == 3 and self.d.burying:
+                self.bury(pick)
+            elif kind == 4 and self.d.running:
+                self.refuse(pick, common=pick % 2 == 0, after_ms=None)
+            elif kind < 7 and self.unreturned():
+                self.give_back(pick)
+            elif kind < 9 and self.d.running:
+                self.finish(pick, 0)
+            else:
+                self.wait(200)
+            self.look_again()
+
+    def look_again(self) -> None:
+        self.nothing_of_an_ordered_sub_queue_starts_before_what_failed()
+        self.retries_of_an_ordered_lane_begin_with_the_oldest()
+        self.records_of_an_ordered_sub_queue_start_in_order()
+        self.agents_have_one_batch_of_an_ordered_lane_of_a_partition_at_most()
+        self.committable_never_passes_an_unfinished_record()
+
+
+class FailingByKeyMachine(FailingMachine):
+    order = "key"
+    flows = 3
+
+
+class FailingSeveralAgentsMachine(FailingMachine):
+    agents = ("one", "two")
+    fallback_on = frozenset({"failure"})
+
+
+class OutageMachine(FailingMachine):
+    """The same where few failures in a row are an outage."""
+
+    failed_in_row_max = 3
+
+
+class OutageUnorderedMachine(OutageMachine):
+    order = "none"
+
+
 class RestlessMachine(EngineMachine):
     restless = True
 
@@ -524,6 +713,13 @@ class RestlessUnorderedMachine(UnorderedMachine):
     restless = True
 
 
+TestFailing = FailingMachine.TestCase
+TestFailingByKey = FailingByKeyMachine.TestCase
+TestFailingSeveralAgents = FailingSeveralAgentsMachine.TestCase
+TestFailing.settings = TestFailingByKey.settings = TestFailingSeveralAgents.settings = SOME
+TestOutage = OutageMachine.TestCase
+TestOutageUnordered = OutageUnorderedMachine.TestCase
+TestOutage.settings = TestOutageUnordered.settings = SOME
 TestRestless = RestlessMachine.TestCase
 TestRestlessUnordered = RestlessUnorderedMachine.TestCase
 TestRestless.settings = TestRestlessUnordered.settings = MANY

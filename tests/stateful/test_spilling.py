@@ -20,6 +20,7 @@ from hypothesis.stateful import initialize, invariant, precondition, rule
 from flowguard.chunk import Chunk, TopicPartition
 from flowguard.commands import Command, Cut, FinishFrames, Park, ReadFrame, Unprocessed, WriteFrame
 from flowguard.facts import Assigned
+from flowguard.holdings import Part
 from flowguard.lanes.lane import Lane
 from flowguard.lanes.overflow import Spill
 from flowguard.spill.manifest import Frame, FrameQueue, usable
@@ -153,12 +154,13 @@ class SpillMachine(EngineMachine):
         super().__init__()
         self.gone: dict[TopicPartition, set[int]] = defaultdict(set)
         self.refetching: list[ReadFrame] = []
-        self.settled: set[tuple[object, ...]] = set()
         self.frame_bytes_max = 0
 
     def new_worker(self) -> EngineDriver:
         made = super().new_worker()
-        return DiskDriver(lanes=made.lanes, agents=made.agents, memory_bytes=4 * MIB)
+        worker = DiskDriver(lanes=made.lanes, agents=made.agents, memory_bytes=4 * MIB)
+        worker.engine.failing.failed_in_row_max = self.failed_in_row_max
+        return worker
 
     # Kafka.
 
@@ -350,8 +352,8 @@ class SpillMachine(EngineMachine):
         }
         self.d = self.new_worker()  # type: ignore[assignment]
         self.d.restart(found, before)
-        self.refetching, self.returned, self.settled = [], set(), set()
-        self.newest_started, self.seen_batch = {}, 0
+        self.refetching = []
+        self.begin_anew()
         self.assign(set(NAMES))
         for name in NAMES:
             after = self.d.engine.partitions[name].ledger.point.watermarks
@@ -382,15 +384,12 @@ class SpillMachine(EngineMachine):
         most = memory.columns_bytes_max + len(SPILLING) * self.frame_bytes_max
         assert 0 <= memory.held_bytes <= most
 
-    def settle(self, cut: Cut, rejected: int) -> None:
-        for part in self.d.engine.views[cut.agent].flights[cut.batch_id].live:
-            name, epoch = part.partition.account
-            for offset in part.piece.offsets.to_pylist():
-                key = cut.agent, name, epoch, offset
-                assert key not in self.settled, f"{key} twice"
-                assert offset >= part.partition.ledger.restored[cut.lane], f"{key} again"
-                self.settled.add(key)
-        super().settle(cut, rejected)
+    def note_done(self, cut: Cut, records: Sequence[tuple[Part, int]]) -> None:
+        for part, offset in records:
+            if part.live:
+                restored = part.partition.ledger.restored[cut.lane]
+                assert offset >= restored, f"{part.partition.name}: {offset} again"
+        super().note_done(cut, records)
 
     def teardown(self) -> None:
         """Work until nothing is left: all is served, and the log is committed to its end."""
@@ -399,14 +398,18 @@ class SpillMachine(EngineMachine):
             self.d.watch_disk(rank, accepts=True)
         self.d.wait(2_000)
         idle = 0
-        for _ in range(20_000):
+        for step in range(20_000):
+            if step == 1_000:
+                self.heal()  # if nothing else is left that could show that the agent works
             if self.step():
                 idle = 0
                 continue
             self.d.wait(20_000)
             idle += 1
-            if idle == 3:
+            if idle == 3 and not self.poison:
                 break
+            if idle == 3:
+                self.heal()
         self.absorb()
         for name in NAMES:
             wanted = {each[0] for each in self.log[name]} - self.gone[name]
@@ -431,6 +434,8 @@ class SpillMachine(EngineMachine):
             self.refetch(0)
         elif self.d.running:
             self.settle(self.d.running[0], 0)
+        elif self.d.burying:
+            self.bury(0)
         else:
             return any(self.read_on(name, 20) for name in sorted(self.d.reading))
         return True

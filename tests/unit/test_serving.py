@@ -82,7 +82,7 @@ def test_a_fallback_serves_at_once_what_one_of_many_is_refused() -> None:
 
 def test_an_ordinary_failure_counts_beside_it() -> None:
     d = driver()
-    (cut,) = d.records(A, range(4))
+    (cut,) = d.records(A, [0])
     d.fail(cut)
     (cut,) = d.wait(10_000)
     d.refuse(cut)
@@ -137,7 +137,7 @@ def test_it_may_say_how_long_to_wait() -> None:
 
 def test_another_error_of_the_probe_ends_the_outage_and_counts() -> None:
     d = driver(seats=2)
-    (cut,) = d.records(A, range(4))
+    (cut,) = d.records(A, [0])
     d.refuse(cut)
     d.records(B, range(4))
     (probe,) = d.wait(100)
@@ -257,21 +257,33 @@ def test_a_fallback_whose_sink_is_missing_waits_too() -> None:
 
 def test_after_five_failures_the_fallback_tries_and_then_both_in_turn() -> None:
     d = driver("failure")
-    (cut,) = d.records(A, range(4))
+    (cut,) = d.records(A, [0])
     served = [cut.degraded]
     for _ in range(9):
-        d.fail(cut)
+        d.fail(cut, transient=True)  # it may be anything: nothing else has succeeded
         (cut,) = d.wait(20_000)
         served.append(cut.degraded)
     assert served == [""] * 5 + ["failure", "", "failure", "", "failure"]
     assert cut.attempt == 10
     d.finish(cut)
-    assert d.engine.books[1].degraded == 4
+    assert d.engine.books[1].degraded == 1
+
+
+def test_what_the_fallback_fails_with_too_becomes_a_dead_letter() -> None:
+    d = driver("failure")
+    (cut,) = d.records(A, [0])
+    for _ in range(5):
+        d.fail(cut)
+        assert d.burying == []
+        (cut,) = d.wait(20_000)
+    assert cut.degraded == "failure"
+    d.fail(cut)
+    assert d.burying == [cut] and cut.attempt == 6
 
 
 def test_a_fallback_that_fails_counts_and_its_batch_is_the_primarys_again() -> None:
     d = driver("failure")
-    (cut,) = d.records(A, range(4))
+    (cut,) = d.records(A, [0])
     d.refuse(cut)
     d.fail(cut)
     (cut,) = d.wait(10_000)

@@ -62,16 +62,16 @@ def test_a_slow_agent_does_not_hold_up_a_fast_one():
 
 def test_an_agent_that_fails_holds_up_only_itself():
     d = driver()
-    fast, slow = d.records(A, range(10), 0)
+    fast, slow = d.records(A, [0], 0)
 
     d.fail(slow)
     d.finish(fast)
-    (fast,) = d.records(A, range(10, 20), 0)
+    (fast,) = d.records(A, range(1, 10), 0)
 
     assert fast.agent == "fast"
     d.finish(fast)
     (retry,) = d.wait(200)
-    assert (retry.agent, retry.attempt, only_offsets(retry)) == ("slow", 2, [*range(10)])
+    assert (retry.agent, retry.attempt, only_offsets(retry)) == ("slow", 2, [0])
     assert d.commit()[A] == 0
 
 
