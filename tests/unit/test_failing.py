@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from flowguard.chunk import TopicPartition
-from flowguard.commands import BuryBatch, Command, Cut
+from flowguard.commands import Cut
 from flowguard.facts import Finished, Nack, Returned
 from flowguard.lanes.lane import Lane
 from flowguard.lanes.overflow import Shed
@@ -21,17 +21,6 @@ from tests.builders import EPOCH_MS, EngineDriver, chunk_of, only_offsets
 
 A, B = TopicPartition("orders", 0), TopicPartition("orders", 1)
 SECOND_MS = 1_000
-
-
-@dataclass
-class Driver(EngineDriver):
-    """A driver that also keeps what is on its way to the dead letters."""
-
-    burying: list[BuryBatch] = field(default_factory=list)
-
-    def _carry_out(self, commands: Sequence[Command]) -> list[Cut]:
-        self.burying += [each for each in commands if isinstance(each, BuryBatch)]
-        return super()._carry_out(commands)
 
 
 def plan(**options: Any) -> AgentPlan:
@@ -54,12 +43,11 @@ class World:
     offsets: int = 0
     settled: list[int] = field(default_factory=list)
     letters: list[int] = field(default_factory=list)
-    reasons: dict[int, str] = field(default_factory=dict)
     calls: int = 0
     how: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.driver = Driver(agents=[plan(**self.options)], lanes=self.lanes)
+        self.driver = EngineDriver(agents=[plan(**self.options)], lanes=self.lanes)
         self.driver.assign(A=0, B=0)
 
     def produce(self, count: int, partition: TopicPartition = A) -> None:
@@ -74,11 +62,9 @@ class World:
         while driver.running or driver.burying:
             for cut in list(driver.running):
                 self.serve(cut)
-            for command in driver.burying[:]:
-                driver.burying.remove(command)
-                self.letters += only_offsets(command.cut)
-                self.reasons |= dict.fromkeys(only_offsets(command.cut), command.reason)
-                driver.settle(command.cut, dead_letters=command.cut.num_records)
+            for cut in list(driver.burying):
+                self.letters += only_offsets(cut)
+                driver.bury(cut)
 
     def serve(self, cut: Cut) -> None:
         self.calls += 1
@@ -247,9 +233,8 @@ def test_a_dead_letter_that_is_not_acknowledged_keeps_its_lane_waiting_and_is_wr
     driver = world.driver
     world.produce(1)
     world.serve(driver.running[0])
-    (command,) = driver.burying
-    driver.burying.clear()
-    driver.fail(command.cut, "LettersNotWritten: no", unavailable=True, alone=True)
+    (cut,) = driver.burying
+    driver.refuse_burial(cut)
     world.produce(5)
     assert not driver.running and not driver.burying
     assert driver.engine.due_ns is not None
