@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 __all__ = ["REDRIVEN", "Letter", "Selection", "original_headers", "shortened"]
@@ -14,6 +14,8 @@ Headers = Sequence[tuple[str, bytes | None]]
 #: How often a record was sent back from dead letters; it stays on the record.
 REDRIVEN: Final = "fg-redriven"
 LANE: Final = "fg-lane"
+
+SAID: Final = ("fg-error-type", "fg-error-reason", "fg-orig-topic", LANE)
 
 #: What flowguard adds to a record to make it a letter.
 NOTE: Final = re.compile(r"fg-(error|orig)-.*|fg-attempt", re.DOTALL)
@@ -45,6 +47,11 @@ class Letter:
     key: bytes | None
     value: bytes | None
     headers: Headers
+    _by_name: Mapping[str, bytes | None] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Of a repeated one the last counts: flowguard's own stands behind the record's.
+        object.__setattr__(self, "_by_name", dict(self.headers))
 
     @property
     def place(self) -> str:
@@ -52,11 +59,9 @@ class Letter:
         return f"{self.topic}[{self.partition}] {self.offset}"
 
     def note(self, name: str) -> str | None:
-        """Return the text of a header, None without it; flowguard's own stands behind others."""
-        for found, value in reversed(self.headers):
-            if found == name:
-                return None if value is None else value.decode(errors="replace")
-        return None
+        """Return the text of a header, None without it."""
+        value = self._by_name.get(name)
+        return None if value is None else value.decode(errors="replace")
 
     def number(self, name: str) -> int | None:
         """Return the number that a header is, None if it is none."""
@@ -64,6 +69,11 @@ class Letter:
         if not (text.isascii() and text.isdigit() and len(text) <= DIGITS_MAX):
             return None
         return int(text)
+
+    @property
+    def said(self) -> tuple[bytes | None, ...]:
+        """What the letters that are counted together have in common, as it is written."""
+        return tuple(map(self._by_name.get, SAID))
 
     @property
     def error_type(self) -> str | None:
@@ -111,7 +121,7 @@ class Letter:
     @property
     def redriven(self) -> int:
         """How often it had been sent back before it came here again."""
-        return self.number(REDRIVEN) or 0
+        return 0 if REDRIVEN not in self._by_name else self.number(REDRIVEN) or 0
 
     @property
     def value_left_out(self) -> bool:

@@ -64,12 +64,12 @@ async def counted(source: Source, selection: Selection) -> Counts:
 
 def as_document(source: Source, counts: Counts, limit: int) -> dict[str, Any]:
     """Return the counts for programs."""
-    largest = counts.largest(limit)
+    largest, all_letters = counts.largest(limit), counts.all
     return {
         "schema": SCHEMA,
         "verb": "ls",
         "topics": list(source.topics),
-        **counts.all.to_dict(),
+        **all_letters.to_dict(),
         "left_out": counts.left_out,
         "foreign": counts.foreign,
         "groups": [
@@ -78,7 +78,7 @@ def as_document(source: Source, counts: Counts, limit: int) -> dict[str, Any]:
         ],
         "more": {
             "groups": len(counts.groups) - len(largest),
-            "letters": counts.all.letters - sum(group.letters for _, group in largest),
+            "letters": all_letters.letters - sum(group.letters for _, group in largest),
         },
     }
 
@@ -86,7 +86,8 @@ def as_document(source: Source, counts: Counts, limit: int) -> dict[str, Any]:
 def as_text(source: Source, counts: Counts, limit: int) -> str:
     """Return the counts for people."""
     where = printable(", ".join(source.topics))
-    if not counts.all.letters:
+    letters = counts.all.letters
+    if not letters:
         return f"no dead letters in {where}"
     largest = counts.largest(limit)
     with_lane = any(lane is not None for (_, _, _, lane), _ in largest)
@@ -105,10 +106,10 @@ def as_text(source: Source, counts: Counts, limit: int) -> str:
             *([lane or "–"] if with_lane else []),
             reason,
         )
-    lines = [f"{plural(counts.all.letters, 'dead letter')} in {where}", "", rendered(table)]
+    lines = [f"{plural(letters, 'dead letter')} in {where}", "", rendered(table)]
     hidden = len(counts.groups) - len(largest)
     if hidden:
-        rest = counts.all.letters - sum(group.letters for _, group in largest)
+        rest = letters - sum(group.letters for _, group in largest)
         lines += ["", f"and {rest:,} in {plural(hidden, 'group')} more; see --limit"]
     if counts.left_out:
         lines += ["", f"{plural(counts.left_out, 'value')} too large to be kept: "
