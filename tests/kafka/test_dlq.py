@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -334,6 +335,23 @@ def test_redrive_to_another_topic_keeps_the_order_of_each_key(
     assert len(of_key) == 7 and all(len(each) == 1 for each in places.values())
     java = outside.produce(topic("twin", 3), [Record(b"", name) for name in of_key])
     assert {each.key(): {each.partition()} for each in java} == places
+
+
+def test_records_without_key_or_value_go_back_to_their_partition(
+    dlq: Run, outside: Outside, topic: Callable[..., str]
+) -> None:
+    letters, orders = topic("shop.dlq"), topic("orders", 3)
+    bare = [replace(letter(each, orders, original_partition=2, tombstone=each == 1), key=None)
+            for each in range(3)]  # fmt: skip
+    outside.produce(letters, bare)
+
+    assert document(dlq("redrive", letters, "--yes", "--json"))["letters"] == 3
+
+    found = outside.read(orders)
+    assert [(each.partition(), each.key(), each.value()) for each in found] == [
+        (2, None, b"{0"), (2, None, None), (2, None, b"{2")
+    ]  # fmt: skip
+    assert all(each.timestamp()[1] == BASE_MS + 1000 * n for n, each in enumerate(found))
 
 
 def test_redrive_asks_and_a_dry_run_changes_nothing(
