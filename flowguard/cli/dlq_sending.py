@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -222,14 +223,15 @@ class Redriver:
         acknowledged: list[asyncio.Future[Any]] = []
         try:
             async with asyncio.timeout(ACKNOWLEDGED_WITHIN_S):
-                for letter in letters:
-                    acknowledged.append(await self._hand_over(letter))
+                for letter in letters:  # one by one: what was handed over counts
+                    acknowledged.append(await self._hand_over(letter))  # noqa: PERF401
                 await asyncio.wait(acknowledged)
             failures = [each.exception() for each in acknowledged]
         except (KafkaError, TimeoutError) as error:
-            abandon(acknowledged)
+            taken = sum(1 for _ in takewhile(is_taken, acknowledged))
+            letters = letters[taken : taken + 1] or letters[-1:]
             failures = [error]
-            letters = [letter]
+            abandon(acknowledged)
         for letter, failure in zip(letters, failures, strict=True):
             if failure is not None:
                 raise stopped(
@@ -274,6 +276,11 @@ class Redriver:
         self._progress[partition] = progress
         commit = {partition: (progress.offset, encoded(progress))}
         await answered(self._committer.commit(commit))
+
+
+def is_taken(acknowledged: asyncio.Future[Any]) -> bool:
+    """Tell whether a letter is acknowledged."""
+    return acknowledged.done() and not acknowledged.cancelled() and acknowledged.exception() is None
 
 
 def abandon(acknowledged: Sequence[asyncio.Future[Any]]) -> None:
