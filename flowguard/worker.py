@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import faust
@@ -24,7 +25,16 @@ from flowguard.web import FeedWeb
 if TYPE_CHECKING:
     from flowguard.app import App
 
-__all__ = ["BrokerNotReached", "Worker", "check_port", "reach_broker", "use_broker"]
+__all__ = [
+    "BrokerNotReached",
+    "Worker",
+    "broker_auth",
+    "broker_servers",
+    "check_port",
+    "reach",
+    "reach_broker",
+    "use_broker",
+]
 
 logger = get_logger("flowguard.worker")
 
@@ -179,14 +189,30 @@ async def reach_broker(app: App, *, timeout_s: float = REACH_TIMEOUT_S) -> None:
     Raises:
         BrokerNotReached: None did in time, or one refused us, which waiting does not change.
     """
+    await reach(broker_servers(app), broker_auth(app), timeout_s=timeout_s)
+
+
+def broker_auth(app: App) -> Mapping[str, Any]:
+    """Return how the app proves who it is, as aiokafka takes it."""
+    auth: Mapping[str, Any] = credentials_to_aiokafka_auth(
+        app.conf.broker_credentials, app.conf.ssl_context
+    )
+    return auth
+
+
+async def reach(servers: Sequence[str], auth: Mapping[str, Any], *, timeout_s: float) -> None:
+    """Wait until one of these brokers accepts us.
+
+    Raises:
+        BrokerNotReached: None did in time, or one refused us, which waiting does not change.
+    """
     clock = asyncio.get_running_loop().time
     end_s = clock() + timeout_s
-    servers = broker_servers(app)
     why = "no address"
     while True:
         for server in servers:
             left_s = max(0.1, end_s - clock())
-            reason, final = await knock(app, server, timeout_s=left_s / len(servers))
+            reason, final = await knock(server, auth, timeout_s=left_s / len(servers))
             if reason is None:
                 return
             why = reason
@@ -204,10 +230,11 @@ def not_reached(servers: str, why: str) -> BrokerNotReached:
     )
 
 
-async def knock(app: App, server: str, *, timeout_s: float) -> tuple[str | None, bool]:
+async def knock(
+    server: str, auth: Mapping[str, Any], *, timeout_s: float
+) -> tuple[str | None, bool]:
     """Connect to one broker; return why it failed, and whether it always will."""
     host, _, port = server.rpartition(":")
-    auth = credentials_to_aiokafka_auth(app.conf.broker_credentials, app.conf.ssl_context)
     try:
         async with asyncio.timeout(timeout_s):
             connection = await create_conn(

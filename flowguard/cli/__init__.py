@@ -58,6 +58,8 @@ VERBS: Final[Mapping[str, Verb]] = {
     "check": Verb("flowguard.cli.check:check", "Look for mistakes in an app; start nothing."),
     "demo": Verb("flowguard.cli.demo:demo", "See lanes at work, without a Kafka of your own."),
     "stress": Verb("flowguard.cli.stress:stress", "Put a worker to the test, or simulate it."),
+    "dlq": Verb("flowguard.cli.dlq:dlq", "Look after dead letters."),
+    "offsets": Verb("flowguard.cli.offsets:offsets", "Look at committed offsets, or reset them."),
     "spill": Verb("flowguard.cli.spill:spill", "Look after a spill directory."),
     "bench": Verb("flowguard.cli.bench:bench", "Measure the throughput of this machine."),
 }

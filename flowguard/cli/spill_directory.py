@@ -7,11 +7,9 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from flowguard.cli.exit_codes import FAILED, USAGE, CommandError
+from flowguard.cli.table import plural
 from flowguard.cli.terminal import printable
 from flowguard.spill.filesystem import RealFileSystem
 from flowguard.spill.findings import Held, SlotReport, Survey, Unread
@@ -26,19 +24,13 @@ __all__ = [
     "directory_argument",
     "fold_partitions",
     "partitions_of",
-    "plural",
     "reject_unread",
-    "rendered",
-    "row",
     "size",
     "surveyed",
     "unread_of",
 ]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-#: Where no terminal is, lines are as long as they need to be.
-WIDE: Final = 1000
 
 #: As many partitions of a segment as are named for people; the JSON has all.
 NAMED: Final = 3
@@ -140,11 +132,6 @@ def holder(slot: SlotReport) -> str:
     return f"the worker with process {slot.worker} has it"
 
 
-def plural(count: int, noun: str) -> str:
-    """Return a number of things."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
 def size(num_bytes: int | None) -> str:
     """Return a size, which may be unknown."""
     return "?" if num_bytes is None else format_size(num_bytes)
@@ -169,18 +156,3 @@ def fold_partitions(held: list[Held], most: int = NAMED) -> str:
     """Return the first partitions, and how many there are besides."""
     named = ", ".join(map(as_range, held[:most]))
     return named if len(held) <= most else f"{named}, {len(held) - most:,} more"
-
-
-def row(table: Table, *cells: str) -> None:
-    """Add a row in which nothing is markup, and no terminal finds a command."""
-    table.add_row(*(Text(printable(cell)) for cell in cells))
-
-
-def rendered(table: Table) -> str:
-    """Return a table, as wide as the terminal."""
-    console = Console()
-    if not console.is_terminal:
-        console.width = WIDE
-    with console.capture() as captured:
-        console.print(table)
-    return "\n".join(line.rstrip() for line in captured.get().rstrip().splitlines())

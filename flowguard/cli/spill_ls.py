@@ -16,12 +16,11 @@ from flowguard.cli.spill_directory import (
     fold_partitions,
     partitions_of,
     reject_unread,
-    rendered,
-    row,
     size,
     surveyed,
     unread_of,
 )
+from flowguard.cli.table import rendered, row
 from flowguard.cli.terminal import printable
 from flowguard.clock import SystemClock
 from flowguard.spill.findings import SegmentReport, SlotReport, Survey

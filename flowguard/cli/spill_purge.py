@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections import Counter
 from itertools import groupby
 from pathlib import Path
@@ -10,20 +9,19 @@ from typing import Any, Final
 
 import click
 
-from flowguard.cli.exit_codes import FAILED, OK, USAGE, CommandError
+from flowguard.cli.agreement import agree
+from flowguard.cli.exit_codes import OK, CommandError
 from flowguard.cli.output import report, report_options
 from flowguard.cli.spill_directory import (
     directory_argument,
     fold_partitions,
     partitions_of,
-    plural,
     reject_unread,
-    rendered,
-    row,
     size,
     surveyed,
     unread_of,
 )
+from flowguard.cli.table import plural, rendered, row
 from flowguard.cli.terminal import printable
 from flowguard.clock import SystemClock
 from flowguard.spill.filesystem import RealFileSystem
@@ -83,7 +81,10 @@ def purge(
     asked = bool(plan.doomed) and not yes and not dry_run
     if asked:
         click.echo(f"{as_plan(plan)}\n\n{WARNING}", err=True)
-        agree(plan)
+        agree(
+            f"delete {plural(len(plan.doomed), 'file')} of {size(plan.num_bytes)}?",
+            unchanged="nothing is deleted",
+        )
     deleted, failed = ([], []) if dry_run else delete(RealFileSystem(), plan)
     report(
         {
@@ -132,26 +133,6 @@ def age_ms(text: str) -> int:
         ConfigError: It is no time.
     """
     return duration_ns(text, name="--older-than") // MILLISECOND
-
-
-def agree(plan: Plan) -> None:
-    """Ask whether to delete.
-
-    Raises:
-        CommandError: It was not agreed to, or there is nobody to ask.
-    """
-    question = f"\ndelete {plural(len(plan.doomed), 'file')} of {size(plan.num_bytes)}?"
-    # Polars has the system restart what a signal interrupts: Ctrl-C would wait for an answer.
-    signal.siginterrupt(signal.SIGINT, True)
-    try:
-        agreed = click.confirm(question, err=True)
-    except click.Abort as error:
-        if isinstance(error.__context__, KeyboardInterrupt):
-            raise
-        click.echo(err=True)
-        raise CommandError("nothing is deleted: nobody answers; say --yes", USAGE) from error
-    if not agreed:
-        raise CommandError("nothing is deleted, as you said", FAILED)
 
 
 # For programs.

@@ -15,11 +15,11 @@ from flowguard.cli.output import report, report_options
 from flowguard.cli.spill_directory import (
     describe_slot,
     directory_argument,
-    plural,
     reject_unread,
     surveyed,
     unread_of,
 )
+from flowguard.cli.table import plural
 from flowguard.cli.terminal import printable
 from flowguard.spill.findings import Problem, SegmentReport, SlotReport, Survey
 from flowguard.spill.inspection import verify_slot
