@@ -252,8 +252,8 @@ class Limiter:
             return ""
         self._new_size -= 1
         late = list(self._late)
-        usual = median(late)
-        slowed = max(1.0, median(late[-RECENT_WINDOWS:]) / usual) if usual else 1.0
+        usual_ns = median(late)  # 0 if the clock did not see any of them take time
+        slowed = max(1.0, median(late[-RECENT_WINDOWS:]) / usual_ns) if usual_ns else 1.0
         self.cost.learn(good.sizes, good.times_ns, slowed=slowed)
         return f"what batches of {good.mean_size:.0f} records cost must be learnt first"
 

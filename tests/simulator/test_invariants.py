@@ -125,14 +125,14 @@ def test_two_batches_of_one_partition_at_once_are_found(monkeypatch: pytest.Monk
 
 
 def test_going_on_before_a_retry_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    hold_back = View.hold_back
+    set_back = View.set_back
 
     def let_go_on(self: View, flight: Any, *rest: Any, **options: Any) -> None:
-        hold_back(self, flight, *rest, **options)
+        set_back(self, flight, *rest, **options)
         for queue in flight.queues:
             self.scheduler.open(flight.cut.lane, queue)
 
-    monkeypatch.setattr(View, "hold_back", let_go_on)
+    monkeypatch.setattr(View, "set_back", let_go_on)
 
     said = broken({"nonmonotonic-poll"}, provider="errors = 0.2")
 

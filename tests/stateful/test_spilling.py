@@ -410,6 +410,7 @@ class SpillMachine(EngineMachine):
                 break
             if idle == 3:
                 self.heal()
+                idle = 0
         self.absorb()
         for name in NAMES:
             wanted = {each[0] for each in self.log[name]} - self.gone[name]

@@ -60,11 +60,13 @@ class Handed:
         cut: What the engine cut.
         spans: Its records; those that follow one another are one span.
         cost: What it costs in the scheduler.
+        buried: It is no agent that has it: it is on its way to the dead letters.
     """
 
     cut: Cut
     spans: Sequence[Span]
     cost: int
+    buried: bool = False
 
 
 class History:

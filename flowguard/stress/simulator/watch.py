@@ -68,13 +68,13 @@ class Watch:
                 found.append(f"{checker.name}: and {more:,} more")
         return found
 
-    def started(self, cut: Cut, now_ns: int) -> Handed:
-        """A batch got its seat."""
+    def started(self, cut: Cut, now_ns: int, *, buried: bool = False) -> Handed:
+        """A batch got its seat, or is on its way to the dead letters."""
         self.started_ns = now_ns
-        if cut.degraded:
+        if cut.degraded and not buried:
             self.recording.count(now_ns, cut.lane, "degraded", cut.num_records)
         spans = self.history.spans_of(cut.slices)
-        batch = Handed(cut, spans, cut.num_bytes + RECORD_COST * cut.num_records)
+        batch = Handed(cut, spans, cut.num_bytes + RECORD_COST * cut.num_records, buried)
         self._handed[cut.batch_id] = batch
         for hook in self._started:
             hook(batch)

@@ -251,7 +251,7 @@ class Worker:
                 self._watch.started(cut, self._agenda.now_ns)
                 self.later(self._broker.ack_ns, lambda: self._diverted(cut))
             case BuryBatch(cut):
-                self._watch.started(cut, self._agenda.now_ns)
+                self._watch.started(cut, self._agenda.now_ns, buried=True)
                 self.later(self._broker.ack_ns, lambda: self._buried(cut))
             case WriteFrame():
                 self.disk.write(command)

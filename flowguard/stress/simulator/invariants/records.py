@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from flowguard.chunk import TopicPartition
 from flowguard.facts import CommitPoint
+from flowguard.settle.retry import FAILURES_MAX
 from flowguard.stress.simulator.history import Handed, History, Marks
 from flowguard.stress.simulator.invariants.checker import Checker, where, written
-from flowguard.stress.simulator.log import Segment
+from flowguard.stress.simulator.log import Segment, Span
 
 __all__ = ["CommitFloor", "Duplicates", "LostWrite", "Order", "PollSkip", "Unseen"]
 
@@ -129,8 +131,29 @@ class CommitFloor(Checker):
         self._checked[segment] = max(start, stop)
 
 
+class Waiting(NamedTuple):
+    """Rows of a sub-queue that failed.
+
+    Args:
+        failure: How many batches had failed by then if it is a record alone, or 0.
+        exhausted: It has failed as often as it may.
+    """
+
+    start: int
+    stop: int
+    failure: int
+    exhausted: bool
+
+    def lets_pass(self, failure: int) -> bool:
+        """Tell whether what failed last at that time may go first."""
+        return self.exhausted and self.failure > failure
+
+
 class Order(Checker):
     """I5: inside a lane the order that the feed declares is kept, through retries.
+
+    What failed comes before all behind it, until it is settled or a dead letter. A record that
+    has failed as often as it may lets them pass, once after each of its failures.
 
     Args:
         order: As in the scenario; with none there is nothing to keep.
@@ -143,7 +166,8 @@ class Order(Checker):
         self._declared = order != "none"
         self._next: dict[Segment, int] = defaultdict(int)
         self._seated: dict[Segment, int] = {}
-        self._failed: dict[Segment, set[int]] = defaultdict(set)
+        self._failed: dict[Segment, list[Waiting]] = defaultdict(list)
+        self._failures = 0
 
     def restarted(self) -> None:
         """Nothing is under way."""
@@ -159,21 +183,28 @@ class Order(Checker):
 
     def started(self, batch: Handed) -> None:
         """Look whether it is this batch's turn."""
-        if not self._declared:
+        if not self._declared or batch.buried:
             return
         cut = batch.cut
         for span in batch.spans:
             segment = span.segment
             if self._seated.get(segment, cut.batch_id) != cut.batch_id:
                 self.broken(f"two batches of {where(segment)} are with the agent at once")
-            failed = self._failed.get(segment)
-            if failed and min(failed) < cut.batch_id:
+            failed = self._failed.get(segment, ())
+            own = max((each.failure for each in failed if each.start == span.start), default=0)
+            if any(self._waits(each, span) and not each.lets_pass(own) for each in failed):
                 self.broken(f"{where(segment)} goes on while an earlier batch waits for its retry")
             if not cut.again:
                 if span.start < self._next[segment]:
                     self.broken(f"{where(segment)} goes back to row {span.start}")
                 self._next[segment] = span.stop
             self._seated[segment] = cut.batch_id
+
+    def _waits(self, failed: Waiting, span: Span) -> bool:
+        """Tell whether something that failed comes before these rows, and has not left."""
+        stop = min(failed.stop, span.start)
+        ended = self.history.ended
+        return failed.start < stop and ended.missing(span.segment, failed.start, stop) > 0
 
     def returned(self, batch: Handed) -> None:
         """Let its sub-queues go on."""
@@ -184,15 +215,32 @@ class Order(Checker):
     def failed(self, batch: Handed) -> None:
         """Keep its sub-queues until it is settled."""
         self.returned(batch)
+        self._failures += 1
+        lone = batch.cut.num_records == 1
         for span in batch.spans:
-            self._failed[span.segment].add(batch.cut.batch_id)
+            exhausted = lone and batch.cut.attempt >= FAILURES_MAX
+            waiting = Waiting(span.start, span.stop, self._failures if lone else 0, exhausted)
+            self._failed[span.segment] = [*self._without(span), waiting]
 
     def settled(self, batch: Handed) -> None:
         """Let its sub-queues go on."""
         self.returned(batch)
         for span in batch.spans:
-            if (failed := self._failed.get(span.segment)) is not None:
-                failed.discard(batch.cut.batch_id)
+            if span.segment in self._failed:
+                self._failed[span.segment] = self._without(span)
+
+    def _without(self, span: Span) -> list[Waiting]:
+        """Return what failed of a sub-queue, without these rows."""
+        left: list[Waiting] = []
+        for each in self._failed[span.segment]:
+            if each.stop <= span.start or each.start >= span.stop:
+                left.append(each)
+                continue
+            if each.start < span.start:
+                left.append(each._replace(stop=span.start))
+            if each.stop > span.stop:
+                left.append(each._replace(start=span.stop))
+        return left
 
 
 class PollSkip(Checker):
