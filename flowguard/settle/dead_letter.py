@@ -8,13 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeAlias
 
 import pyarrow as pa
-from aiokafka.errors import KafkaError
 
 from flowguard._native import wire
 from flowguard._native.murmur2 import partitions_of
 from flowguard.batch import join_columns
 from flowguard.chunk import Slice, TopicPartition
-from flowguard.errors import LettersNotWritten, SettleError
+from flowguard.errors import LettersNotWritten
 from flowguard.settle.egress import Header, Outgoing
 
 Position: TypeAlias = tuple[TopicPartition, int]
@@ -87,7 +86,7 @@ class DeadLetterWriter:
         """
         try:
             await self._write(slices, reasons, attempt=attempt, error=error, again=again)
-        except (SettleError, KafkaError) as problem:
+        except Exception as problem:  # whatever it is, the records wait
             raise LettersNotWritten(
                 f"dead letters cannot be written to {self.topic!r}: {problem}", topic=self.topic
             ) from problem
