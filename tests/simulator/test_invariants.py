@@ -14,7 +14,7 @@ from flowguard.facts import CommitPoint
 from flowguard.settle.ledger import PartitionLedger
 from flowguard.stress.simulator.history import Handed, History
 from flowguard.stress.simulator.invariants.lanes import Balanced
-from flowguard.stress.simulator.invariants.records import CommitFloor, Duplicates
+from flowguard.stress.simulator.invariants.records import CommitFloor, Duplicates, Order
 from flowguard.stress.simulator.watch import Watch
 from flowguard.stress.simulator.world import World
 from flowguard.tally import Tally
@@ -137,6 +137,28 @@ def test_going_on_before_a_retry_is_found(monkeypatch: pytest.MonkeyPatch) -> No
     said = broken({"nonmonotonic-poll"}, provider="errors = 0.2")
 
     assert any("while an earlier batch waits for its retry" in each for each in said)
+
+
+def handed(world: World, number: int, *offsets: tuple[int, int], again: bool = False) -> Handed:
+    name = TopicPartition("backfill", 0)
+    spans = [span for each in offsets for span in world.log[name].spans(*each)]
+    return Handed(Cut(number, "agent", 1, (), again=again), spans, 1)
+
+
+def test_a_batch_that_is_tried_again_whole_does_not_wait_for_itself() -> None:
+    world = World(scenario_of())
+    checker = Order(world.history, "key")
+    # Keys take turns in a batch, so that a sub-queue is in it more than once.
+    parts = ((0, 4), (4, 7))
+
+    checker.started(handed(world, 1, *parts))
+    checker.failed(handed(world, 1, *parts))
+    checker.started(handed(world, 1, *parts, again=True))
+    assert checker.violations == []
+    checker.failed(handed(world, 1, *parts))
+    checker.started(handed(world, 2, (4, 7), again=True))
+
+    assert len(checker.violations) == 1 and "waits for its retry" in checker.violations[0]
 
 
 def test_memory_beyond_the_budget_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

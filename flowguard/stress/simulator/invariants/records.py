@@ -186,25 +186,40 @@ class Order(Checker):
         if not self._declared or batch.buried:
             return
         cut = batch.cut
+        before: dict[Segment, list[Span]] = defaultdict(list)  # of this batch
         for span in batch.spans:
             segment = span.segment
             if self._seated.get(segment, cut.batch_id) != cut.batch_id:
                 self.broken(f"two batches of {where(segment)} are with the agent at once")
             failed = self._failed.get(segment, ())
             own = max((each.failure for each in failed if each.start == span.start), default=0)
-            if any(self._waits(each, span) and not each.lets_pass(own) for each in failed):
+            if any(
+                self._waits(each, span, before[segment]) and not each.lets_pass(own)
+                for each in failed
+            ):
                 self.broken(f"{where(segment)} goes on while an earlier batch waits for its retry")
             if not cut.again:
                 if span.start < self._next[segment]:
                     self.broken(f"{where(segment)} goes back to row {span.start}")
                 self._next[segment] = span.stop
             self._seated[segment] = cut.batch_id
+            before[segment].append(span)
 
-    def _waits(self, failed: Waiting, span: Span) -> bool:
-        """Tell whether something that failed comes before these rows, and has not left."""
-        stop = min(failed.stop, span.start)
-        ended = self.history.ended
-        return failed.start < stop and ended.missing(span.segment, failed.start, stop) > 0
+    def _waits(self, failed: Waiting, span: Span, before: Sequence[Span]) -> bool:
+        """Tell whether something that failed comes before these rows, and has not left.
+
+        Args:
+            before: What the same batch has of the sub-queue before them; that goes along.
+        """
+        start, stop = failed.start, min(failed.stop, span.start)
+        for each in before:
+            if self._left_over(span.segment, start, min(each.start, stop)):
+                return True
+            start = max(start, each.stop)
+        return self._left_over(span.segment, start, stop)
+
+    def _left_over(self, segment: Segment, start: int, stop: int) -> bool:
+        return start < stop and self.history.ended.missing(segment, start, stop) > 0
 
     def returned(self, batch: Handed) -> None:
         """Let its sub-queues go on."""
