@@ -21,7 +21,7 @@ BUILD = @echo "building the compiled core" \
 	&& $(BIN)/python setup.py -q build_ext --inplace --parallel 2 >/dev/null
 
 .DEFAULT_GOAL := help
-.PHONY: install demo test lint types check docs kafka bench clean help
+.PHONY: install demo test lint types check docs kafka chaos bench clean help
 
 install: $(DEV) ## set up .venv with everything for development and build the core
 	@echo "ready: $(BIN)/flowguard"
@@ -46,6 +46,9 @@ docs: $(DEV) ## build the documentation into site/
 
 kafka: $(DEV) ## run Apache Kafka in the foreground and print its address
 	@$(BIN)/python -m tests.kafka_broker $(ARGS)
+
+chaos: $(DEV) ## kill, pause and restart workers on Kafka; ARGS="--seed 7 --minutes 10 --kills 100"
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 bench: $(DEV) ## measure scheduler, intake, egress, codecs, end to end; ARGS="--only codecs"
 	@$(BIN)/python benchmarks/run_all.py $(ARGS)

@@ -16,7 +16,7 @@ Everything was seen by a client outside of the workers, on the clock of the one 
 | nonmonotonic | a record came first after a later one of its key or partition; a turn goes |
 | | back; a commit goes back |
 | dirty | an output of what nobody produced, or of a bad record; a dead letter of a good one |
-| committed-past-unfinished | a commit passes a record that has no output and no dead letter by then |
+| committed-past-unfinished | a commit passes a record that came to no end by then |
 
 A *turn* is a worker process between two rebalances. A turn that takes a partition over may go
 back as far as the committed offset. What a turn that was replaced still puts out was in flight.

@@ -68,9 +68,7 @@ def history_of(
     )
 
 
-def produced(
-    message: Message, *, poison_every: int, garbage_every: int, lanes: int
-) -> Produced:
+def produced(message: Message, *, poison_every: int, garbage_every: int, lanes: int) -> Produced:
     """Return what was produced; the number of a record is in a header, too."""
     headers = headers_of(message)
     number = int(headers["n"] or 0)

@@ -23,7 +23,9 @@ NONE = Policy(order="none", in_flight_records=2, skew_records=3, commit_ms=0)
 
 def records(count: int = N, *, bad: frozenset[int] = frozenset()) -> dict:
     """Return records of partition 0: record n is at offset n, with one of two keys."""
-    return {(0, n): Produced(100 + n, b"odd" if n % 2 else b"even", bad=n in bad) for n in range(count)}
+    return {
+        (0, n): Produced(100 + n, b"odd" if n % 2 else b"even", bad=n in bad) for n in range(count)
+    }
 
 
 def came(offsets, *, turn: str = "a", since_ms: int = 0) -> list[Output]:
@@ -201,7 +203,9 @@ def test_lanes_have_an_order_of_their_own():
 def test_a_turn_that_goes_back_over_what_another_has_put_out_is_nonmonotonic():
     first, second = came(range(10)), came([8, 9, 10, 8], turn="b", since_ms=50)
 
-    verdict = judged([*first, *second, *came(range(11, N), since_ms=90, turn="c")], committed((9, 8)))
+    verdict = judged(
+        [*first, *second, *came(range(11, N), since_ms=90, turn="c")], committed((9, 8))
+    )
 
     assert "nonmonotonic: turn b puts out [0]@8 after 10" in map(str, verdict.anomalies)
 
