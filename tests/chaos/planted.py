@@ -36,14 +36,14 @@ FeedStream.fail = acknowledge
 
 #: Partitions that went to another worker are read and worked on as before.
 FORGET_A_REVOKE: Final = """
+from flowguard.facts import Stored
 from flowguard.runtime import FeedRuntime
 
 take_in = FeedRuntime.assigned
-ours = {}
 
 def keep_all(self, positions):
-    ours.update({name: at for name, at in positions.items() if name not in ours})
-    take_in(self, dict(ours))
+    held = self.engine.partitions.items()
+    take_in(self, {name: Stored(each.committed.offset, "") for name, each in held} | positions)
 
 async def fence_nothing(self, partitions):
     pass
