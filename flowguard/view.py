@@ -607,35 +607,40 @@ class View:
         self.flights[batch_id] = other
         return other
 
-    def carve(self, flight: Flight, rows: Iterable[int], batch_ids: Iterator[int]) -> list[Flight]:
-        """Take single records out of a batch that is about to be settled; one batch each.
+    def carve(
+        self, flight: Flight, groups: Sequence[Sequence[int]], batch_ids: Iterator[int]
+    ) -> list[Flight]:
+        """Take records out of a batch that is about to be settled; a batch for each group.
 
         Args:
-            rows: Counted through all its records, ascending.
+            groups: Rows, counted through all its records; ascending, one group behind the other.
         """
-        lone: list[Part] = []
+        taken: list[list[Part]] = [[] for _ in groups]
         kept: list[Part] = []
-        wanted = deque(rows)
+        wanted = deque((row, number) for number, group in enumerate(groups) for row in group)
         before = 0
         for part in flight.parts:
             rest: Part | None = part
             end = before + part.piece.count
-            while rest is not None and wanted and wanted[0] < end:
-                at = wanted.popleft() - before
-                if at:
-                    front, rest = rest.cut(at)
+            while rest is not None and wanted and wanted[0][0] < end:
+                row, number = wanted.popleft()
+                if row > before:
+                    front, rest = rest.cut(row - before)
                     kept.append(front)
-                one, after = (rest, None) if rest.piece.count == 1 else rest.cut(1)
-                lone.append(one)
-                before += at + 1
-                rest = after
+                count = 1
+                while wanted and wanted[0] == (row + count, number) and row + count < end:
+                    wanted.popleft()
+                    count += 1
+                one, rest = (rest, None) if rest.piece.count == count else rest.cut(count)
+                taken[number].append(one)
+                before = row + count
             if rest is not None:
                 kept.append(rest)
             before = end
         self._unclose(flight, flight.closed)
         others = [
-            self._like(flight, [part], next(batch_ids), place=(*flight.place, number))
-            for number, part in enumerate(lone)
+            self._like(flight, parts, next(batch_ids), place=(*flight.place, number))
+            for number, parts in enumerate(taken)
         ]
         for other in others if self._ordered else ():
             self._close_for(other)
