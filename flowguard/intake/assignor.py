@@ -1,9 +1,9 @@
 """The assignor of apps with feeds: like Kafka's cooperative one, in aiokafka's eager protocol.
 
 It is called `roundrobin`, the assignor that Faust takes for apps without tables and standbys, so
-that workers of both kinds can be in one group. What members own travels in the user data, which that
-one ignores: a worker of plain Faust owns nothing between two assignments, and an assignment made
-by one bears no mark.
+that workers of both kinds can be in one group. What members own travels in the user data, which
+that one ignores: a worker of plain Faust owns nothing between two assignments, and an assignment
+made by one bears no mark.
 """
 
 from __future__ import annotations

@@ -151,7 +151,7 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
         wanted = set(topics)
         if changelogs := wanted & set(self.app.tables.changelog_topics):
             await self.call_thread(self._until_known, wanted, changelogs)
-        await self.call_thread(self._name_member, wanted)
+        await self.call_thread(self._name_member, set(wanted))
         await super().subscribe(wanted)
 
     async def _name_member(self, topics: set[str]) -> None:
@@ -160,6 +160,7 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
         if name is None or self.member is None or self.member.is_static:
             return
         client = self._ensure_consumer()._client
+        topics |= self.runtime.declared.feeds.keys()  # Faust may subscribe to them later
         await client.set_topics(topics)
         counts = {topic: len(client.cluster.partitions_for_topic(topic) or ()) for topic in topics}
         # Faust's assignor gives an assignment to an address, and takes no other's.

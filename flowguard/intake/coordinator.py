@@ -42,6 +42,7 @@ OK: Final = 0
 UNKNOWN_MEMBER: Final = 25
 REBALANCE_IN_PROGRESS: Final = 27
 INCONSISTENT_PROTOCOL: Final = 23
+STATIC_SINCE: Final = 5  # version of JoinGroup, Kafka 2.3
 FENCED_INSTANCE: Final = 82  # aiokafka has no name for it
 
 #: While the group does not take us, we ask again so often.
@@ -246,6 +247,8 @@ class FeedCoordinator(GroupCoordinator):  # type: ignore[misc]  # aiokafka is un
             self.heard_s = sent_s  # the group's clock has run since then at least
         elif isinstance(request, JoinGroupRequest | SyncGroupRequest) and OK in codes:
             self.heard_s = time.monotonic()
+            if isinstance(request, JoinGroupRequest) and response.API_VERSION < STATIC_SINCE:
+                self._group_instance_id = None  # the broker was not told of it
         return response
 
     async def _wait_for_others(self) -> None:

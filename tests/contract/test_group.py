@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka import TopicPartition
 from aiokafka.cluster import ClusterMetadata
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import SubscriptionState
@@ -18,6 +19,7 @@ from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssigno
 from aiokafka.errors import KafkaError
 from aiokafka.protocol.commit import OffsetCommitRequest
 from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest
+from aiokafka.structs import OffsetAndMetadata
 
 from flowguard.intake import coordinator as coordinating
 from flowguard.intake.assignor import FeedAssignor
@@ -28,8 +30,6 @@ COMMIT = OffsetCommitRequest("group", 3, "me", -1, [])
 JOIN = JoinGroupRequest("group", 10_000, 60_000, "me", "blue", "consumer", [])
 
 UNKNOWN, FENCED = 25, 82
-
-Make = Callable[..., Any]
 
 
 @asynccontextmanager
@@ -168,6 +168,41 @@ async def test_nothing_is_committed_while_the_member_joins(
         coordinator.joining = True
         assert not coordinator.may_commit
         assert not coordinator.fenced
+
+
+@pytest.mark.parametrize(("version", "static"), [(5, True), (2, False)])
+async def test_a_broker_that_knows_no_static_members_has_a_dynamic_one(
+    version: int, static: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = SimpleNamespace(error_code=0, API_VERSION=version)
+    async with member(monkeypatch, answer) as (coordinator, _):
+        await coordinator._send_req(JOIN)
+
+        assert coordinator.is_static is static
+
+
+async def test_a_commit_that_waited_while_the_group_forgot_us_is_not_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with member(monkeypatch, commit_error(0)) as (coordinator, _):
+
+        async def find_after_a_loss() -> None:
+            coordinator.losses += 1
+
+        monkeypatch.setattr(coordinator, "ensure_coordinator_known", find_after_a_loss)
+        place, at = TopicPartition("orders", 0), OffsetAndMetadata(7, "")
+
+        assert not await coordinator.commit({place: at})
+        assert not coordinator.sent
+
+
+async def test_a_commit_of_a_member_in_time_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = SimpleNamespace(topics=[("orders", [(0, 0)])])
+    async with member(monkeypatch, answer) as (coordinator, _):
+        coordinator.coordinator_id = 1
+
+        assert await coordinator.commit({TopicPartition("orders", 0): OffsetAndMetadata(7, "")})
+        assert len(coordinator.sent) == 1
 
 
 @pytest.mark.parametrize(("leaves", "expected"), [(True, 1), (False, 0)])
