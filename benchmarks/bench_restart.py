@@ -64,6 +64,7 @@ def work(
         os.write(out, json.dumps(told).encode() + b"\n")
 
     options = programs.app_options(broker) | {"datadir": datadir}
+    options["topic_allow_declare"] = True  # of the control topic
     if kind == "faust":
         import faust
 
@@ -74,6 +75,7 @@ def work(
             async for event in stream.events():
                 note([event.message.partition], [int(event.value)])
 
+        os.write(out, json.dumps({"up": time.time()}).encode() + b"\n")
         programs.run_worker(plain)
         return
     import flowguard as fg
@@ -86,6 +88,7 @@ def work(
             values = batch.records["value"].to_pylist()
             note(batch.records["partition"].to_pylist(), [int(value) for value in values])
 
+    os.write(out, json.dumps({"up": time.time()}).encode() + b"\n")
     programs.run_worker(app)
 
 
@@ -96,11 +99,13 @@ class Seen:
     Args:
         at: By partition, when a record was settled, with its number.
         times: How often each was settled.
+        up_at: When the last worker had imported what it needs, and began to join the group.
     """
 
     path: Path
     at: dict[int, list[tuple[float, int]]] = field(default_factory=lambda: defaultdict(list))
     times: Counter[tuple[int, int]] = field(default_factory=Counter)
+    up_at: float = 0.0
     _read: int = 0
 
     def update(self) -> Seen:
@@ -112,6 +117,9 @@ class Seen:
                     break
                 self._read += len(line)
                 told = json.loads(line)
+                if "up" in told:
+                    self.up_at = told["up"]
+                    continue
                 for place in zip(told["partitions"], told["numbers"], strict=True):
                     self.at[place[0]].append((told["at"], place[1]))
                     self.times[place] += 1
@@ -183,6 +191,11 @@ class Group:
         """Start the worker that is gone."""
         self.workers[index] = programs.start(work, **self._task)[0]
 
+    def up_after(self, killed_at: float) -> float:
+        """Wait until a process has started since then; return when that was."""
+        wait_until(lambda: self.seen.update().up_at > killed_at, "the process starts")
+        return self.seen.up_at
+
     def end(self) -> None:
         """Kill all."""
         for worker in self.workers:
@@ -222,9 +235,15 @@ def flows_again(group: Group, load: Load, killed_at: float) -> float:
     return float(last) - killed_at
 
 
-def kill(broker: str, way: str, count: int, turns: int, directory: Path) -> list[float]:
-    """Kill a worker and start it again, so many times."""
-    took = []
+def kill(
+    broker: str, way: str, count: int, turns: int, directory: Path
+) -> tuple[list[float], list[float]]:
+    """Kill a worker and start it again, so many times.
+
+    Returns:
+        How long it took, and how much of that the process needed to start, in seconds.
+    """
+    took, started = [], []
     with running(broker, way, count, directory) as (group, load):
         for _ in range(turns):
             killed_at = time.time()
@@ -232,8 +251,9 @@ def kill(broker: str, way: str, count: int, turns: int, directory: Path) -> list
             group.workers[-1].join()
             group.start_again(-1)
             took.append(flows_again(group, load, killed_at))
+            started.append(group.up_after(killed_at) - killed_at)
             time.sleep(3.0)
-    return took
+    return took, started
 
 
 def kill_for_good(broker: str, way: str, directory: Path) -> list[float]:
@@ -287,10 +307,11 @@ def main() -> int:
             if not wanted(way):
                 continue
             turns = TURNS_OF_FAUST if way == "faust" else given.turns
-            took = kill(broker, way, count, turns, directory)
+            took, started = kill(broker, way, count, turns, directory)
             median = statistics.median(took)
             each = " ".join(f"{seconds:.2f}" for seconds in took)
             line = f"kill -9, {way}, {count} worker(s): median {median:.2f} s of {each}"
+            line += f"; of it the process took {statistics.median(started):.2f} s to start"
             if way == "static":
                 held &= programs.mark(line, median <= RESTART_S, f"at most {RESTART_S:.0f} s")
             else:

@@ -291,6 +291,21 @@ class App(faust.App):
             )
         self.runtime.declared.check()
 
+    def on_rebalance_return(self) -> None:
+        """Tell sensors of it, unless the end of the rebalance before has ended this one, too.
+
+        What moves between workers takes two rebalances, one right behind the other.
+        """
+        if self._rebalancing_sensor_state or not self.has_feeds:
+            super().on_rebalance_return()
+
+    def on_rebalance_end(self) -> None:
+        """Tell sensors of it, unless they were told."""
+        if self._rebalancing_sensor_state or not self.has_feeds:
+            super().on_rebalance_end()
+        else:
+            self.rebalancing = False
+
     def _new_consumer(self) -> Any:
         if not self.has_feeds:
             return super()._new_consumer()

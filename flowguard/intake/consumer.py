@@ -18,6 +18,7 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
+from aiokafka.errors import IllegalStateError
 from faust.transport.drivers.aiokafka import Consumer
 from faust.types import TP
 
@@ -107,9 +108,16 @@ class FeedConsumer(Consumer):
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def perform_seek(self) -> None:
-        """Seek all partitions to their committed offset."""
-        await super().perform_seek()
+        """Seek all partitions to their committed offset.
+
+        Of an assignment that is over meanwhile nothing is sought; the next one is.
+        """
         generation = self.app.consumer_generation_id
+        try:
+            await super().perform_seek()
+        except IllegalStateError as error:
+            self.log.info("not sought, because the group rebalances again: %s", error)
+            return
         positions = await self._positions_of_new()
         if generation == self.app.consumer_generation_id:  # not of an assignment that is over
             self._feed_positions = positions
