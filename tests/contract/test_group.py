@@ -246,3 +246,18 @@ def test_a_static_member_sends_no_leave_request_of_its_own_accord() -> None:
     source = inspect.getsource(GroupCoordinator._maybe_leave_group)
 
     assert "self._group_instance_id is None" in source
+
+
+@pytest.mark.parametrize("complete", [True, False])
+async def test_what_nobody_got_is_asked_for_again_although_its_owner_may_be_dead(
+    complete: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coordinating, "HANDED_OVER_WITHIN_S", 0.0)
+    async with member(monkeypatch, error(0)) as (coordinator, _):
+        coordinator.complete = complete
+
+        coordinator.rejoin_unless_complete()
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+        assert coordinator._rejoin_needed_fut.done() is not complete
