@@ -48,7 +48,7 @@ FAUST_OPTIONS = frozenset(
         *("default_partitions", "replication_factor"),
     }
 )
-APP_OPTIONS = FAUST_OPTIONS | {"memory", "lanes", "spill_dir", "shadow"}
+APP_OPTIONS = FAUST_OPTIONS | {"memory", "lanes", "spill_dir", "shadow", "instance_id"}
 
 
 class FeedBootStrategy(BootStrategy):
@@ -77,6 +77,8 @@ class App(faust.App):
             data directory if nothing is given. It may be deleted at any time.
         shadow: Control loops that only say what they would do: `concurrency`, `batch-size`,
             `queue-delay`, `memory`, `ladder`, `brownout`, `shed`.
+        instance_id: What this worker is called in its group; no other worker may have the same.
+            Without it a worker whose data directory is on a disk finds a name by itself.
         **options: All that `faust.App` takes.
 
     Raises:
@@ -94,6 +96,7 @@ class App(faust.App):
         lanes: Sequence[Lane] | None = None,
         spill_dir: str | os.PathLike[str] | None = None,
         shadow: Iterable[str] | None = None,
+        instance_id: str | None = None,
         **options: Any,
     ) -> None:
         # Faust ignores what it does not know, and an app without feeds is Faust's app; but a
@@ -104,7 +107,12 @@ class App(faust.App):
         if shadow is not None:
             shadow = sorted(parse_shadow(shadow, owner="App(shadow=…)"))
         directory = None if spill_dir is None else os.fspath(spill_dir)
-        self._declared = {"memory": memory, "spill_dir": directory, "shadow": shadow}
+        self._declared = {
+            "memory": memory,
+            "spill_dir": directory,
+            "shadow": shadow,
+            "instance_id": instance_id,
+        }
         self.declared_feeds: list[Feed] = []
         #: What the command line and the configuration file say; set before the start.
         self.command_line: dict[str, Any] = {}
@@ -265,6 +273,7 @@ class App(faust.App):
             drain_timeout_s=settings.drain_timeout_s,
             spill_dir=settings.spill_dir,
             shadow=settings.shadow,
+            instance_id=settings.instance_id,
             loop=self.loop,
             beacon=self.beacon,
         )
@@ -294,6 +303,21 @@ class App(faust.App):
                 f"feeds need Kafka; broker={self.conf.broker[0]} is not kafka://HOST:PORT"
             )
         self.runtime.declared.check()
+
+    def on_rebalance_return(self) -> None:
+        """Tell sensors of it, unless the end of the rebalance before has ended this one, too.
+
+        What moves between workers takes two rebalances, one right behind the other.
+        """
+        if self._rebalancing_sensor_state or not self.has_feeds:
+            super().on_rebalance_return()
+
+    def on_rebalance_end(self) -> None:
+        """Tell sensors of it, unless they were told."""
+        if self._rebalancing_sensor_state or not self.has_feeds:
+            super().on_rebalance_end()
+        else:
+            self.rebalancing = False
 
     def _new_consumer(self) -> Any:
         if not self.has_feeds:

@@ -63,6 +63,7 @@ from flowguard.facts import (
 )
 from flowguard.intake.warm import warm_up
 from flowguard.lanes.lane_set import LaneSet
+from flowguard.membership import Membership
 from flowguard.observe.journal import Journal
 from flowguard.observe.pressure import pressure_document
 from flowguard.observe.state import worker_name
@@ -78,6 +79,8 @@ from flowguard.unprocessed import lines_of
 
 if TYPE_CHECKING:
     from flowguard.app import App
+    from flowguard.intake.consumer_thread import FeedConsumerThread
+    from flowguard.intake.coordinator import FeedCoordinator
 
 __all__ = ["UNPROCESSED", "FeedRuntime"]
 
@@ -123,6 +126,7 @@ class FeedRuntime(Service):
         drain_timeout_s: How long stopping waits for what is in flight.
         spill_dir: Where lanes spill to.
         shadow: Control loops that only say what they would do.
+        instance_id: What this worker is called in its group; empty if nobody chose a name.
     """
 
     logger = logger
@@ -136,6 +140,7 @@ class FeedRuntime(Service):
         drain_timeout_s: float,
         spill_dir: str,
         shadow: frozenset[str] = frozenset(),
+        instance_id: str = "",
         clock: Clock | None = None,
         **kwargs: Any,
     ) -> None:
@@ -147,6 +152,7 @@ class FeedRuntime(Service):
         self.drain_timeout_s = drain_timeout_s
         self.spill_dir = spill_dir
         self.shadow = shadow
+        self.membership = Membership(self, instance_id=instance_id)
         self.draining = False
         self.cluster = ""  # its id, once a broker has told
         self.joined = False  # the group has told us once which partitions are ours
@@ -194,11 +200,11 @@ class FeedRuntime(Service):
         self.loop.call_soon_threadsafe(self.observe, *facts)
 
     def assigned(self, positions: Mapping[TopicPartition, Stored]) -> None:
-        """Take in the partitions that are ours now, all of them."""
-        lost = frozenset(self.engine.partitions.keys() - positions.keys())
-        if lost:
-            self.observe(Revoked(partitions=lost, at_ns=self.clock.now_ns()))
+        """Take in partitions that are ours now, beside those that are held."""
+        held = self.membership.held
+        positions = {name: at for name, at in positions.items() if name not in held}
         new = positions.keys() - self.engine.partitions.keys()
+        self.membership.settled(positions)
         self.observe(
             Assigned(
                 offsets={name: stored.offset for name, stored in positions.items()},
@@ -208,6 +214,11 @@ class FeedRuntime(Service):
             )
         )
         self.joined = True
+
+    def revoked(self, partitions: frozenset[TopicPartition]) -> None:
+        """Let go of partitions that are not ours any more."""
+        self.membership.settled(partitions)
+        self.observe(Revoked(partitions=partitions, at_ns=self.clock.now_ns()))
 
     async def find_spilled(self, positions: Mapping[TopicPartition, Stored]) -> None:
         """Find what is on disk of partitions that are about to be assigned."""
@@ -251,7 +262,11 @@ class FeedRuntime(Service):
     def commit_points(self, names: Iterable[TopicPartition]) -> dict[TopicPartition, CommitPoint]:
         """Return how far these partitions may be committed, all at one instant."""
         held = self.engine.partitions
-        return {name: held[name].ledger.point for name in names if name in held}
+        return {
+            name: held[name].ledger.point
+            for name in names
+            if name in held and self.membership.may_commit(name)
+        }
 
     def stored(self, points: Mapping[TopicPartition, CommitPoint]) -> dict[TopicPartition, Stored]:
         """Return commits as the broker keeps them."""
@@ -383,6 +398,11 @@ class FeedRuntime(Service):
         return None if consumer is None else consumer._thread
 
     @property
+    def member(self) -> FeedCoordinator | None:
+        """Return the member of the group that this worker is, None before it is one."""
+        return None if self._thread is None else cast("FeedConsumerThread", self._thread).member
+
+    @property
     def _fetcher(self) -> Any:
         return None if self._thread is None else self._thread.fetcher
 
@@ -406,6 +426,7 @@ class FeedRuntime(Service):
             wanted_ns += round(TICK_S * SECOND)
             await self.sleep(max(0.0, (wanted_ns - self.clock.now_ns()) / SECOND))
             now_ns = self.clock.now_ns()
+            self.membership.look()
             self.observe(
                 Ticked(
                     at_ns=now_ns,
@@ -449,6 +470,7 @@ class FeedRuntime(Service):
             log=self,
             observe=self.observe,
             loop=self.loop,
+            slot=self.membership.place.number,
         )
 
     async def read_range(
@@ -543,6 +565,7 @@ class FeedRuntime(Service):
     async def on_start(self) -> None:
         """Get ready for the first record before there is one."""
         sys.setswitchinterval(SWITCH_INTERVAL_S)
+        await self.membership.take_place()
         feeds = [*self.declared.feeds.values(), *self.app.declared_feeds]
         await asyncio.to_thread(warm_up, {str(feed.options.codec) for feed in feeds})
         # What there is now stays for good: a full collection would stop everything for 70 ms.
@@ -560,3 +583,4 @@ class FeedRuntime(Service):
         await self.pressure_writer.close()
         if self.spill is not None:
             await self.spill.close()
+        self.membership.place.leave()

@@ -93,6 +93,7 @@ class SpillService:
         fingerprints: Topic → fingerprint of its rule.
         plans: How each feed topic is read; may grow until the first rebalance.
         observe: Takes in facts on the event loop.
+        slot: The number of this worker among those of the machine, if it has one.
     """
 
     def __init__(
@@ -107,8 +108,10 @@ class SpillService:
         log: LogReader,
         observe: Callable[..., None],
         loop: asyncio.AbstractEventLoop,
+        slot: int | None = None,
     ) -> None:
         self.directory = directory
+        self._slot = slot
         self._app = app
         self._lanes = lanes
         self._policies = spill_lanes(lanes)
@@ -140,7 +143,7 @@ class SpillService:
         }
 
         def open_store() -> SpillStore:
-            slot = take_slot(RealFileSystem(), self.directory, self._app)
+            slot = take_slot(RealFileSystem(), self.directory, self._app, preferred=self._slot)
             logger.info("spill: this worker's directory is %s", slot.directory)
             most_bytes = sum(policy.max_bytes for policy in self._policies.values())
             for line in doubts(slot, most_bytes):

@@ -59,6 +59,9 @@ LEAVE_WITHIN_S: Final = 5.0
 #: The exit code of a worker that was told twice to stop.
 INTERRUPTED: Final = 130
 
+#: The exit code of a worker whose instance id another one has taken.
+REPLACED: Final = 1
+
 
 class BrokerNotReached(FlowguardError):
     """No broker answered; nothing was started."""
@@ -88,7 +91,7 @@ class Worker(faust.Worker):
         now_s = self.loop.time()
         if self._stopping_since_s is None:
             self._stopping_since_s = now_s
-            logger.info("%s: %s", received.name, self._farewell())
+            self._say_farewell(received)
             self._flag_as_shutdown_by_signal()
             self._schedule_shutdown(received)
             self.loop.call_later(self._patience_s(), self._give_up)
@@ -113,6 +116,12 @@ class Worker(faust.Worker):
         )
         logging.shutdown()
         os._exit(0)
+
+    def _say_farewell(self, received: signal.Signals) -> None:
+        """Say what happens now; after SIGINT the group is told, too."""
+        if self.app.has_feeds:
+            self.app.runtime.membership.leaving = received == signal.SIGINT
+        logger.info("%s: %s", received.name, self._farewell())
 
     def _farewell(self) -> str:
         if not self.app.has_feeds:
@@ -141,6 +150,8 @@ class Worker(faust.Worker):
         super().stop_and_shutdown()
         if self._stopping_since_s is not None:
             logger.info("stopped%s", "" if not self.app.has_feeds else "; " + outcome(self.app))
+        if self.app.has_feeds and self.app.runtime.membership.replaced_by:
+            raise SystemExit(REPLACED)
 
 
 def outcome(app: App) -> str:

@@ -28,7 +28,11 @@ LAYER_4 = {
     "flowguard.settle.service",
     "flowguard.intake.fetcher",
     "flowguard.intake.connection",
+    "flowguard.intake.assignor",
     "flowguard.intake.consumer",
+    "flowguard.intake.consumer_thread",
+    "flowguard.intake.coordinator",
+    "flowguard.intake.place",
     "flowguard.intake.lineup",
     "flowguard.intake.parcel",
     "flowguard.intake.produce_broker",
@@ -58,7 +62,7 @@ LAYERS = {
     "flowguard.line": 3, "flowguard.lines": 3, "flowguard.reuse": 3, "flowguard.spilling": 3,
     "flowguard.app": 5, "flowguard.worker": 5, "flowguard.runtime": 5, "flowguard.web": 5,
     "flowguard.security": 4, "flowguard.spill_service": 4, "flowguard.faust_conf": 5,
-    "flowguard.declared": 5, "flowguard.delivery": 5,
+    "flowguard.declared": 5, "flowguard.membership": 5, "flowguard.delivery": 5,
     "flowguard.pressure_topic": 4, "flowguard.upstream": 4,
 }  # fmt: skip
 
@@ -92,7 +96,7 @@ FAUST = {"faust", "aiokafka", "mode"}
 FAUST_PLACES = (
     "flowguard.intake.", "flowguard.agents.", "flowguard.app", "flowguard.runtime",
     "flowguard.delivery", "flowguard.worker", "flowguard.cli", "flowguard.web",
-    "flowguard.faust_conf",
+    "flowguard.faust_conf", "flowguard.membership",
     "flowguard.bench", "flowguard.observe.web", "flowguard.observe.service",
     "flowguard.stress.cluster", "flowguard.stress.sender", "flowguard.stress.reader",  # as clients
     "flowguard.upstream",  # aiokafka only: it is a client of its own

@@ -22,7 +22,8 @@ from faust.types import TP
 from faust.types.settings import Settings
 
 import flowguard as fg
-from flowguard.intake.consumer import FeedConsumer, FeedConsumerThread
+from flowguard.intake.consumer import FeedConsumer
+from flowguard.intake.consumer_thread import FeedConsumerThread
 from flowguard.intake.producer import FeedProducer
 from tests.unit.agents.app import make_app
 
