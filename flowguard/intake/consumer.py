@@ -7,7 +7,10 @@ aiokafka. For partitions of feeds three things differ:
   assigned, for good. flowguard's own `Fetcher` reads them, on the same thread.
 - What may be committed is the engine's answer, not a list of acknowledged offsets; with
   the offset go the watermarks of the lanes, in its metadata.
-- A commit that fails is tried again at the next interval; it does not crash the app.
+- A commit that fails, of plain partitions too, is tried again at the next interval; it does
+  not crash the app, as in Faust.
+- A partition whose beginning nobody knows, because it has no leader, is read once there is one;
+  the others do not wait for it.
 """
 
 from __future__ import annotations
@@ -29,8 +32,11 @@ from faust.types import TP
 
 from flowguard.chunk import Chunk, TopicPartition
 from flowguard.facts import Stored
+from flowguard.intake.client import FeedClient
 from flowguard.intake.fetcher import Fetcher
+from flowguard.intake.positions import EARLIEST, LATEST, find_offsets, store
 from flowguard.intake.range_reader import RangeReader
+from flowguard.intake.topic_lives import TopicLives
 from flowguard.settle.metadata_room import MetadataRoom
 
 if TYPE_CHECKING:
@@ -48,6 +54,15 @@ COMMIT_INTERVAL_S = 1.0
 #: A broker knows a topic some milliseconds after it was created, seconds in a cluster in trouble.
 KNOWN_WITHIN_S: Final = 30.0
 ASK_EVERY_S: Final = 0.05
+
+#: Partitions without a position are looked at so often.
+LOOK_AGAIN_S: Final = 0.5
+
+#: A topic that could not be created is tried again after this.
+CREATE_EVERY_S: Final = 1.0
+
+#: Errors of the group are looked for so often.
+WATCH_EVERY_S: Final = 1.0
 
 
 class FeedSubscription(SubscriptionState):  # type: ignore[misc]  # aiokafka is untyped
@@ -88,6 +103,7 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
     """The consumer's thread, which also runs the feed fetcher."""
 
     fetcher: Fetcher | None = None
+    _watch: asyncio.Task[None] | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._metadata_room = MetadataRoom()
@@ -101,10 +117,38 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
         consumer._subscription = FeedSubscription(is_feed=self.runtime.declared.is_feed)
+        FeedClient.adopt(consumer._client, should_stop=self._is_stopping)
         return consumer
+
+    def _is_stopping(self) -> bool:
+        return bool(self.should_stop or self.app.should_stop)
+
+    async def on_start(self) -> None:
+        """Start the consumer once a broker answers, and look after its group."""
+        await super().on_start()
+        self._watch = self.thread_loop.create_task(self._watch_group())
+
+    async def _watch_group(self) -> None:
+        """Let aiokafka go on after an error of the group.
+
+        It stands still until somebody has asked for the error, which happens in calls that are
+        not made for feeds.
+        """
+        while True:
+            await asyncio.sleep(WATCH_EVERY_S)
+            coordinator = self._ensure_consumer()._coordinator
+            try:
+                coordinator.check_errors()
+            except KafkaError as error:
+                if coordinator._coordination_task.done():  # for good: a restart is the way out
+                    await self.crash(error)
+                    return
+                self.log.warning("the group refuses us, trying again: %s", error)
 
     async def on_thread_stop(self) -> None:
         """Stop fetching before the connections close."""
+        if self._watch is not None:
+            self._watch.cancel()
         if self.fetcher is not None:
             await self.fetcher.stop()
         await super().on_thread_stop()
@@ -136,6 +180,18 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
                 return
             await asyncio.sleep(ASK_EVERY_S)
             await client.force_metadata_update()
+
+    async def create_topic(self, topic: str, *args: Any, **kwargs: Any) -> None:
+        """Create a topic of Faust's; where no broker takes it now, and Faust ends the app, wait."""
+        while True:
+            try:
+                await super().create_topic(topic, *args, **kwargs)
+                return
+            except KafkaError as error:
+                if not error.retriable or self._is_stopping():
+                    raise
+                self.log.warning("cannot create topic %s now, trying again: %s", topic, error)
+            await asyncio.sleep(CREATE_EVERY_S)
 
     # Fetching.
 
@@ -175,6 +231,8 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
             deliver=runtime.deliver_threadsafe,
             touch=touch,
             find_offset=self._find_offset,
+            begin_anew=runtime.begin_anew_threadsafe,
+            lives=TopicLives(consumer._client),
         )
 
     async def _find_offset(self, partition: TopicPartition, which: str) -> int:
@@ -227,7 +285,10 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
     # Positions and commits.
 
     async def feed_positions(self, partitions: Sequence[TP]) -> Positions:
-        """Return where to begin: the committed offset or, without one, where Faust says."""
+        """Return where to begin: the committed offset or, without one, where Faust says.
+
+        Without either, because nobody leads it, a partition is left out.
+        """
         return cast("Positions", await self.call_thread(self._feed_positions, partitions))
 
     async def _feed_positions(self, partitions: Sequence[TP]) -> Positions:
@@ -236,9 +297,15 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
         committed = await consumer._coordinator.fetch_committed_offsets(names)
         positions = {TopicPartition(*name): Stored(*committed[name]) for name in committed}
         if without := [name for name in names if name not in committed]:
-            found = await self._find_offsets(without, self.app.conf.consumer_auto_offset_reset)
+            which = LATEST if self.app.conf.consumer_auto_offset_reset == "latest" else EARLIEST
+            found = await find_offsets(consumer, without, which)
             positions |= {TopicPartition(*name): Stored(at, "") for name, at in found.items()}
         return positions
+
+    async def later_positions(self, partitions: Sequence[TP]) -> Positions:
+        """Return the same beside all else, of those that had none."""
+        work = asyncio.run_coroutine_threadsafe(self._feed_positions(partitions), self.thread_loop)
+        return cast("Positions", await asyncio.wrap_future(work))
 
     async def cluster_id(self) -> str:
         """Return the id of the Kafka cluster; empty if it has none."""
@@ -246,7 +313,8 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
 
     async def _cluster_id(self) -> str:
         client = self._ensure_consumer()._client
-        answer = await client.send(client.get_random_node(), MetadataRequest([]))
+        while (answer := await client.ask_any(MetadataRequest([]))) is None:
+            await client.force_metadata_update()  # what it says decides about watermarks
         return getattr(answer, "cluster_id", None) or ""
 
     async def commit_feeds(self, stored: Mapping[TopicPartition, Stored]) -> bool:
@@ -264,7 +332,28 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
         try:
             await self._commit_offsets(consumer, wanted)
         except (KafkaError, TimeoutError) as error:
-            self.log.warning("commit failed, trying again: %s: %s", type(error).__name__, error)
+            self._say_not_committed(error)
+            return False
+        return True
+
+    def _say_not_committed(self, error: Exception) -> None:
+        self.log.warning(
+            "commit failed, trying again: %s: %s", type(error).__name__, str(error) or "no answer"
+        )
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        """Commit plain partitions; where Faust ends the app, and its feeds, they wait."""
+        consumer = self._ensure_consumer()
+        ours = self.assignment()
+        wanted = {tp: offset for tp, offset in offsets.items() if tp in ours}
+        self.tp_last_committed_at.update(dict.fromkeys(wanted, self.thread_loop.time()))
+        try:
+            await store(
+                consumer,
+                {KafkaTopicPartition(*tp): OffsetAndMetadata(at, "") for tp, at in wanted.items()},
+            )
+        except (KafkaError, TimeoutError) as error:
+            self._say_not_committed(error)
             return False
         return True
 
@@ -275,8 +364,8 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
         while True:
             fitting = self._metadata_room.fit(wanted)
             try:
-                await consumer.commit(
-                    {name: OffsetAndMetadata(*each) for name, each in fitting.items()}
+                await store(
+                    consumer, {name: OffsetAndMetadata(*each) for name, each in fitting.items()}
                 )
                 break
             except OffsetMetadataTooLargeError:
@@ -301,6 +390,7 @@ class FeedConsumer(Consumer):
         self._streams_due = False  # assigned, but their flow has not begun
         self._streams_resumed: set[TP] = set()  # of those, what will flow
         self._feed_positions: Positions | None = None
+        self._looking: object = None  # for positions that nobody knew, in this assignment
         super().__init__(*args, **kwargs)
         if not self.runtime.commit_interval_is_set:
             self.commit_interval = COMMIT_INTERVAL_S
@@ -332,6 +422,7 @@ class FeedConsumer(Consumer):
     def pause_partitions(self, tps: Iterable[TP]) -> None:
         """Pause fetching."""
         plain, feeds = self._split(tps)
+        self._looking = None if feeds else self._looking
         super().pause_partitions(plain)
         self._streams_resumed -= plain
         self._feeds_resumed -= feeds
@@ -388,6 +479,28 @@ class FeedConsumer(Consumer):
                     if TP(*name) in self._feeds_resumed
                 }
             )
+            self._looking = looking = object()
+            if missing := {
+                tp for tp in self._feeds_resumed if TopicPartition(*tp) not in positions
+            }:
+                self.add_future(self._begin_later(missing, looking))
+
+    async def _begin_later(self, missing: set[TP], looking: object) -> None:
+        """Read partitions once somebody knows where they begin, unless they move meanwhile."""
+        self.log.warning(
+            "%s: nobody says where to begin, because no broker leads it or the topic is gone; it "
+            "is read as soon as somebody does", ", ".join(f"{t}[{n}]" for t, n in sorted(missing)),
+        )  # fmt: skip
+        while missing and not self.should_stop:
+            await self.sleep(LOOK_AGAIN_S)
+            found: Positions = {}
+            with contextlib.suppress(KafkaError, TimeoutError):
+                found = await self._thread.later_positions(sorted(missing & self.assignment()))
+            if looking is not self._looking or not missing & self.assignment():
+                return
+            if found:
+                missing -= {TP(*name) for name in found}
+                await self.runtime.begin_later(found)
 
     # Rebalance and shutdown.
 

@@ -1,16 +1,25 @@
-"""Commits of feeds when the broker finds their metadata too large."""
+"""Commits: metadata that is too large, topics that are gone, coordinators that move."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.errors import OffsetMetadataTooLargeError
+from aiokafka.errors import (
+    IllegalGenerationError,
+    KafkaError,
+    NotCoordinatorForGroupError,
+    OffsetMetadataTooLargeError,
+    UnknownTopicOrPartitionError,
+)
 from aiokafka.structs import OffsetAndMetadata
 
 from flowguard.facts import Stored
+from flowguard.intake import positions
 from flowguard.intake.consumer import FeedConsumerThread
 from tests.contract.test_faust_hooks import app_with_feed
 
@@ -18,15 +27,49 @@ A, B = TopicPartition("orders", 0), TopicPartition("orders", 1)
 
 
 class Broker:
-    """A consumer of aiokafka whose broker takes so much metadata a partition."""
+    """A consumer of aiokafka, its client and its coordinator.
 
-    def __init__(self, taken_bytes: int) -> None:
+    Args:
+        taken_bytes: So much metadata a partition the broker takes.
+        errors: What it answers to the next commits.
+        gone: Topics that it does not have.
+    """
+
+    _retry_backoff_ms = 1
+
+    def __init__(
+        self, taken_bytes: int = 100, *, errors: list[KafkaError] | None = None, gone: str = ""
+    ) -> None:
         self.taken_bytes = taken_bytes
+        self.errors = errors or []
+        self.gone = gone
         self.stored: dict[TopicPartition, OffsetAndMetadata] = {}
         self.asked = 0
+        self.known = True
+        self._coordinator = self._client = self.cluster = self
+        self._commit_lock = asyncio.Lock()
+        self._subscription = SimpleNamespace(subscription=SimpleNamespace(assignment=object()))
 
-    async def commit(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
+    def assignment(self) -> set[TopicPartition]:
+        return {A, B}
+
+    async def ensure_coordinator_known(self) -> None:
+        if not self.known:
+            await asyncio.Event().wait()
+
+    async def force_metadata_update(self) -> None: ...
+
+    def partitions_for_topic(self, topic: str) -> set[int] | None:
+        return None if topic == self.gone else {0, 1}
+
+    async def _do_commit_offsets(
+        self, assignment: object, offsets: Mapping[TopicPartition, OffsetAndMetadata]
+    ) -> None:
         self.asked += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        if any(name.topic == self.gone for name in offsets):
+            raise UnknownTopicOrPartitionError()
         fitting = {
             name: each for name, each in offsets.items() if len(each.metadata) <= self.taken_bytes
         }
@@ -64,3 +107,47 @@ async def test_what_the_broker_takes_is_learned_and_said_once(
 
     assert broker.asked == asked + 1
     assert len(caplog.records) == said == 1
+
+
+async def test_a_topic_that_is_gone_does_not_hold_up_the_commits_of_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    gone = TopicPartition("deleted", 0)
+    broker = Broker(gone="deleted")
+
+    await positions.store(broker, {gone: OffsetAndMetadata(7, ""), B: OffsetAndMetadata(8, "")})
+
+    assert broker.stored == {B: OffsetAndMetadata(8, "")}
+    assert "deleted: the topic is gone" in caplog.text
+
+
+async def test_a_coordinator_that_moved_is_asked_again() -> None:
+    broker = Broker(errors=[NotCoordinatorForGroupError(), NotCoordinatorForGroupError()])
+
+    await positions.store(broker, {A: OffsetAndMetadata(7, "")})
+
+    assert broker.stored == {A: OffsetAndMetadata(7, "")}
+
+
+async def test_a_commit_does_not_wait_for_a_coordinator_for_ever(
+    thread: FeedConsumerThread, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(positions, "COMMIT_WITHIN_S", 0.01)
+    broker = Broker()
+    broker.known = False
+    thread._consumer = broker
+
+    assert not await thread._commit_feeds({A: Stored(7, "")})
+    assert "commit failed, trying again: TimeoutError: no answer" in caplog.text
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["feed", "plain"])
+async def test_a_commit_of_a_group_that_has_moved_on_fails_and_ends_nothing(
+    plain: bool, thread: FeedConsumerThread, caplog: pytest.LogCaptureFixture
+) -> None:
+    thread._consumer = Broker(errors=[IllegalGenerationError()])
+
+    done = await (thread._commit({A: 7}) if plain else thread._commit_feeds({A: Stored(7, "")}))
+
+    assert not done and not thread.crashed
+    assert "commit failed, trying again: IllegalGenerationError" in caplog.text
