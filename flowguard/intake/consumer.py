@@ -327,6 +327,12 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
         wanted = {
             name: each for tp, each in stored.items() if (name := KafkaTopicPartition(*tp)) in ours
         }
+        doubted = set()  # no topic gets the offsets of another one of its name
+        if self.fetcher is not None:
+            doubted = {
+                name for name in wanted if not self.fetcher.is_certain(TopicPartition(*name))
+            }
+        wanted = {name: each for name, each in wanted.items() if name not in doubted}
         if not wanted:
             return False
         try:
@@ -334,7 +340,7 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
         except (KafkaError, TimeoutError) as error:
             self._say_not_committed(error)
             return False
-        return True
+        return not doubted
 
     def _say_not_committed(self, error: Exception) -> None:
         self.log.warning(

@@ -48,6 +48,7 @@ class Cursor:
     stopped: bool = False
     losing: bool = False  # its position is being looked up anew
     doubted: bool = False  # its topic may be another one by now
+    former: bool = False  # its offsets are of a topic that is gone
     begun: bool = False  # something of it was read
 
     @property

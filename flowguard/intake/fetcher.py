@@ -190,7 +190,7 @@ class Fetcher:
             cursor = before.get(name)
             if cursor is None or cursor.epoch != epoch:
                 cursor = Cursor(name, offset, epoch, self._plans[name.topic])
-                self._lost_offsets.begin(cursor)
+                self._lost_offsets.doubt(cursor)
             self._cursors[name] = cursor
         if self._director is None:
             self._director = self._loop.create_task(self._direct(), name="feed fetcher")
@@ -202,6 +202,11 @@ class Fetcher:
         if cursor is not None and cursor.epoch == epoch:
             cursor.offset = max(cursor.offset, offset)
             self._pulse()
+
+    def is_certain(self, name: TopicPartition) -> bool:
+        """Tell whether the offsets of a partition are of the topic that is there now."""
+        cursor = self._cursors.get(name)
+        return cursor is None or not (cursor.doubted or cursor.former)
 
     def hold(self, partitions: frozenset[TopicPartition]) -> None:
         """Leave these partitions out of requests, and take in all others; on any thread.

@@ -125,21 +125,13 @@ class LostOffsets:
 
     # Topics that were made anew.
 
-    def begin(self, cursor: Cursor) -> None:
-        """Learn of which topic it is; one that was read before may be another one by now."""
-        if self._lives is not None and self._lives.is_known(cursor.name.topic):
-            self.doubt(cursor)
-        else:
-            self._verify_soon(cursor.name.topic)
-
     def doubt(self, cursor: Cursor) -> None:
-        """Read on only once it is certain that the topic is the same."""
-        if self._lives is not None:
-            cursor.doubted = True
-            self._verify_soon(cursor.name.topic)
-
-    def _verify_soon(self, topic: str) -> None:
-        if self._lives is not None and topic not in self._verifying:
+        """Read, and commit, only once it is certain which topic it is."""
+        if self._lives is None:
+            return
+        cursor.doubted = True
+        topic = cursor.name.topic
+        if topic not in self._verifying:
             self._verifying.add(topic)
             self._run(self._verify(self._lives, topic))
 
@@ -152,7 +144,7 @@ class LostOffsets:
         for cursor in self._of(topic):
             cursor.doubted = False
             if not same and not cursor.stopped and not cursor.losing:
-                cursor.losing = True
+                cursor.losing = cursor.former = True
                 self._run(self._go_to_new(cursor))
         self._moved()
 
@@ -181,7 +173,7 @@ class LostOffsets:
                 "%s: the topic was deleted and made anew; it is read from its beginning",
                 cursor.place,
             )
-            cursor.losing = False
+            cursor.losing = cursor.former = False
             self._moved()
         elif policy == "stop":
             self._deliver([self.stop(cursor, MADE_ANEW % (cursor.place, cursor.offset))])

@@ -54,7 +54,9 @@ async def store(consumer: Any, offsets: Mapping[TopicPartition, OffsetAndMetadat
                     await asyncio.shield(coordinator._do_commit_offsets(assignment, left))
                 return
             except UnknownTopicOrPartitionError:
-                left = await still_there(consumer._client, left)
+                before, left = left, await still_there(consumer._client, left)
+                if before == left:  # if one was made anew meanwhile, these are not its offsets
+                    raise
             except KafkaError as error:
                 if not error.retriable:
                     raise

@@ -46,10 +46,6 @@ class TopicLives:
         self._client = client
         self._ids: dict[str, bytes] = {}
 
-    def is_known(self, topic: str) -> bool:
-        """Tell whether it was asked for before."""
-        return topic in self._ids
-
     async def is_same(self, topic: str, node: int) -> bool:
         """Ask a broker that leads a partition of it; True also if there are no ids to compare.
 

@@ -121,6 +121,25 @@ async def test_a_topic_that_is_gone_does_not_hold_up_the_commits_of_others(
     assert "deleted: the topic is gone" in caplog.text
 
 
+async def test_a_topic_that_was_made_anew_does_not_get_the_offset_of_the_former_one() -> None:
+    broker = Broker(errors=[UnknownTopicOrPartitionError()])
+
+    with pytest.raises(UnknownTopicOrPartitionError):
+        await positions.store(broker, {A: OffsetAndMetadata(7, "")})
+
+    assert broker.stored == {}
+
+
+async def test_what_is_uncertain_is_not_committed_and_the_rest_is(
+    thread: FeedConsumerThread,
+) -> None:
+    broker = thread._consumer = Broker()
+    thread.fetcher = SimpleNamespace(is_certain=lambda name: name != A)  # type: ignore[assignment]
+
+    assert not await thread._commit_feeds({A: Stored(7, ""), B: Stored(8, "")})
+    assert broker.stored == {B: OffsetAndMetadata(8, "")}
+
+
 async def test_a_coordinator_that_moved_is_asked_again() -> None:
     broker = Broker(errors=[NotCoordinatorForGroupError(), NotCoordinatorForGroupError()])
 
