@@ -51,7 +51,12 @@ async def store(consumer: Any, offsets: Mapping[TopicPartition, OffsetAndMetadat
             await coordinator.ensure_coordinator_known()
             try:
                 async with coordinator._commit_lock:
-                    await asyncio.shield(coordinator._do_commit_offsets(assignment, left))
+                    # It is not cancelled: half a request would end the connection of the group.
+                    storing = asyncio.ensure_future(
+                        coordinator._do_commit_offsets(assignment, left)
+                    )
+                    storing.add_done_callback(look_at)
+                    await asyncio.shield(storing)
                 return
             except UnknownTopicOrPartitionError:
                 before, left = left, await still_there(consumer._client, left)
@@ -61,6 +66,12 @@ async def store(consumer: Any, offsets: Mapping[TopicPartition, OffsetAndMetadat
                 if not error.retriable:
                     raise
             await asyncio.sleep(coordinator._retry_backoff_ms / 1e3)
+
+
+def look_at(stored: asyncio.Future[None]) -> None:
+    """Look at how a commit ended for which nobody waits any more."""
+    if not stored.cancelled():
+        stored.exception()
 
 
 async def still_there(
