@@ -12,6 +12,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import (
     IllegalGenerationError,
     KafkaError,
+    LeaderNotAvailableError,
     NotCoordinatorForGroupError,
     OffsetMetadataTooLargeError,
     UnknownTopicOrPartitionError,
@@ -170,3 +171,15 @@ async def test_a_commit_of_a_group_that_has_moved_on_fails_and_ends_nothing(
 
     assert not done and not thread.crashed
     assert "commit failed, trying again: IllegalGenerationError" in caplog.text
+
+
+async def test_a_partition_that_nobody_leads_holds_up_no_other_position() -> None:
+    class Fetcher:
+        async def _retrieve_offsets(self, asked: Mapping[TopicPartition, int], _: int) -> Any:
+            if A in asked:
+                raise LeaderNotAvailableError(A)
+            return dict.fromkeys(asked, (7, None))
+
+    consumer = SimpleNamespace(_fetcher=Fetcher())
+
+    assert await positions.find_offsets(consumer, [A, B], positions.EARLIEST) == {B: 7}
