@@ -52,7 +52,21 @@ APP_OPTIONS = FAUST_OPTIONS | {"memory", "lanes", "spill_dir", "shadow", "instan
 
 
 class FeedBootStrategy(BootStrategy):
-    """Start the runtime of feeds before the consumer, which feeds it."""
+    """Start the runtime of feeds before the consumer, which feeds it.
+
+    With feeds the pages come first of all: whether the process works can be asked while it
+    waits for a broker.
+    """
+
+    def server(self) -> Iterable[Any]:
+        """Return all services of a worker in the order of their start."""
+        app = self.app
+        assert isinstance(app, App)
+        services = super().server()
+        if not app.has_feeds:
+            return services
+        pages = list(self.web_server())
+        return [*pages, *(each for each in services if each not in pages)]
 
     def kafka_consumer(self) -> Iterable[Any]:
         """Return the services around the consumer."""

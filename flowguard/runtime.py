@@ -220,6 +220,32 @@ class FeedRuntime(Service):
         self.membership.settled(partitions)
         self.observe(Revoked(partitions=partitions, at_ns=self.clock.now_ns()))
 
+    async def begin_later(self, positions: Mapping[TopicPartition, Stored]) -> None:
+        """Take in partitions that are ours already, but had no position until now."""
+        await self.find_spilled(positions)
+        self.observe(
+            Assigned(
+                offsets={name: stored.offset for name, stored in positions.items()},
+                watermarks=self._restore(positions),
+                spilled={} if self.spill is None else self.spill.take_found(positions.keys()),
+                at_ns=self.clock.now_ns(),
+            )
+        )
+
+    def begin_anew_threadsafe(self, name: TopicPartition, epoch: int, offset: int) -> None:
+        """Let go of a partition and begin at an earlier offset; on any thread."""
+        self.loop.call_soon_threadsafe(self._begin_anew, name, epoch, offset)
+
+    def _begin_anew(self, name: TopicPartition, epoch: int, offset: int) -> None:
+        held = self.engine.partitions.get(name)
+        if held is None or held.epoch != epoch:
+            return  # it was revoked meanwhile
+        at_ns = self.clock.now_ns()
+        self.observe(
+            Revoked(partitions=frozenset({name}), at_ns=at_ns),
+            Assigned(offsets={name: offset}, at_ns=at_ns),
+        )
+
     async def find_spilled(self, positions: Mapping[TopicPartition, Stored]) -> None:
         """Find what is on disk of partitions that are about to be assigned."""
         if self.spill is None:

@@ -7,7 +7,10 @@ aiokafka. For partitions of feeds three things differ:
   assigned, for good. flowguard's own `Fetcher` reads them, on the same thread.
 - What may be committed is the engine's answer, not a list of acknowledged offsets; with
   the offset go the watermarks of the lanes, in its metadata.
-- A commit that fails is tried again at the next interval; it does not crash the app.
+- A commit that fails, of plain partitions too, is tried again at the next interval; it does
+  not crash the app, as in Faust.
+- A partition whose beginning nobody knows, because it has no leader, is read once there is one;
+  the others do not wait for it.
 - A rebalance interrupts only the partitions that move, see `coordinator` and `assignor`.
 """
 
@@ -16,9 +19,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from aiokafka.errors import IllegalStateError
+from aiokafka.errors import IllegalStateError, KafkaError
 from faust.transport.drivers.aiokafka import Consumer
 from faust.types import TP
 
@@ -33,6 +36,9 @@ __all__ = ["FeedConsumer"]
 #: Finished work that is not committed yet is repeated after a crash.
 COMMIT_INTERVAL_S = 1.0
 
+#: Partitions without a position are looked at so often.
+LOOK_AGAIN_S: Final = 0.5
+
 
 class FeedConsumer(Consumer):
     """Faust's consumer; partitions of feeds are read and committed by flowguard."""
@@ -44,6 +50,7 @@ class FeedConsumer(Consumer):
         self._streams_due = False  # assigned, but their flow has not begun
         self._streams_resumed: set[TP] = set()  # of those, what will flow
         self._feed_positions: Positions | None = None
+        self._looking: object = None  # for positions that nobody knew, in this assignment
         self._handed_over = False
         super().__init__(*args, **kwargs)
         if not self.runtime.commit_interval_is_set:
@@ -76,6 +83,7 @@ class FeedConsumer(Consumer):
     def pause_partitions(self, tps: Iterable[TP]) -> None:
         """Pause fetching."""
         plain, feeds = self._split(tps)
+        self._looking = None if feeds else self._looking
         super().pause_partitions(plain)
         self._streams_resumed -= plain
         self._feeds_resumed -= feeds
@@ -151,6 +159,31 @@ class FeedConsumer(Consumer):
             self.runtime.assigned(
                 {name: stored for name, stored in positions.items() if TP(*name) in ours}
             )
+            self._looking = looking = object()
+            if missing := {tp for tp in ours if not self._is_known(tp, positions)}:
+                self.add_future(self._begin_later(missing, looking))
+
+    def _is_known(self, tp: TP, positions: Positions) -> bool:
+        """Tell whether a partition is held, or has a position to begin at."""
+        name = TopicPartition(*tp)
+        return name in positions or name in self.runtime.engine.partitions
+
+    async def _begin_later(self, missing: set[TP], looking: object) -> None:
+        """Read partitions once somebody knows where they begin, unless they move meanwhile."""
+        self.log.warning(
+            "%s: nobody says where to begin, because no broker leads it or the topic is gone; it "
+            "is read as soon as somebody does", ", ".join(f"{t}[{n}]" for t, n in sorted(missing)),
+        )  # fmt: skip
+        while missing and not self.should_stop:
+            await self.sleep(LOOK_AGAIN_S)
+            found: Positions = {}
+            with contextlib.suppress(KafkaError, TimeoutError):
+                found = await self._thread.later_positions(sorted(missing & self.assignment()))
+            if looking is not self._looking or not missing & self.assignment():
+                return
+            if found:
+                missing -= {TP(*name) for name in found}
+                await self.runtime.begin_later(found)
 
     # Rebalance and shutdown.
 

@@ -7,8 +7,8 @@ reads the partitions of feeds: aiokafka pauses these for good the moment they ar
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import aiokafka
@@ -23,10 +23,13 @@ from faust.types import TP
 
 from flowguard.chunk import Chunk, TopicPartition
 from flowguard.facts import Stored
+from flowguard.intake.client import FeedClient
 from flowguard.intake.coordinator import FeedCoordinator, Replaced
 from flowguard.intake.fetcher import Fetcher
 from flowguard.intake.member_id import instance_id
+from flowguard.intake.positions import EARLIEST, LATEST, find_offsets, store
 from flowguard.intake.range_reader import RangeReader
+from flowguard.intake.topic_lives import TopicLives
 from flowguard.settle.metadata_room import MetadataRoom
 
 if TYPE_CHECKING:
@@ -47,6 +50,12 @@ HEARTBEAT_MS: Final = 1_000
 #: A broker knows a topic some milliseconds after it was created, seconds in a cluster in trouble.
 KNOWN_WITHIN_S: Final = 30.0
 ASK_EVERY_S: Final = 0.05
+
+#: A topic that could not be created is tried again after this.
+CREATE_EVERY_S: Final = 1.0
+
+#: Errors of the group are looked for so often.
+WATCH_EVERY_S: Final = 1.0
 
 
 class FeedSubscription(SubscriptionState):  # type: ignore[misc]  # aiokafka is untyped
@@ -87,6 +96,7 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
     """The consumer's thread, which also runs the feed fetcher."""
 
     fetcher: Fetcher | None = None
+    _watch: asyncio.Task[None] | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._metadata_room = MetadataRoom()
@@ -108,17 +118,39 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
             consumer._session_timeout_ms = SESSION_MS
         if "broker_heartbeat_interval" not in chosen:
             consumer._heartbeat_interval_ms = HEARTBEAT_MS
+        FeedClient.adopt(consumer._client, should_stop=self._is_stopping)
         return consumer
 
+    def _is_stopping(self) -> bool:
+        return bool(self.should_stop or self.app.should_stop)
+
     async def on_start(self) -> None:
-        """Start the consumer, and be its member of the group."""
+        """Start the consumer once a broker answers, be its member of the group, look after it."""
         await super().on_start()
+        self._watch = self.thread_loop.create_task(self._watch_group())
         if self._ensure_consumer()._group_id is not None:
             self.member = FeedCoordinator.adopt(
                 self._ensure_consumer()._coordinator,
                 on_replaced=self._replaced_threadsafe,
                 on_strangers=self._say_strangers,
             )
+
+    async def _watch_group(self) -> None:
+        """Let aiokafka go on after an error of the group.
+
+        It stands still until somebody has asked for the error, which happens in calls that are
+        not made for feeds.
+        """
+        while True:
+            await asyncio.sleep(WATCH_EVERY_S)
+            coordinator = self._ensure_consumer()._coordinator
+            try:
+                coordinator.check_errors()
+            except KafkaError as error:
+                if coordinator._coordination_task.done():  # for good: a restart is the way out
+                    await self.crash(error)
+                    return
+                self.log.warning("the group refuses us, trying again: %s", error)
 
     def _replaced_threadsafe(self, instance_id: str) -> None:
         runtime = self.runtime
@@ -132,6 +164,8 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
 
     async def on_thread_stop(self) -> None:
         """Stop fetching before the connections close."""
+        if self._watch is not None:
+            self._watch.cancel()
         if self.fetcher is not None:
             await self.fetcher.stop()
         if self.member is not None and self.runtime.membership.leaving:
@@ -188,6 +222,18 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
             await asyncio.sleep(ASK_EVERY_S)
             await client.force_metadata_update()
 
+    async def create_topic(self, topic: str, *args: Any, **kwargs: Any) -> None:
+        """Create a topic of Faust's; where no broker takes it now, and Faust ends the app, wait."""
+        while True:
+            try:
+                await super().create_topic(topic, *args, **kwargs)
+                return
+            except KafkaError as error:
+                if not error.retriable or self._is_stopping():
+                    raise
+                self.log.warning("cannot create topic %s now, trying again: %s", topic, error)
+            await asyncio.sleep(CREATE_EVERY_S)
+
     # Fetching.
 
     async def getmany(
@@ -226,6 +272,8 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
             deliver=runtime.deliver_threadsafe,
             touch=touch,
             find_offset=self._find_offset,
+            begin_anew=runtime.begin_anew_threadsafe,
+            lives=TopicLives(consumer._client),
         )
 
     async def _find_offset(self, partition: TopicPartition, which: str) -> int:
@@ -278,7 +326,10 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
     # Positions and commits.
 
     async def feed_positions(self, partitions: Sequence[TP]) -> Positions:
-        """Return where to begin: the committed offset or, without one, where Faust says."""
+        """Return where to begin: the committed offset or, without one, where Faust says.
+
+        Without either, because nobody leads it, a partition is left out.
+        """
         return cast("Positions", await self.call_thread(self._feed_positions, partitions))
 
     async def _feed_positions(self, partitions: Sequence[TP]) -> Positions:
@@ -287,9 +338,15 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
         committed = await consumer._coordinator.fetch_committed_offsets(names)
         positions = {TopicPartition(*name): Stored(*committed[name]) for name in committed}
         if without := [name for name in names if name not in committed]:
-            found = await self._find_offsets(without, self.app.conf.consumer_auto_offset_reset)
+            which = LATEST if self.app.conf.consumer_auto_offset_reset == "latest" else EARLIEST
+            found = await find_offsets(consumer, without, which)
             positions |= {TopicPartition(*name): Stored(at, "") for name, at in found.items()}
         return positions
+
+    async def later_positions(self, partitions: Sequence[TP]) -> Positions:
+        """Return the same beside all else, of those that had none."""
+        work = asyncio.run_coroutine_threadsafe(self._feed_positions(partitions), self.thread_loop)
+        return cast("Positions", await asyncio.wrap_future(work))
 
     async def cluster_id(self) -> str:
         """Return the id of the Kafka cluster; empty if it has none."""
@@ -297,7 +354,8 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
 
     async def _cluster_id(self) -> str:
         client = self._ensure_consumer()._client
-        answer = await client.send(client.get_random_node(), MetadataRequest([]))
+        while (answer := await client.ask_any(MetadataRequest([]))) is None:
+            await client.force_metadata_update()  # what it says decides about watermarks
         return getattr(answer, "cluster_id", None) or ""
 
     async def commit_feeds(
@@ -321,21 +379,55 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
             for name, each in stored.items()
             if handed_over or name in self.member.owned
         }
+        doubted = set()  # no topic gets the offsets of another one of its name
+        if self.fetcher is not None:
+            doubted = {
+                name for name in wanted if not self.fetcher.is_certain(TopicPartition(*name))
+            }
+        wanted = {name: each for name, each in wanted.items() if name not in doubted}
+        if not wanted:
+            return False
+        return await self._try(lambda: self._commit_offsets(wanted)) and not doubted
+
+    async def _try(self, commit: Callable[[], Awaitable[bool]]) -> bool:
+        """Commit; what fails is said, and tried again at the next interval."""
         try:
-            return bool(wanted) and await self._commit_offsets(wanted)
+            return await commit()
         except Replaced:
             return False
         except (KafkaError, TimeoutError) as error:
-            self.log.warning("commit failed, trying again: %s: %s", type(error).__name__, error)
+            self.log.warning(
+                "commit failed, trying again: %s: %s",
+                type(error).__name__, str(error) or "no answer",
+            )  # fmt: skip
             return False
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        """Commit plain partitions; where Faust ends the app, and its feeds, they wait."""
+        ours = self.assignment()
+        wanted = {
+            KafkaTopicPartition(*tp): OffsetAndMetadata(offset, "")
+            for tp, offset in offsets.items()
+            if tp in ours
+        }
+        self.tp_last_committed_at.update(
+            dict.fromkeys((TP(*name) for name in wanted), self.thread_loop.time())
+        )
+        return await self._try(lambda: self._store(wanted))
+
+    async def _store(self, offsets: Mapping[KafkaTopicPartition, OffsetAndMetadata]) -> bool:
+        member = self.member
+        assert member is not None, "without a group nothing is committed"
+        return await store(
+            self._ensure_consumer()._client, offsets, partial(member.commit, losses=member.losses)
+        )
 
     async def _commit_offsets(self, wanted: Mapping[KafkaTopicPartition, Stored]) -> bool:
         """Commit offsets, with as much of their metadata as the broker takes."""
-        assert self.member is not None
         while True:
             fitting = self._metadata_room.fit(wanted)
             try:
-                done = await self.member.commit(
+                done = await self._store(
                     {name: OffsetAndMetadata(*each) for name, each in fitting.items()}
                 )
                 break

@@ -201,18 +201,25 @@ class FeedCoordinator(GroupCoordinator):  # type: ignore[misc]  # aiokafka is un
 
     # Committing.
 
-    async def commit(self, offsets: Mapping[KafkaTopicPartition, OffsetAndMetadata]) -> bool:
+    async def commit(
+        self, offsets: Mapping[KafkaTopicPartition, OffsetAndMetadata], *, losses: int
+    ) -> bool:
         """Commit once; return whether it was ours to commit.
 
         aiokafka tries again by itself, and in the name of whatever generation we are of by then:
         others may be further than these offsets.
+
+        Args:
+            losses: How often the group had forgotten us when it was asked for.
         """
-        losses = self.losses
         await self.ensure_coordinator_known()
         async with self._commit_lock:
             if losses != self.losses or not self.may_commit:
                 return False
-            await asyncio.shield(self._do_commit_offsets(None, offsets))
+            # It is not cancelled: half a request would end the connection of the group.
+            storing = asyncio.ensure_future(self._do_commit_offsets(None, offsets))
+            storing.add_done_callback(look_at)
+            await asyncio.shield(storing)
         return True
 
     # Leaving.
@@ -274,6 +281,12 @@ class FeedCoordinator(GroupCoordinator):  # type: ignore[misc]  # aiokafka is un
             self.replaced = True
             self._on_replaced(str(self._group_instance_id))
         self.reset_generation()
+
+
+def look_at(stored: asyncio.Future[None]) -> None:
+    """Look at how a commit ended for which nobody waits any more."""
+    if not stored.cancelled():
+        stored.exception()
 
 
 def codes_of(request: Any, response: Any) -> set[int]:

@@ -22,6 +22,7 @@ from faust.types import FutureMessage
 from flowguard._native.record_batches import RecordBatch, Rows
 from flowguard.agents.delivered import current_delivered
 from flowguard.errors import SettleError
+from flowguard.intake.client import FeedClient
 from flowguard.intake.sender import BatchSender, Compression
 from flowguard.settle.egress import Outgoing
 
@@ -76,6 +77,14 @@ class FeedProducer(Producer):
         if sender is not None:
             await sender.close()
         await super().on_stop()
+
+    def _new_producer(self, transactional_id: str | None = None) -> Any:
+        producer = super()._new_producer(transactional_id)
+        FeedClient.adopt(producer.client, should_stop=self._is_stopping)
+        return producer
+
+    def _is_stopping(self) -> bool:
+        return bool(self.should_stop or self.app.should_stop)
 
     async def flush(self) -> None:
         """Wait until all that was sent is acknowledged or has failed."""

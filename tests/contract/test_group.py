@@ -192,7 +192,7 @@ async def test_a_commit_that_waited_while_the_group_forgot_us_is_not_sent(
         monkeypatch.setattr(coordinator, "ensure_coordinator_known", find_after_a_loss)
         place, at = TopicPartition("orders", 0), OffsetAndMetadata(7, "")
 
-        assert not await coordinator.commit({place: at})
+        assert not await coordinator.commit({place: at}, losses=coordinator.losses)
         assert not coordinator.sent
 
 
@@ -201,7 +201,9 @@ async def test_a_commit_of_a_member_in_time_is_sent(monkeypatch: pytest.MonkeyPa
     async with member(monkeypatch, answer) as (coordinator, _):
         coordinator.coordinator_id = 1
 
-        assert await coordinator.commit({TopicPartition("orders", 0): OffsetAndMetadata(7, "")})
+        assert await coordinator.commit(
+            {TopicPartition("orders", 0): OffsetAndMetadata(7, "")}, losses=coordinator.losses
+        )
         assert len(coordinator.sent) == 1
 
 

@@ -236,7 +236,8 @@ class Workers:
         directory = self._directory / f"app-{len(self._all)}"
         directory.mkdir()
         group = self._name("app")
-        constants |= {"APP": group, "BROKER": f"kafka://{bootstrap or self._bootstrap}"}
+        servers = (bootstrap or self._bootstrap).replace(",", ";")  # as Faust has several
+        constants |= {"APP": group, "BROKER": f"kafka://{servers}"}
         lines = [PREAMBLE, *(f"{name} = {value!r}" for name, value in constants.items()), ""]
         (directory / "app.py").write_text("\n".join(lines) + textwrap.dedent(source))
         worker = self.adopt(Worker(command, directory, group, options=options).start())
