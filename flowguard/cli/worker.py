@@ -27,6 +27,9 @@ LEVELS = click.Choice(["crit", "error", "warn", "info", "debug"], case_sensitive
 @click.option("--web-host", metavar="HOST", help="Address of the worker's pages; 127.0.0.1.")
 @click.option("--web-port", metavar="PORT", type=click.IntRange(1, 65535), help="Their port; 6066.")
 @click.option(
+    "--web-token-file", metavar="FILE", help="What changes anything needs the token in this file."
+)
+@click.option(
     "--drain-timeout", metavar="TIME", help="How long stopping waits for what is in flight; 25s."
 )
 @config_option
@@ -38,6 +41,7 @@ def worker(
     spill_dir: str | None,
     web_host: str | None,
     web_port: int | None,
+    web_token_file: str | None,
     drain_timeout: str | None,
     config: str | None,
     loglevel: str,
@@ -55,6 +59,7 @@ def worker(
     }
     configure(found, config=config, broker=broker)
     set_address(found, web_host, web_port)
+    found.web_token_file = web_token_file
     found.check()
     check_port(found)
     try:
