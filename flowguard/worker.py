@@ -35,6 +35,9 @@ logger = get_logger("flowguard.worker")
 REACH_TIMEOUT_S: Final = 10.0
 RETRY_S: Final = 0.5
 
+#: A connection that was made is closed by then; one that was not never is.
+CLOSED_WITHIN_S: Final = 0.1
+
 #: Services report each step of their start and stop; what matters of it the worker says.
 CHATTY: Final = ("aiokafka", "faust", "mode", "flowguard")
 
@@ -249,7 +252,8 @@ async def knock(app: App, server: str, *, timeout_s: float) -> Refusal | None:
         user = auth.get("sasl_plain_username")
         return refusal_of(error, protocol=auth["security_protocol"], user=user)
     finally:
-        connection.close()
+        if (closed := connection.close()) is not None:
+            await asyncio.wait((closed,), timeout=CLOSED_WITHIN_S)
     return None
 
 

@@ -16,9 +16,9 @@ RUNNING = pytest.StashKey[KafkaBroker]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what asks for `kafka`, so that `-m "not kafka"` leaves it out."""
+    """Mark what asks for `kafka` or `secure`, so that `-m "not kafka"` leaves it out."""
     for item in items:
-        if "kafka" in getattr(item, "fixturenames", ()):
+        if {"kafka", "secure"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.kafka)
 
 

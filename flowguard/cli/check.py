@@ -228,12 +228,15 @@ def shown(name: str, value: Any) -> Any:
 
 
 def masked_url(text: str) -> str:
-    """Return text, and if it is a URL with a password, that without it."""
+    """Return text, and if it is a URL with a password, that without it and its user.
+
+    The user of a schema registry is a key of its API.
+    """
     if "://" not in text or "@" not in text:
         return text
     try:
         url = URL(text)
-        return str(url if url.password is None else url.with_password(MASK))
+        return str(url if url.password is None else url.with_user(MASK).with_password(MASK))
     except ValueError:
         return MASK
 

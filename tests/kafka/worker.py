@@ -75,17 +75,23 @@ class Worker:
         directory: Where its module `app.py` is.
         group: The id of the app.
         index: Number among the workers of the app; each has a log of its own.
+        level: From which on it logs.
     """
 
     def __init__(
-        self, command: tuple[str, ...], directory: Path, group: str, index: int = 0
+        self,
+        command: tuple[str, ...],
+        directory: Path,
+        group: str,
+        index: int = 0,
+        level: str = "info",
     ) -> None:
         self.directory = directory
         self.group = group
         self.log = directory / f"worker-{index}.log"
         self.port = free_port()
         address = ("--web-port", str(self.port))
-        self._command = [*command, *("-A", "app", "worker", "-l", "info"), *address]
+        self._command = [*command, *("-A", "app", "worker", "-l", level), *address]
         self._index = index
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -209,6 +215,7 @@ class Workers:
         command: tuple[str, ...] = FLOWGUARD,
         bootstrap: str | None = None,
         joined: bool = True,
+        level: str = "info",
         **constants: Any,
     ) -> Worker:
         """Start a worker of a new app.
@@ -218,6 +225,7 @@ class Workers:
                 the imports of `PREAMBLE`.
             command: What runs it.
             joined: Wait until the worker has partitions.
+            level: From which on it logs.
         """
         directory = self._directory / f"app-{len(self._all)}"
         directory.mkdir()
@@ -225,7 +233,7 @@ class Workers:
         constants |= {"APP": group, "BROKER": f"kafka://{bootstrap or self._bootstrap}"}
         lines = [PREAMBLE, *(f"{name} = {value!r}" for name, value in constants.items()), ""]
         (directory / "app.py").write_text("\n".join(lines) + textwrap.dedent(source))
-        worker = self.adopt(Worker(command, directory, group).start())
+        worker = self.adopt(Worker(command, directory, group, level=level).start())
         if joined:
             worker.until(lambda: worker.state["partitions"], what="it has no partitions")
         return worker

@@ -221,7 +221,7 @@ def test_no_secret_is_printed(
 
 
 def test_passwords_in_urls_and_tables_are_masked() -> None:
-    assert masked_url("redis://me:canary@host/0") == "redis://me:***@host/0"
+    assert masked_url("redis://me:canary@host/0") == "redis://***:***@host/0"
     assert shown("options", {"sasl_password": "canary", "size": 3}) == {
         "sasl_password": "***", "size": 3,
     }  # fmt: skip
