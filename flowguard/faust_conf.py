@@ -16,6 +16,7 @@ from faust.types.settings import Settings
 from yarl import URL
 
 from flowguard.config import read_variable
+from flowguard.errors import ConfigError
 from flowguard.observe.logs import hide_authentication
 from flowguard.security import BrokerSecurity, read_security, without_user
 
@@ -91,12 +92,21 @@ class FaustConf(Settings):
             self._origins[key] = "code"
 
     def change(self, name: str, value: Any, *, origin: str) -> None:
-        """Set a setting from outside of the program, and note from where."""
+        """Set a setting from outside of the program, and note from where.
+
+        Raises:
+            ConfigError: It is no value for it.
+        """
         with warnings.catch_warnings():
             # Faust warns about settings that were read before they change; whoever calls
             # this knows who has read them.
             warnings.simplefilter("ignore", AlreadyConfiguredWarning)
-            setattr(self, name, value)
+            try:
+                setattr(self, name, value)
+                if name in ADDRESSES:
+                    _ = [url.port for url in getattr(self, f"_{name}")]  # it looks only then
+            except ValueError as error:
+                raise ConfigError(f"{origin}: this is no {name}: {error}") from error
         self._origins[name] = origin
 
     @property

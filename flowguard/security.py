@@ -156,7 +156,7 @@ def read_security(environment: Mapping[str, str]) -> BrokerSecurity | None:
     }
     if not found:
         return None
-    implied = "SASL_SSL" if "USERNAME" in found else "SSL"
+    implied = "SASL_SSL" if {"USERNAME", "PASSWORD"} & found.keys() else "SSL"
     security = BrokerSecurity(
         protocol=choose("SECURITY_PROTOCOL", found.get("SECURITY_PROTOCOL", implied), PROTOCOLS),
         mechanism=choose("SASL_MECHANISM", found.get("SASL_MECHANISM", "PLAIN"), MECHANISMS),
@@ -170,7 +170,27 @@ def read_security(environment: Mapping[str, str]) -> BrokerSecurity | None:
     if security.uses_sasl and (security.username is None or security.password is None):
         missing = "USERNAME" if security.username is None else "PASSWORD"
         raise ConfigError(f"{security.protocol} needs {PREFIX}{missing}, or {PREFIX}{missing}_FILE")
+    reject_unused(found, security.protocol)
     return security
+
+
+def reject_unused(found: Mapping[str, str], protocol: str) -> None:
+    """Raise for what would not be used: whoever gave it thinks that the connection is safer.
+
+    Raises:
+        ConfigError: It names the variable, and the protocol that uses it.
+    """
+    for option in OPTIONS:
+        if option in ("USERNAME", "PASSWORD", "SASL_MECHANISM"):
+            unused, other = not protocol.startswith("SASL_"), f"SASL_{protocol}"
+        else:
+            unused = option.startswith("SSL_") and not protocol.endswith("SSL")
+            other = protocol.replace("PLAINTEXT", "SSL")
+        if unused and option in found:
+            raise ConfigError(
+                f"{PREFIX}{option} is not used with {PREFIX}SECURITY_PROTOCOL={protocol}; leave "
+                f"one of them out, or use {other}"
+            )
 
 
 def reject_typos(environment: Mapping[str, str]) -> None:

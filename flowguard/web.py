@@ -150,13 +150,16 @@ class FeedWeb(Web):
         )
 
     def _readiness(self) -> Health:
-        runtime, consumer = self.app.runtime, self._kafka_consumer
-        # aiokafka forgets who leads the group as soon as that does not answer.
-        away = consumer is not None and consumer._coordinator.coordinator_id is None
+        runtime = self.app.runtime
+        away = False
+        if runtime.joined:
+            # aiokafka forgets who leads the group as soon as that does not answer.
+            coordinator = self._kafka_consumer and self._kafka_consumer._coordinator
+            away = coordinator is None or coordinator.coordinator_id is None
         return readiness(
             joined=runtime.joined,
             stopping=self.app.should_stop or runtime.draining,
-            away_s=self._broker_absence.away_s(runtime.joined and away),
+            away_s=self._broker_absence.away_s(away),
         )
 
     @property

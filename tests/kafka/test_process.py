@@ -9,6 +9,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 
+import pytest
+
 from tests.kafka.outside import Outside, Record
 from tests.kafka.worker import Worker, Workers, eventually
 from tests.kafka_broker import KafkaBroker
@@ -74,25 +76,22 @@ def test_a_worker_that_drains_is_alive_but_not_ready_then_commits_and_exits_0(
 
 
 def test_a_broker_that_is_away_makes_a_worker_unready_but_never_dead(
-    topic_name: Callable[[str], str], tmp_path_factory, kafka: KafkaBroker
-) -> None:  # type: ignore[no-untyped-def]
+    kafka: KafkaBroker, outside: Outside, workers: Workers, topic: Callable[..., str]
+) -> None:
     if not kafka.restartable:
-        return  # nothing can be taken away
-    with KafkaBroker() as broker:
-        workers = Workers(tmp_path_factory.mktemp("away"), broker.bootstrap, topic_name)
-        orders = broker.create_topic(topic_name("orders"))
-        try:
-            worker = workers.start(READ, ORDERS=orders)
-            broker.kill()
-            worker.until(lambda: status(worker, "/readyz") == 503, what="it says it is ready")
-            assert status(worker, "/healthz") == 200
-            broker.start()
-            worker.until(lambda: status(worker, "/readyz") == 200, what="it is not ready again")
-            outside = Outside(broker.bootstrap)
-            outside.produce(orders, [Record({"id": 1})])
-            worker.until(lambda: outside.is_done(worker.group, orders))
-        finally:
-            workers.end()
+        pytest.skip("this cluster cannot be stopped")
+    orders = topic("orders")
+    worker = workers.start(READ, ORDERS=orders)
+    kafka.stop()
+    try:
+        worker.until(lambda: status(worker, "/readyz") == 503, what="it says it is ready")
+        assert status(worker, "/healthz") == 200
+    finally:
+        kafka.start()
+    worker.until(lambda: status(worker, "/readyz") == 200, what="it is not ready again")
+    outside.produce(orders, [Record({"id": 1})])
+    worker.until(lambda: outside.is_done(worker.group, orders))
+    assert worker.stop() == 0
 
 
 BLOCKING = """

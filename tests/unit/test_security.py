@@ -55,6 +55,19 @@ def test_a_secret_shows_itself_nowhere() -> None:
     [
         ({"SECURITY_PROTOCOL": "SASL_SLS"}, "did you mean SASL_SSL"),
         ({"USERNAME": "me"}, "needs FLOWGUARD_BROKER_PASSWORD"),
+        ({"PASSWORD": "canary"}, "SASL_SSL needs FLOWGUARD_BROKER_USERNAME"),
+        ({"USERNAME": "me", "PASSWORD": "canary", "SECURITY_PROTOCOL": "SSL"}, "use SASL_SSL"),
+        ({"SASL_MECHANISM": "PLAIN"}, "SASL_MECHANISM is not used with"),
+        ({"SSL_CAFILE": "/ca.pem", "SECURITY_PROTOCOL": "PLAINTEXT"}, "or use SSL"),
+        (
+            {
+                "USERNAME": "me",
+                "PASSWORD": "canary",
+                "SSL_CAFILE": "/ca.pem",
+                "SECURITY_PROTOCOL": "SASL_PLAINTEXT",
+            },
+            "or use SASL_SSL",
+        ),
         ({"PASSWORD": "canary", "SECURITY_PROTOCOL": "SASL_SSL"}, "FLOWGUARD_BROKER_USERNAME"),
     ],
 )
@@ -200,3 +213,12 @@ def test_a_token_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "t").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="it is no text"):
         read_token({"FLOWGUARD_WEB_TOKEN_FILE": str(tmp_path / "t")}, None)
+
+
+def test_an_address_that_is_none_is_one_line_without_its_password(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FLOWGUARD_BROKER", "kafka://me:canary@host:no-port")
+    with pytest.raises(ConfigError, match="FLOWGUARD_BROKER: this is no broker") as error:
+        fg.App("shop")
+    assert "canary" not in str(error.value)
