@@ -103,8 +103,6 @@ class FaustConf(Settings):
             warnings.simplefilter("ignore", AlreadyConfiguredWarning)
             try:
                 setattr(self, name, value)
-                if name in ADDRESSES:
-                    _ = [url.port for url in getattr(self, f"_{name}")]  # it looks only then
             except ValueError as error:
                 raise ConfigError(f"{origin}: this is no {name}: {error}") from error
         self._origins[name] = origin

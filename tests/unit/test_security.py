@@ -220,5 +220,5 @@ def test_an_address_that_is_none_is_one_line_without_its_password(
 ) -> None:
     monkeypatch.setenv("FLOWGUARD_BROKER", "kafka://me:canary@host:no-port")
     with pytest.raises(ConfigError, match="FLOWGUARD_BROKER: this is no broker") as error:
-        fg.App("shop")
+        _ = fg.App("shop").conf
     assert "canary" not in str(error.value)
