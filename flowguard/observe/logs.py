@@ -6,20 +6,28 @@ Filters and no formatter: whoever sets up logging chooses the format, and these 
 from __future__ import annotations
 
 import logging
+import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Final
 
 from flowguard.printable import printable
 
-__all__ = ["OneLine", "guard_handlers", "hide_authentication"]
+__all__ = ["OneLine", "Seldom", "guard_handlers", "hide_authentication"]
 
 #: Where aiokafka logs each request, with all that is in it.
 REQUESTS: Final = "aiokafka.conn"
 
 #: A request or an answer of this kind holds the password, or what it can be guessed from.
 AUTHENTICATION: Final = "SaslAuthenticate"
+
+#: Who says each of ten attempts a second; while a broker is away that is some hundred lines.
+REPEATING: Final = "aiokafka"
+AGAIN_S: Final = 30.0
+
+#: So many different lines are remembered; one that is forgotten is said once more.
+LINES_MAX: Final = 200
 
 #: A line of a traceback never begins as a line of the log does.
 INDENT: Final = "    "
@@ -77,7 +85,42 @@ def indented(
     return "\n".join(INDENT + printable(line) for line in lines if line)
 
 
+class Seldom(logging.Filter):
+    """Say what aiokafka repeats once in a while only, with how often it was said meanwhile.
+
+    Args:
+        clock: Seconds of a clock that never goes back.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._said: dict[str, tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether to say it; every handler gets the same answer."""
+        if record.levelno < logging.WARNING or record.name.split(".", 1)[0] != REPEATING:
+            return True
+        if not hasattr(record, "is_said"):
+            record.is_said = self._is_said(record)
+        return bool(record.is_said)
+
+    def _is_said(self, record: logging.LogRecord) -> bool:
+        now_s, text = self._clock(), record.getMessage()
+        said_s, unsaid = self._said.get(text, (now_s - AGAIN_S, 0))
+        if now_s - said_s < AGAIN_S:
+            self._said[text] = said_s, unsaid + 1
+            return False
+        if len(self._said) >= LINES_MAX:
+            self._said.clear()
+        self._said[text] = now_s, 0
+        if unsaid:
+            record.msg, record.args = f"{text} (and {unsaid} times since it was last said)", ()
+        return True
+
+
 ONE_LINE: Final = OneLine()
+SELDOM: Final = Seldom()
 WITHOUT_AUTHENTICATION: Final = WithoutAuthentication()
 
 
@@ -87,8 +130,12 @@ def hide_authentication() -> None:
 
 
 def guard_handlers() -> None:
-    """Let every handler that there is now write one line a record; safe to call again."""
+    """Let every handler that there is now write one line a record, and no line all the time.
+
+    Safe to call again.
+    """
     loggers = (logging.getLogger(), *logging.Logger.manager.loggerDict.values())
     for logger in loggers:
         for handler in logger.handlers if isinstance(logger, logging.Logger) else ():
+            handler.addFilter(SELDOM)
             handler.addFilter(ONE_LINE)

@@ -12,7 +12,7 @@ from aiokafka.protocol.admin import SaslAuthenticateRequest, SaslAuthenticateRes
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowguard.observe.logs import guard_handlers, hide_authentication
+from flowguard.observe.logs import AGAIN_S, LINES_MAX, Seldom, guard_handlers, hide_authentication
 from flowguard.printable import printable
 
 FORGED = "ok\n12:00:00 ERROR flowguard.worker: all is lost\r\x1b[2J\x9b31m\u2028\u202e"
@@ -82,3 +82,43 @@ def test_a_password_is_not_in_the_debug_lines_of_aiokafka(caplog: pytest.LogCapt
         log.debug("Closing connection at %s:%s (%s, %s)", "host", 1, None, None)
     assert "canary" not in caplog.text
     assert caplog.text.count("(***)") == 2 and "Closing connection" in caplog.text
+
+
+class Said:
+    """A filter, and time that passes."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+        self.seldom = Seldom(lambda: self.now_s)
+
+    def says(self, text: str, *args: object, name: str = "aiokafka.client",
+             level: int = logging.ERROR) -> str | None:  # fmt: skip
+        record = logging.LogRecord(name, level, "", 0, text, args, None)
+        found = {self.seldom.filter(record) for _ in range(2)}  # two handlers
+        assert len(found) == 1
+        return record.getMessage() if found == {True} else None
+
+
+def test_what_aiokafka_says_again_and_again_is_said_once_in_a_while_with_its_number() -> None:
+    said = Said()
+    assert said.says("cannot reach %s", 1) == "cannot reach 1"
+    assert [said.says("cannot reach %s", 1) for _ in range(9)] == [None] * 9
+    assert said.says("cannot reach %s", 2) == "cannot reach 2"
+    said.now_s += AGAIN_S
+    assert said.says("cannot reach %s", 1) == (
+        "cannot reach 1 (and 9 times since it was last said)"
+    )
+    assert said.says("cannot reach %s", 1) is None
+
+
+def test_lines_of_others_and_of_whoever_debugs_are_all_said() -> None:
+    said = Said()
+    for options in ({"name": "flowguard.worker"}, {"name": "theirs"}, {"level": logging.INFO}):
+        assert [said.says("x", **options) for _ in range(3)] == ["x"] * 3  # type: ignore[arg-type]
+
+
+def test_what_is_remembered_of_lines_is_bounded() -> None:
+    said = Said()
+    for number in range(10 * LINES_MAX):
+        assert said.says("error %d", number) == f"error {number}"
+    assert len(said.seldom._said) <= LINES_MAX
