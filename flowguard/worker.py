@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import faust
@@ -27,7 +27,17 @@ from flowguard.web import FeedWeb
 if TYPE_CHECKING:
     from flowguard.app import App
 
-__all__ = ["BrokerNotReached", "Worker", "check_port", "reach_broker", "use_broker"]
+__all__ = [
+    "BrokerNotReached",
+    "Worker",
+    "broker_auth",
+    "broker_servers",
+    "check_port",
+    "reach",
+    "reach_broker",
+    "use_broker",
+    "warnings_of",
+]
 
 logger = get_logger("flowguard.worker")
 
@@ -207,40 +217,64 @@ async def reach_broker(app: App, *, timeout_s: float = REACH_TIMEOUT_S) -> None:
     Raises:
         BrokerNotReached: None did in time, or one refused us, which waiting does not change.
     """
+    ignored = app.conf.had_user and not app.conf.broker_credentials
+    await reach(
+        broker_servers(app),
+        broker_auth(app),
+        timeout_s=timeout_s,
+        hint=f"; {USER_IGNORED}" if ignored else "",
+    )
+
+
+def broker_auth(app: App) -> Mapping[str, Any]:
+    """Return how the app proves who it is, as aiokafka takes it."""
+    auth: Mapping[str, Any] = credentials_to_aiokafka_auth(
+        app.conf.broker_credentials, app.conf.ssl_context
+    )
+    return auth
+
+
+async def reach(
+    servers: Sequence[str], auth: Mapping[str, Any], *, timeout_s: float, hint: str = ""
+) -> None:
+    """Wait until one of these brokers accepts us.
+
+    Args:
+        hint: What else to say if none does.
+
+    Raises:
+        BrokerNotReached: None did in time, or one refused us, which waiting does not change.
+    """
     clock = asyncio.get_running_loop().time
     end_s = clock() + timeout_s
-    servers = broker_servers(app)
     refusal = Refusal("no address")
     while True:
         for server in servers:
             left_s = max(0.1, end_s - clock())
-            found = await knock(app, server, timeout_s=left_s / len(servers))
+            found = await knock(server, auth, timeout_s=left_s / len(servers))
             if found is None:
                 return
             refusal = found
             if refusal.final:
-                raise not_reached(app, server, refusal)
+                raise not_reached(server, refusal, hint)
         if clock() + RETRY_S >= end_s:
-            raise not_reached(app, ", ".join(servers), refusal)
+            raise not_reached(", ".join(servers), refusal, hint)
         await asyncio.sleep(RETRY_S)
 
 
-def not_reached(app: App, servers: str, refusal: Refusal) -> BrokerNotReached:
+def not_reached(servers: str, refusal: Refusal, hint: str) -> BrokerNotReached:
     """Return the error with its one line."""
     advice = refusal.advice or "is it running? Give another with --broker"
-    if app.conf.had_user and not app.conf.broker_credentials:
-        advice += f"; {USER_IGNORED}"
-    return BrokerNotReached(f"cannot reach the broker at {servers} ({refusal.why}); {advice}")
+    return BrokerNotReached(f"cannot reach the broker at {servers} ({refusal.why}); {advice}{hint}")
 
 
-async def knock(app: App, server: str, *, timeout_s: float) -> Refusal | None:
+async def knock(server: str, auth: Mapping[str, Any], *, timeout_s: float) -> Refusal | None:
     """Connect to one broker and ask it something; return why it failed, None if it did not.
 
     A broker that wants a user answers the first question to anyone, and closes the connection
     at the second.
     """
     host, _, port = server.rpartition(":")
-    auth = credentials_to_aiokafka_auth(app.conf.broker_credentials, app.conf.ssl_context)
     connection = AIOKafkaConnection(
         host.strip("[]"), int(port), request_timeout_ms=int(timeout_s * 1e3) + 1, **auth
     )

@@ -101,9 +101,9 @@ class Seldom(logging.Filter):
         """Tell whether to say it; every handler gets the same answer."""
         if record.levelno < logging.WARNING or record.name.split(".", 1)[0] != REPEATING:
             return True
-        if not hasattr(record, "is_said"):
-            record.is_said = self._is_said(record)
-        return bool(record.is_said)
+        if "is_said" not in record.__dict__:
+            record.__dict__["is_said"] = self._is_said(record)
+        return bool(record.__dict__["is_said"])
 
     def _is_said(self, record: logging.LogRecord) -> bool:
         now_s, text = self._clock(), record.getMessage()

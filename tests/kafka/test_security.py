@@ -33,6 +33,8 @@ def given(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[str, str]], None
 
 
 APP = """
+from flowguard.chunk import TopicPartition
+
 app = fg.App(APP, broker=BROKER, lanes=[fg.Lane("later", overflow=fg.Spill("1GiB"))])
 orders = app.feed(ORDERS, columns={"id": "int64"})
 copies = app.feed(COPIES)
@@ -41,6 +43,11 @@ copies = app.feed(COPIES)
 async def copy(batches):
     async for batch in batches:
         yield batch.to_polars()
+
+@app.page("/again/")
+async def read_again(self, request):
+    found = await app.runtime.record_at(TopicPartition(ORDERS, 0), 7)
+    return self.json({"offset": found["offset"]})
 """
 
 WAYS = {
@@ -72,6 +79,7 @@ def test_a_worker_reads_sends_writes_dead_letters_and_commits(
         worker.until(lambda: outside.is_done(worker.group, orders), what="it does not commit")
         assert sorted(row["id"] for row in outside.values(copies)) == list(range(500))
         assert outside.count(f"{worker.group}.dlq") == 1
+        assert worker.page("/again/") == {"offset": 7}, "what is read beside the fetcher"
         assert worker.stop() == 0
         assert PASSWORD not in worker.said and "key-password" not in worker.said
     finally:
