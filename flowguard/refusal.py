@@ -51,11 +51,13 @@ class Refusal:
         why: In a few words.
         advice: What to do, None if the usual will do.
         final: Waiting does not change it.
+        vague: Another attempt may say more.
     """
 
     why: str
     advice: str | None = None
     final: bool = False
+    vague: bool = False
 
 
 def refusal_of(error: BaseException, *, protocol: str, user: str | None = None) -> Refusal:
@@ -73,9 +75,10 @@ def refusal_of(error: BaseException, *, protocol: str, user: str | None = None) 
     if any(is_alert(cause) for cause in causes):
         return Refusal("it speaks TLS", f"set {VARIABLE}SECURITY_PROTOCOL to SSL or SASL_SSL", True)
     if isinstance(error, TimeoutError):
-        return Refusal(
-            "no answer", None if protocol == "PLAINTEXT" else f"does it speak {protocol}?"
+        advice = (
+            None if protocol == "PLAINTEXT" else f"is it running, and does it speak {protocol}?"
         )
+        return Refusal("no answer", advice, vague=True)
     if any(isinstance(cause, CLOSED) for cause in causes):
         tls = protocol.endswith("SSL")
         return Refusal(

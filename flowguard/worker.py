@@ -247,17 +247,18 @@ async def reach(
     """
     clock = asyncio.get_running_loop().time
     end_s = clock() + timeout_s
-    refusal = Refusal("no address")
+    refusal = Refusal("")
     while True:
         for server in servers:
             left_s = max(0.1, end_s - clock())
             found = await knock(server, auth, timeout_s=left_s / len(servers))
             if found is None:
                 return
-            refusal = found
-            if refusal.final:
-                raise not_reached(server, refusal, hint)
-        if clock() + RETRY_S >= end_s:
+            if found.final:
+                raise not_reached(server, found, hint)
+            if not (found.vague and refusal.why):  # the last attempt has little time
+                refusal = found
+        if clock() + 2 * RETRY_S >= end_s:
             raise not_reached(", ".join(servers), refusal, hint)
         await asyncio.sleep(RETRY_S)
 
