@@ -30,6 +30,7 @@ from flowguard.lanes.lane import Lane
 from flowguard.lanes.lane_set import LaneSet
 from flowguard.lanes.rules import Rule
 from flowguard.runtime import FeedRuntime
+from flowguard.security import Secret, read_token
 from flowguard.settle.letter_limit import DeadLetters
 from flowguard.settle.retry import Retry
 from flowguard.settle.service import EgressService, LetterService
@@ -131,6 +132,7 @@ class App(faust.App):
         #: What the command line and the configuration file say; set before the start.
         self.command_line: dict[str, Any] = {}
         self.config_file: tuple[Mapping[str, Any], str] = ({}, "the configuration file")
+        self.web_token_file: str | None = None
         super().__init__(id, **options)
 
     def _reject(self, unknown: Iterable[str]) -> None:
@@ -277,6 +279,11 @@ class App(faust.App):
         )
 
     @cached_property
+    def web_token(self) -> Secret | None:
+        """Return what whoever changes the worker through its pages must have, if anything."""
+        return read_token(os.environ, self.web_token_file)
+
+    @cached_property
     def runtime(self) -> FeedRuntime:
         """Return what drives the engine; made when the worker starts."""
         settings = self.feed_settings
@@ -316,6 +323,7 @@ class App(faust.App):
             raise ConfigError(
                 f"feeds need Kafka; broker={self.conf.broker[0]} is not kafka://HOST:PORT"
             )
+        _ = self.web_token
         self.runtime.declared.check()
 
     def on_rebalance_return(self) -> None:

@@ -227,6 +227,8 @@ def read_variable(environment: Mapping[str, str], name: str) -> str | None:
         return Path(path).read_text(encoding="utf-8").strip()
     except OSError as error:
         raise ConfigError(f"{name}_FILE: cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError:  # its text shows what is in the file
+        raise ConfigError(f"{name}_FILE: cannot read {path}: it is no text") from None
 
 
 def change_lanes(

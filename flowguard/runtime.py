@@ -64,9 +64,12 @@ from flowguard.facts import (
 from flowguard.intake.warm import warm_up
 from flowguard.lanes.lane_set import LaneSet
 from flowguard.membership import Membership
+from flowguard.observe.descriptors import DescriptorWatch, say_it_once
 from flowguard.observe.journal import Journal
+from flowguard.observe.logs import guard_handlers
 from flowguard.observe.pressure import pressure_document
 from flowguard.observe.state import worker_name
+from flowguard.observe.watchdog import Stalls, Watchdog
 from flowguard.pressure_topic import ControlTopic, PressureWriter
 from flowguard.settle.watermarks import CommitContext
 from flowguard.settle.watermarks import decode as decode_watermarks
@@ -187,6 +190,17 @@ class FeedRuntime(Service):
     def delivery(self) -> Delivery:
         """Return what hands batches to agents."""
         return Delivery(self.app, self.declared, memory=self.memory, outcome=self, loop=self.loop)
+
+    @cached_property
+    def watchdog(self) -> Watchdog:
+        """Return what notices that the event loop does not run, or that descriptors are out."""
+        log = get_logger(WORKER_LOG)
+        return Watchdog(self.loop, log, beside=DescriptorWatch(log).look)
+
+    @property
+    def stalls(self) -> Stalls:
+        """Return when the event loop did not run; may be called on any thread."""
+        return self.watchdog.stalls
 
     @cached_property
     def journal(self) -> Journal:
@@ -597,9 +611,13 @@ class FeedRuntime(Service):
         # What there is now stays for good: a full collection would stop everything for 70 ms.
         gc.collect()
         gc.freeze()
+        guard_handlers()
+        say_it_once()
+        self.watchdog.start()
 
     async def on_stop(self) -> None:
         """Say what is not said yet, forget what was never delivered, take leave of upstream."""
+        self.watchdog.stop()
         for command in self.engine.overflow.flush() if self.joined else ():
             if isinstance(command, Unprocessed):
                 self._log_unprocessed(command)

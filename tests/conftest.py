@@ -21,9 +21,9 @@ Kafka = TypeVar("Kafka", KafkaBroker, KafkaCluster)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what asks for Kafka, so that `-m "not kafka"` leaves it out."""
+    """Mark what asks for a broker, so that `-m "not kafka"` leaves it out."""
     for item in items:
-        if {"kafka", "kafka_cluster"} & set(getattr(item, "fixturenames", ())):
+        if {"kafka", "kafka_cluster", "secure"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.kafka)
 
 

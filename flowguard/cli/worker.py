@@ -30,6 +30,9 @@ LEVELS = click.Choice(["crit", "error", "warn", "info", "debug"], case_sensitive
     "--instance-id", metavar="ID", help="Name in the group that a restart comes back under."
 )
 @click.option(
+    "--web-token-file", metavar="FILE", help="What changes anything needs the token in this file."
+)
+@click.option(
     "--drain-timeout", metavar="TIME", help="How long stopping waits for what is in flight; 25s."
 )
 @config_option
@@ -42,6 +45,7 @@ def worker(
     web_host: str | None,
     web_port: int | None,
     instance_id: str | None,
+    web_token_file: str | None,
     drain_timeout: str | None,
     config: str | None,
     loglevel: str,
@@ -61,6 +65,7 @@ def worker(
     }
     configure(found, config=config, broker=broker)
     set_address(found, web_host, web_port)
+    found.web_token_file = web_token_file
     found.check()
     check_port(found)
     try:

@@ -76,6 +76,7 @@ class Worker:
         group: The id of the app.
         index: Number among the workers of the app; each has a log of its own.
         options: More of the command line.
+        level: From which on it logs.
     """
 
     def __init__(
@@ -85,13 +86,14 @@ class Worker:
         group: str,
         index: int = 0,
         options: tuple[str, ...] = (),
+        level: str = "info",
     ) -> None:
         self.directory = directory
         self.group = group
         self.log = directory / f"worker-{index}.log"
         self.port = free_port()
         address = ("--web-port", str(self.port))
-        self._command = [*command, *("-A", "app", "worker", "-l", "info"), *address, *options]
+        self._command = [*command, *("-A", "app", "worker", "-l", level), *address, *options]
         self._index = index
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
@@ -222,6 +224,7 @@ class Workers:
         bootstrap: str | None = None,
         joined: bool = True,
         options: tuple[str, ...] = (),
+        level: str = "info",
         **constants: Any,
     ) -> Worker:
         """Start a worker of a new app.
@@ -232,6 +235,7 @@ class Workers:
             command: What runs it.
             joined: Wait until the worker has partitions.
             options: More of its command line.
+            level: From which on it logs.
         """
         directory = self._directory / f"app-{len(self._all)}"
         directory.mkdir()
@@ -240,7 +244,7 @@ class Workers:
         constants |= {"APP": group, "BROKER": f"kafka://{servers}"}
         lines = [PREAMBLE, *(f"{name} = {value!r}" for name, value in constants.items()), ""]
         (directory / "app.py").write_text("\n".join(lines) + textwrap.dedent(source))
-        worker = self.adopt(Worker(command, directory, group, options=options).start())
+        worker = self.adopt(Worker(command, directory, group, options=options, level=level).start())
         if joined:
             worker.until(lambda: worker.state["partitions"], what="it has no partitions")
         return worker
