@@ -9,6 +9,7 @@ FlowguardError
  │    ├── SpillRefused  records were not written; whoever has them keeps them
  │    └── FrameLost     records cannot be read back; they are fetched from Kafka again
  ├── SettleError        a send or a commit failed for good
+ ├── SimulationError    a test asked the harness for what only a real worker can do
  └── Unavailable        raised by you: what the agent depends on is not there; nothing is lost
 
 Each message says what happened, what flowguard does now, and what you can do.
@@ -25,6 +26,7 @@ __all__ = [
     "HookError",
     "RegistryError",
     "SettleError",
+    "SimulationError",
     "SpillError",
     "SpillRefused",
     "Unavailable",
@@ -147,6 +149,10 @@ class SettleError(FlowguardError):
         self.partition = partition
         self.unavailable = unavailable
         super().__init__(message)
+
+
+class SimulationError(FlowguardError):
+    """Something in a test needs a real clock, socket or thread; the message says what to do."""
 
 
 class Unavailable(FlowguardError):

@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar, cast
 
 import aiokafka
 from aiokafka import TopicPartition as KafkaTopicPartition
@@ -29,6 +29,7 @@ from faust.types import TP
 
 from flowguard.chunk import Chunk, TopicPartition
 from flowguard.facts import Stored
+from flowguard.intake.connection import Connect, open_connection
 from flowguard.intake.fetcher import Fetcher
 from flowguard.intake.range_reader import RangeReader
 from flowguard.settle.metadata_room import MetadataRoom
@@ -88,6 +89,7 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
     """The consumer's thread, which also runs the feed fetcher."""
 
     fetcher: Fetcher | None = None
+    connect: ClassVar[Connect] = staticmethod(open_connection)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._metadata_room = MetadataRoom()
@@ -175,6 +177,7 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
             deliver=runtime.deliver_threadsafe,
             touch=touch,
             find_offset=self._find_offset,
+            connect=self.connect,
         )
 
     async def _find_offset(self, partition: TopicPartition, which: str) -> int:
@@ -222,6 +225,7 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
             memory=runtime.memory,
             clock=runtime.clock,
             find_offset=self._find_offset,
+            connect=self.connect,
         )
 
     # Positions and commits.

@@ -32,7 +32,7 @@ from flowguard.errors import WireError
 from flowguard.facts import Fetched, Stopped
 from flowguard.intake.chunks import Arrival, chunks_of
 from flowguard.intake.compression import decompress
-from flowguard.intake.connection import Awaited, FetchConnection, open_connection
+from flowguard.intake.connection import Awaited, Connect, FetchConnection, open_connection
 from flowguard.lanes.split import Splitter
 
 __all__ = ["Fetcher", "PartitionPlan"]
@@ -168,6 +168,7 @@ class Fetcher:
         deliver: Called on this thread with what was fetched; must not block.
         touch: Called now and then so that the group knows that we poll.
         find_offset: Coroutine: partition, "earliest" or "latest" → offset.
+        connect: Coroutine that opens a connection to a broker.
 
     Thread-safety: `assign`, `seek`, `stop` on the consumer's thread; `wake`, `hold` on any.
     """
@@ -183,8 +184,10 @@ class Fetcher:
         deliver: Callable[[Sequence[Fetched | Stopped]], None],
         touch: Callable[[], None],
         find_offset: Callable[[TopicPartition, str], Any],
+        connect: Connect = open_connection,
     ) -> None:
         self._client = client
+        self._connect = connect
         self._plans = plans
         self._lane_count = lane_count
         self._memory = memory
@@ -289,7 +292,7 @@ class Fetcher:
             answered = False
             connection: FetchConnection | None = None
             try:
-                connection = await open_connection(
+                connection = await self._connect(
                     self._client,
                     node,
                     buffer_bytes=lambda: self._memory.fetch_bytes_max,

@@ -1,0 +1,166 @@
+"""A Kafka log in memory: topics, partitions, wire batches, committed offsets.
+
+What is appended are record batches as they are on the wire, and what is read are the same
+bytes, so parser, lane rules and codecs are the real ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+from aiokafka.record.memory_records import MemoryRecords
+
+from flowguard.chunk import TopicPartition
+from flowguard.facts import Stored
+
+__all__ = ["Log", "Partition", "Read"]
+
+#: Where a record batch of format v2 has what the broker reads or sets.
+BASE_OFFSET: Final = struct.Struct(">q")
+LAST_DELTA: Final = struct.Struct(">i")
+LAST_DELTA_AT: Final = 23
+PRODUCER: Final = struct.Struct(">qhi")  # id, epoch, base sequence
+PRODUCER_AT: Final = 43
+
+#: A broker remembers the sequences of so many batches of a producer.
+SEQUENCES_KEPT: Final = 5
+
+
+class Read(NamedTuple):
+    """One record as the log has it."""
+
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]
+
+
+class Appended(NamedTuple):
+    """A wire batch in the log."""
+
+    first_offset: int
+    next_offset: int
+    wire: bytes
+
+
+@dataclass
+class Partition:
+    """One partition of a topic."""
+
+    batches: list[Appended] = field(default_factory=list)
+    end: int = 0
+    _sequences: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+
+    def append(self, batch: bytes) -> int:
+        """Append a record batch and return its first offset.
+
+        A batch that a producer sends again because it heard no answer is not appended twice.
+        """
+        if self._is_known(batch):
+            return -1
+        first = self.end
+        self.end = first + LAST_DELTA.unpack_from(batch, LAST_DELTA_AT)[0] + 1
+        self.batches.append(Appended(first, self.end, BASE_OFFSET.pack(first) + batch[8:]))
+        return first
+
+    def _is_known(self, batch: bytes) -> bool:
+        producer, epoch, sequence = PRODUCER.unpack_from(batch, PRODUCER_AT)
+        if producer < 0:
+            return False
+        recent = self._sequences.setdefault(producer, [])
+        if (epoch, sequence) in recent:
+            return True
+        recent.append((epoch, sequence))
+        del recent[:-SEQUENCES_KEPT]
+        return False
+
+    def bytes_from(self, offset: int, max_bytes: int) -> bytes:
+        """Return the wire batches at and after an offset; the first one whole, however large."""
+        found = []
+        size = 0
+        for batch in self.batches[self._index_of(offset) :]:
+            if found and size + len(batch.wire) > max_bytes:
+                break
+            found.append(batch.wire)
+            size += len(batch.wire)
+        return b"".join(found)
+
+    def _index_of(self, offset: int) -> int:
+        low, high = 0, len(self.batches)
+        while low < high:
+            middle = (low + high) // 2
+            if self.batches[middle].next_offset <= offset:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    def records(self, first: int = 0) -> Iterator[Read]:
+        """Yield the records at and after an offset."""
+        for batch in self.batches[self._index_of(first) :]:
+            wire = MemoryRecords(batch.wire)
+            while (records := wire.next_batch()) is not None:
+                for record in records:
+                    if record.offset >= first:
+                        yield Read(
+                            record.offset, record.timestamp, record.key, record.value,
+                            tuple((name, value) for name, value in record.headers),
+                        )  # fmt: skip
+
+
+class Log:
+    """All topics of one cluster, and what its groups have committed.
+
+    Args:
+        partitions: Topic → partitions it is created with.
+        default_partitions: Partitions of every other topic; each exists as soon as it is asked
+            for.
+    """
+
+    def __init__(self, partitions: Mapping[str, int], default_partitions: int) -> None:
+        self._wanted = dict(partitions)
+        self._default = default_partitions
+        self.topics: dict[str, list[Partition]] = {}
+        self.committed: dict[TopicPartition, Stored] = {}
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    def topic(self, name: str, partitions: int | None = None) -> list[Partition]:
+        """Return the partitions of a topic, which is created if it is new."""
+        if name not in self.topics:
+            count = self._wanted.get(name) or partitions or self._default
+            self.topics[name] = [Partition() for _ in range(count)]
+        return self.topics[name]
+
+    def partition(self, name: TopicPartition) -> Partition:
+        """Return one partition."""
+        return self.topic(name.topic)[name.partition]
+
+    def append(self, name: TopicPartition, batch: bytes) -> int:
+        """Append a record batch, and wake whoever waits for records."""
+        offset = self.partition(name).append(batch)
+        waiting, self._waiting = self._waiting, set()
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+        return offset
+
+    def changed(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
+        """Return what is done when something is appended next."""
+        future: asyncio.Future[None] = loop.create_future()
+        self._waiting.add(future)
+        return future
+
+    def forget_waiting(self) -> None:
+        """Forget who waits: they belong to a worker that is gone."""
+        self._waiting.clear()
+
+    def rows(self, topic: str) -> Iterator[dict[str, Any]]:
+        """Yield the records of a topic with their partition, by partition and offset."""
+        for number, partition in enumerate(self.topics.get(topic, ())):
+            for record in partition.records():
+                yield {"partition": number, **record._asdict()}
