@@ -28,7 +28,7 @@ from flowguard.intake.fetcher import PartitionPlan
 from flowguard.lanes.lane_set import LaneSet
 from flowguard.lanes.overflow import Spill
 from flowguard.spill.cipher import EphemeralKey, require_library
-from flowguard.spill.disk import SpillDisk
+from flowguard.spill.disk import Hand, SpillDisk
 from flowguard.spill.filesystem import RealFileSystem
 from flowguard.spill.manifest import Frame, FrameQueue, Run, usable
 from flowguard.spill.options import Identity, LaneSpill
@@ -93,6 +93,7 @@ class SpillService:
         fingerprints: Topic → fingerprint of its rule.
         plans: How each feed topic is read; may grow until the first rebalance.
         observe: Takes in facts on the event loop.
+        hand: What the disk works with; threads without it.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class SpillService:
         log: LogReader,
         observe: Callable[..., None],
         loop: asyncio.AbstractEventLoop,
+        hand: Callable[[str], Hand] | None = None,
     ) -> None:
         self.directory = directory
         self._app = app
@@ -118,6 +120,7 @@ class SpillService:
         self._log = log
         self._observe = observe
         self._loop = loop
+        self._hand = hand
         self._disk: SpillDisk | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._wanted: dict[Frame, ReadFrame] = {}  # that are being read from Kafka again
@@ -154,6 +157,7 @@ class SpillService:
             deliver=self._deliver_threadsafe,
             lost=self._lost_threadsafe,
             rebuild=self._rebuild_threadsafe,
+            hand=self._hand,
         )
         self._disk.look()
 

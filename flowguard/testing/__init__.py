@@ -13,8 +13,9 @@
 """
 
 from flowguard.errors import SimulationError
+from flowguard.testing.batches import batch
 from flowguard.testing.harness import Harness
 from flowguard.testing.moment import Moment
 from flowguard.testing.watch import LatencySummary
 
-__all__ = ["Harness", "LatencySummary", "Moment", "SimulationError"]
+__all__ = ["Harness", "LatencySummary", "Moment", "SimulationError", "batch"]

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, cast
 from aiokafka import TopicPartition as KafkaTopicPartition
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata
+from faust.assignor.client_assignment import ClientAssignment
 from faust.types import TP
 
 from flowguard.chunk import TopicPartition
@@ -235,6 +236,12 @@ class VirtualConsumerThread(FeedConsumerThread):
 
     def _tell_assignor(self, assigned: Iterable[Any]) -> None:
         """Tell Faust's assignor what is ours: tables ask it."""
+        actives: dict[str, list[int]] = {}
+        for name in assigned:
+            actives.setdefault(name.topic, []).append(name.partition)
+        assignor: Any = self.app.assignor
+        assignor._assignment = ClientAssignment(actives=actives, standbys={})
+        assignor._active_tps = assignor._assignment.active_tps
 
     async def _gather_remaining_tasks(self) -> None:
         """Leave the tasks of the loop alone: it is everybody's."""

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, Final
 from weakref import WeakKeyDictionary, WeakSet
 
 from mode.utils.locks import Event
 
+from flowguard.agents.agent import Fallback
 from flowguard.app import App
 from flowguard.errors import SimulationError
 
@@ -58,6 +60,8 @@ class Lives:
                 state["_loop"] = loop
             elif "loop" in state:
                 state["loop"] = loop
+        for feed in self._app.declared_feeds:
+            feed._codec_slot.codec = None  # a new process has not seen any value yet
 
 
 def parts_of(app: App) -> Iterable[Any]:
@@ -91,6 +95,8 @@ def copy_of(value: Any) -> Any:
     """Return a container that may be changed, or what a new life has in a value's place."""
     if isinstance(value, RENEWED):
         return type(value)()
+    if isinstance(value, Fallback):
+        return replace(value, inbox=asyncio.Queue())
     if type(value) is WeakSet:
         return WeakSet(value)
     return value.copy() if isinstance(value, COPIED) else value

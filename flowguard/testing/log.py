@@ -7,6 +7,7 @@ bytes, so parser, lane rules and codecs are the real ones.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ class Appended(NamedTuple):
     first_offset: int
     next_offset: int
     wire: bytes
+    number: int  # in the order of writing, through all topics
 
 
 @dataclass
@@ -56,8 +58,8 @@ class Partition:
     end: int = 0
     _sequences: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
 
-    def append(self, batch: bytes) -> int:
-        """Append a record batch and return its first offset.
+    def append(self, batch: bytes, number: int) -> int:
+        """Append a record batch and return its first offset, -1 if it is there already.
 
         A batch that a producer sends again because it heard no answer is not appended twice.
         """
@@ -65,7 +67,7 @@ class Partition:
             return -1
         first = self.end
         self.end = first + LAST_DELTA.unpack_from(batch, LAST_DELTA_AT)[0] + 1
-        self.batches.append(Appended(first, self.end, BASE_OFFSET.pack(first) + batch[8:]))
+        self.batches.append(Appended(first, self.end, BASE_OFFSET.pack(first) + batch[8:], number))
         return first
 
     def _is_known(self, batch: bytes) -> bool:
@@ -103,14 +105,7 @@ class Partition:
     def records(self, first: int = 0) -> Iterator[Read]:
         """Yield the records at and after an offset."""
         for batch in self.batches[self._index_of(first) :]:
-            wire = MemoryRecords(batch.wire)
-            while (records := wire.next_batch()) is not None:
-                for record in records:
-                    if record.offset >= first:
-                        yield Read(
-                            record.offset, record.timestamp, record.key, record.value,
-                            tuple((name, value) for name, value in record.headers),
-                        )  # fmt: skip
+            yield from (each for each in records_of(batch.wire) if each.offset >= first)
 
 
 class Log:
@@ -127,7 +122,8 @@ class Log:
         self._default = default_partitions
         self.topics: dict[str, list[Partition]] = {}
         self.committed: dict[TopicPartition, Stored] = {}
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._waiting: dict[asyncio.Future[None], None] = {}  # in the order of asking
+        self._numbers = itertools.count()
 
     def topic(self, name: str, partitions: int | None = None) -> list[Partition]:
         """Return the partitions of a topic, which is created if it is new."""
@@ -142,8 +138,8 @@ class Log:
 
     def append(self, name: TopicPartition, batch: bytes) -> int:
         """Append a record batch, and wake whoever waits for records."""
-        offset = self.partition(name).append(batch)
-        waiting, self._waiting = self._waiting, set()
+        offset = self.partition(name).append(batch, next(self._numbers))
+        waiting, self._waiting = self._waiting, {}
         for future in waiting:
             if not future.done():
                 future.set_result(None)
@@ -152,15 +148,33 @@ class Log:
     def changed(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
         """Return what is done when something is appended next."""
         future: asyncio.Future[None] = loop.create_future()
-        self._waiting.add(future)
+        self._waiting[future] = None
         return future
 
     def forget_waiting(self) -> None:
         """Forget who waits: they belong to a worker that is gone."""
         self._waiting.clear()
 
-    def rows(self, topic: str) -> Iterator[dict[str, Any]]:
-        """Yield the records of a topic with their partition, by partition and offset."""
-        for number, partition in enumerate(self.topics.get(topic, ())):
-            for record in partition.records():
-                yield {"partition": number, **record._asdict()}
+    def rows(self, topic: str) -> list[dict[str, Any]]:
+        """Return the records of a topic with their partition, in the order of writing."""
+        batches = sorted(
+            (batch.number, number, batch)
+            for number, partition in enumerate(self.topics.get(topic, ()))
+            for batch in partition.batches
+        )
+        return [
+            {"partition": number, **record._asdict()}
+            for _, number, batch in batches
+            for record in records_of(batch.wire)
+        ]
+
+
+def records_of(batch: bytes) -> Iterator[Read]:
+    """Yield the records of a wire batch."""
+    wire = MemoryRecords(batch)
+    while (records := wire.next_batch()) is not None:
+        for record in records:
+            yield Read(
+                record.offset, record.timestamp, record.key, record.value,
+                tuple((name, value) for name, value in record.headers),
+            )  # fmt: skip

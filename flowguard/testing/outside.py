@@ -19,6 +19,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from mode.timers import Timer
+
 from flowguard.errors import SimulationError
 from flowguard.testing.loop import NO_SOCKETS, VirtualClock
 from flowguard.units import SECOND
@@ -109,6 +111,12 @@ class Outside:
             real = getattr(time, name)
             setattr(time, name, self._readings[real])
             yield time, name, real
+        defaults = Timer.__init__.__kwdefaults__  # it has the clock from when it was defined
+        real_defaults = dict(defaults)
+        Timer.__init__.__kwdefaults__ = {
+            name: self._reading_for(value) or value for name, value in defaults.items()
+        }
+        yield Timer.__init__, "__kwdefaults__", real_defaults
         self._look_at_modules()
         for module_name, names in self._places.items():
             module = sys.modules.get(module_name)

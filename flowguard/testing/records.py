@@ -152,8 +152,6 @@ def outgoing_for(
     lanes: LaneSet,
     lane: str | None,
     headers: Mapping[str, Any],
-    timestamps_ms: int,
-    every_ms: float,
     chance: random.Random,
 ) -> Outgoing:
     """Return records as a producer writes them to a feed.
@@ -162,8 +160,9 @@ def outgoing_for(
         given: As for `frame_of`, or a list of bytes: values as they are, which may be broken.
         lane: The lane that they should get.
         headers: Headers of every record.
-        timestamps_ms: The timestamp of the first record, ms since 1970.
-        every_ms: Each record is so much younger than the one before it.
+
+    Returns:
+        The records; their timestamp is 0 unless the frame has a column `_timestamp`.
     """
     count = len(log.topic(feed.get_topic_name()))
     common = as_headers(headers)
@@ -175,9 +174,6 @@ def outgoing_for(
         frame = frame_of(given, feed, chance)
     if lane is not None:
         frame, common = to_lane(frame, common, lane, feed, lanes)
-    if "_timestamp" not in frame.columns:
-        stamps = pl.Series([timestamps_ms + int(row * every_ms) for row in range(len(frame))])
-        frame = frame.with_columns(_timestamp=stamps.cast(pl.Int64))
     key_by = feed.options.key_by if feed.options.key_by in frame.columns else None
     value, keys = split_frame(frame, key_by)
     encoded = new_codec(feed).encode(value) if values is None else values
@@ -187,7 +183,7 @@ def outgoing_for(
         values=encoded,
         partition_count=count,
         keyless_partition=0,
-        timestamp_ms=timestamps_ms,
+        timestamp_ms=0,
         headers=common,
     )
     if "_key" in frame.columns or "_partition" in frame.columns or key_by is not None:

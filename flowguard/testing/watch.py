@@ -107,6 +107,10 @@ class Watch:
         self._latencies: dict[int, list[Offsets]] = defaultdict(list)
         self._readers: dict[str, frozenset[str]] = {}
         self.peak_bytes = 0
+        self.allowed = 0  # repeats that the promise permits, so far
+        self._finished_total = 0
+        self._snapshot_total = 0  # finished when what is being committed was read off
+        self._committed_total = 0
 
     def begin(self, readers: Mapping[str, frozenset[str]]) -> None:
         """Begin another life.
@@ -123,9 +127,35 @@ class Watch:
         What it was writing may be in the log, so it counts as written.
         """
         for attempt in self._attempts.values():
+            self.allowed += attempt.cut.num_records
             if attempt.wrote or attempt.sends:
                 self._note(self._took_effect, attempt.cut)
         self._attempts = {}
+        self.given_back()
+
+    # What may be repeated: what is in flight, and what was settled since the last commit.
+
+    def read_off(self) -> None:
+        """Note that a commit begins; what is finished from now on is not in it."""
+        self._snapshot_total = self._finished_total
+
+    def committed(self) -> None:
+        """Note that the broker has stored the commit."""
+        self._committed_total = self._snapshot_total
+
+    def taken_away(self, partitions: frozenset[TopicPartition]) -> None:
+        """Note that partitions go, with what is still in flight of them."""
+        self.allowed += sum(
+            piece.count
+            for attempt in self._attempts.values()
+            for piece in attempt.cut.slices
+            if piece.chunk.partition in partitions
+        )
+
+    def given_back(self) -> None:
+        """Note that reading begins where it was committed."""
+        self.allowed += self._finished_total - self._committed_total
+        self._committed_total = self._finished_total
 
     # Batches.
 
@@ -153,6 +183,7 @@ class Watch:
         if attempt is None:
             return
         self._note(self._done, attempt.cut)
+        self._finished_total += attempt.cut.num_records
         if attempt.diverted:
             return
         self._note(self._took_effect, attempt.cut)
@@ -253,6 +284,30 @@ class WatchedRuntime(FeedRuntime):
         if not self.dead:
             self.watch.failed(batch_id)
             super().failed(batch_id, *args, **kwargs)
+
+    def commit_points(self, names: Any) -> Any:
+        """Return how far partitions may be committed."""
+        if not self.dead:
+            self.watch.read_off()
+        return super().commit_points(names)
+
+    def committed(self, points: Any) -> None:
+        """Take in that the broker stored this."""
+        if not self.dead:
+            self.watch.committed()
+        super().committed(points)
+
+    async def revoking(self, partitions: frozenset[TopicPartition]) -> None:
+        """Let partitions finish for a short while."""
+        await super().revoking(partitions)
+        if not self.dead:
+            self.watch.taken_away(partitions)
+
+    def assigned(self, positions: Any) -> None:
+        """Take in the partitions that are ours now."""
+        if not self.dead:
+            self.watch.given_back()
+        super().assigned(positions)
 
     def sending(self, future: asyncio.Future[Any]) -> None:
         """Take in that something is sent by whoever runs now."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from flowguard.app import App, Parts
 from flowguard.intake.producer import FeedProducer
 from flowguard.settle.service import EgressService
+from flowguard.spill.disk import Hand
 from flowguard.testing.broker import Broker
 from flowguard.testing.client import MemoryProducer, MemorySender
 from flowguard.testing.group import VirtualConsumer
@@ -52,6 +54,22 @@ class WatchedEgress(EgressService):
         return sending
 
 
+class VirtualHand(Hand):
+    """What works with the disk, on the loop instead of on a thread."""
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        self._loop = loop
+
+    def ask(self, task: Callable[[], None]) -> None:
+        """Do something soon, in the order of asking."""
+        self._loop.call_soon(self._do, task)
+
+    def _do(self, task: Callable[[], None]) -> None:
+        _, error, _ = self._loop.clock.aside(task)
+        if error is not None:
+            raise error
+
+
 class WorkerLife:
     """A worker from its start until it stops or dies.
 
@@ -82,6 +100,7 @@ class WorkerLife:
         app.__dict__["egress"] = WatchedEgress(app)
         app.check()
         self.runtime: WatchedRuntime = app.runtime  # type: ignore[assignment]
+        self.runtime.spill_hand = lambda _: VirtualHand(loop)
         watch.begin(
             {
                 topic: frozenset(
@@ -135,3 +154,11 @@ class WorkerLife:
                 task.cancel()
             self._loop.turn()
         self._loop.forget()
+        self._let_disk_go()
+
+    def _let_disk_go(self) -> None:
+        """Give up the lock on the spill directory, as the system does for a dead process."""
+        spill = self.runtime.__dict__.get("spill")
+        disk = None if spill is None else spill._disk
+        if disk is not None and disk._store is not None:
+            disk._store._slot.release()
