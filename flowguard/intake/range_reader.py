@@ -21,7 +21,7 @@ from flowguard.control.memory import MemoryBudget
 from flowguard.errors import WireError
 from flowguard.intake.chunks import Arrival, chunks_of
 from flowguard.intake.compression import decompress
-from flowguard.intake.connection import FetchConnection, open_connection
+from flowguard.intake.connection import Connect, FetchConnection, open_connection
 from flowguard.intake.fetcher import (
     ANSWER_TIMEOUT_S,
     OFFSET_OUT_OF_RANGE,

@@ -173,4 +173,3 @@ def slice_of(partition: TopicPartition, columns: pa.RecordBatch) -> Slice:
         fetched_ns=0,
     )
     return Slice(chunk, 0, count)
-

@@ -17,15 +17,14 @@ from typing import Any, Final
 from aiokafka.protocol.fetch import FetchRequest_v11, FetchResponse_v11
 
 from flowguard.chunk import TopicPartition
-from flowguard.testing.log import Log
+from flowguard.testing.log import OK, Log
 
 __all__ = ["NODE", "Broker", "Latency", "produce_answer"]
 
 #: The one broker there is.
 NODE: Final = 1
 
-#: Kafka's codes: no error, not enough replicas in sync, as while a broker is down.
-OK: Final = 0
+#: Kafka's code for too few replicas in sync, as while a broker is down.
 NOT_ENOUGH_REPLICAS: Final = 19
 
 #: What a broker nearby takes for a request, at least and at most.
@@ -184,8 +183,7 @@ class Broker:
         """Append a batch now unless its topic is down, and return the error code."""
         if self.killed.get(name.topic, 0) > 0:
             return NOT_ENOUGH_REPLICAS
-        self.log.append(name, batch)
-        return OK
+        return self.log.append(name, batch)
 
 
 def produce_answer(correlation_id: int, errors: Iterable[tuple[TopicPartition, int]]) -> bytes:

@@ -1,9 +1,9 @@
 """The face of aiokafka that flowguard and Faust talk to, in front of a broker in memory.
 
-    Fetcher ──▶ MemoryFetch ──┐
-    BatchSender ▶ MemoryProduce ├──▶ Broker ──▶ Log
-    Faust ────▶ MemoryProducer ─┤
-    Faust ────▶ MemoryConsumer ─┘   (group, commits, plain topics: `group.py`)
+Fetcher ──▶ MemoryFetch ──┐
+BatchSender ▶ MemoryProduce ├──▶ Broker ──▶ Log
+Faust ────▶ MemoryProducer ─┤
+Faust ────▶ MemoryConsumer ─┘   (group, commits, plain topics: `group.py`)
 """
 
 from __future__ import annotations

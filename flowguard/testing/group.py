@@ -82,11 +82,14 @@ class MemoryConsumer:
             await self._listener.on_partitions_revoked(sorted(self._assigned))
             log = self._broker.log
             self._away = frozenset(KafkaTopicPartition(*name) for name in away)
-            self._assigned = frozenset(
-                KafkaTopicPartition(topic, number)
-                for topic in self._topics
-                for number in range(len(log.topic(topic)))
-            ) - self._away
+            self._assigned = (
+                frozenset(
+                    KafkaTopicPartition(topic, number)
+                    for topic in self._topics
+                    for number in range(len(log.topic(topic)))
+                )
+                - self._away
+            )
             self._positions = {}
             self._coordinator.generation += 1
             self.on_assignment(sorted(self._assigned))
@@ -161,7 +164,10 @@ class MemoryConsumer:
     # Plain topics.
 
     async def _fetched_records(
-        self, active: Any, timeout: float | None = None, max_records: int | None = None
+        self,
+        active: Any,
+        timeout: float | None = None,  # noqa: ASYNC109  Faust names it
+        max_records: int | None = None,
     ) -> dict[Any, list[ConsumerRecord]]:
         loop = self._broker.loop
         until_s = loop.time() + (timeout or 0.0)

@@ -84,12 +84,12 @@ class Harness:
         self._broker = Broker(self._log, self._loop, random.Random(self._chance.random()))
         self._watch = Watch(self._log)
         self._spill_dir = tempfile.mkdtemp(prefix="flowguard-harness-")
-        self._life: WorkerLife | None = None
+        self._lives: list[WorkerLife] = []  # the one that lives, if one does
         self._origin_ns: int | None = None  # where instants count from
         self._agenda: list[tuple[int, int, Callable[[], Any]]] = []
         self._numbers = itertools.count()
         self._done = False
-        self._cleaner = weakref.finalize(self, clean_up, self._loop, self._spill_dir)
+        self._cleaner = weakref.finalize(self, clean_up, self._lives, self._loop, self._spill_dir)
 
     # What happens.
 
@@ -231,7 +231,7 @@ class Harness:
         """Stop the worker in order, as SIGTERM does: finish what is in flight, and commit."""
         if self._life is None:
             return
-        life, self._life = self._life, None
+        life = self._life
         with self._outside.shut():
             stopping = self._loop.create_task(life.stop())
             give_up_ns = self._clock.now_ns() + READY_WITHIN_NS
@@ -243,14 +243,14 @@ class Harness:
                     f"in it ignores that it is cancelled"
                 )
             stopping.result()
-            life.die()
+            self._die()
 
     def close(self) -> None:
         """End it, and forget all that is under way; safe to call again."""
-        if self._life is not None:
+        if not self._done:
+            self._done = True
             with self._outside.shut():
                 self._die()
-        self._done = True
         self._cleaner()
 
     async def __aenter__(self) -> Harness:
@@ -267,9 +267,13 @@ class Harness:
 
     # The worker.
 
+    @property
+    def _life(self) -> WorkerLife | None:
+        return self._lives[0] if self._lives else None
+
     def _start(self) -> None:
         if self._life is None:
-            self._life = WorkerLife(
+            life = WorkerLife(
                 self.app,
                 loop=self._loop,
                 clock=self._clock,
@@ -277,11 +281,11 @@ class Harness:
                 watch=self._watch,
                 spill_dir=self._spill_dir,
             )
+            self._lives.append(life)
 
     def _die(self) -> None:
-        if self._life is not None:
-            self._life.die()
-            self._life = None
+        while self._lives:
+            self._lives.pop().die()
 
     def _rebalance(self, away: float) -> None:
         if self._life is None:
@@ -335,7 +339,7 @@ class Harness:
         values = [row["value"] for row in rows]
         if isinstance(feed, Feed):
             decoded = new_codec(feed).decode([pa.array(values, pa.binary())])
-            frame = decoded.frame
+            frame: pl.DataFrame = decoded.frame
             facts = facts.with_row_index("_row").filter(
                 ~pl.col("_row").is_in([each.row for each in decoded.rejected])
             ).drop("_row")  # fmt: skip
@@ -428,12 +432,8 @@ class Harness:
             SimulationError: There is no worker now.
         """
         if self._life is None:
-            raise SimulationError(
-                "there is no worker now; run the harness, or ask before it stops"
-            )
-        return state_document(
-            self._life.runtime.snapshot(), app=self.app.conf.id, worker="harness"
-        )
+            raise SimulationError("there is no worker now; run the harness, or ask before it stops")
+        return state_document(self._life.runtime.snapshot(), app=self.app.conf.id, worker="harness")
 
     def _rank_of(self, lane: str | Lane) -> int:
         name = lane.name if isinstance(lane, Lane) else lane
@@ -469,8 +469,10 @@ def letter_of(row: Mapping[str, Any], headers: Mapping[str, str], topic: str) ->
     )
 
 
-def clean_up(loop: VirtualLoop, spill_dir: str) -> None:
-    """Close what a harness has opened."""
+def clean_up(lives: list[WorkerLife], loop: VirtualLoop, spill_dir: str) -> None:
+    """Close what a harness has opened; it may have been forgotten without a word."""
+    while lives:
+        lives.pop().die()
     loop.forget()
     loop.close()
     shutil.rmtree(spill_dir, ignore_errors=True)

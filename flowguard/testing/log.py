@@ -18,7 +18,7 @@ from aiokafka.record.memory_records import MemoryRecords
 from flowguard.chunk import TopicPartition
 from flowguard.facts import Stored
 
-__all__ = ["Log", "Partition", "Read"]
+__all__ = ["OK", "Log", "Partition", "Read"]
 
 #: Where a record batch of format v2 has what the broker reads or sets.
 BASE_OFFSET: Final = struct.Struct(">q")
@@ -26,6 +26,10 @@ LAST_DELTA: Final = struct.Struct(">i")
 LAST_DELTA_AT: Final = 23
 PRODUCER: Final = struct.Struct(">qhi")  # id, epoch, base sequence
 PRODUCER_AT: Final = 43
+
+#: Kafka's codes for a batch.
+OK: Final = 0
+OUT_OF_ORDER_SEQUENCE: Final = 45
 
 #: A broker remembers the sequences of so many batches of a producer.
 SEQUENCES_KEPT: Final = 5
@@ -51,39 +55,45 @@ class Appended(NamedTuple):
 
 
 @dataclass
+class Recent:
+    """What a partition remembers of a producer."""
+
+    sequences: list[tuple[int, int]] = field(default_factory=list)  # epoch, base sequence
+    next_sequence: int = 0
+
+
+@dataclass
 class Partition:
     """One partition of a topic."""
 
     batches: list[Appended] = field(default_factory=list)
     end: int = 0
-    _sequences: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+    _producers: dict[int, Recent] = field(default_factory=dict)
 
     def append(self, batch: bytes, number: int) -> int:
-        """Append a record batch and return its first offset, -1 if it is there already.
+        """Append a record batch, and return 0 or Kafka's code of what is wrong with it.
 
-        A batch that a producer sends again because it heard no answer is not appended twice.
+        As with Kafka, what an idempotent producer sends again is there once, and what comes
+        after a batch that was refused is refused too.
         """
-        if self._is_known(batch):
-            return -1
-        first = self.end
-        self.end = first + LAST_DELTA.unpack_from(batch, LAST_DELTA_AT)[0] + 1
-        self.batches.append(Appended(first, self.end, BASE_OFFSET.pack(first) + batch[8:], number))
-        return first
-
-    def _is_known(self, batch: bytes) -> bool:
+        count = LAST_DELTA.unpack_from(batch, LAST_DELTA_AT)[0] + 1
         producer, epoch, sequence = PRODUCER.unpack_from(batch, PRODUCER_AT)
-        if producer < 0:
-            return False
-        recent = self._sequences.setdefault(producer, [])
-        if (epoch, sequence) in recent:
-            return True
-        recent.append((epoch, sequence))
-        del recent[:-SEQUENCES_KEPT]
-        return False
+        if producer >= 0:
+            recent = self._producers.setdefault(producer, Recent())
+            if (epoch, sequence) in recent.sequences:
+                return OK
+            if recent.sequences and sequence != recent.next_sequence:
+                return OUT_OF_ORDER_SEQUENCE
+            recent.sequences.append((epoch, sequence))
+            del recent.sequences[:-SEQUENCES_KEPT]
+            recent.next_sequence = sequence + count
+        first, self.end = self.end, self.end + count
+        self.batches.append(Appended(first, self.end, BASE_OFFSET.pack(first) + batch[8:], number))
+        return OK
 
     def bytes_from(self, offset: int, max_bytes: int) -> bytes:
         """Return the wire batches at and after an offset; the first one whole, however large."""
-        found = []
+        found: list[bytes] = []
         size = 0
         for batch in self.batches[self._index_of(offset) :]:
             if found and size + len(batch.wire) > max_bytes:
@@ -137,13 +147,13 @@ class Log:
         return self.topic(name.topic)[name.partition]
 
     def append(self, name: TopicPartition, batch: bytes) -> int:
-        """Append a record batch, and wake whoever waits for records."""
-        offset = self.partition(name).append(batch, next(self._numbers))
+        """Append a record batch, wake whoever waits for records, and return Kafka's code."""
+        code = self.partition(name).append(batch, next(self._numbers))
         waiting, self._waiting = self._waiting, {}
         for future in waiting:
             if not future.done():
                 future.set_result(None)
-        return offset
+        return code
 
     def changed(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
         """Return what is done when something is appended next."""

@@ -140,7 +140,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         finally:
             events._set_running_loop(outer)
 
-    def run_in_executor(
+    def run_in_executor(  # type: ignore[override]
         self, executor: Any, func: Callable[..., Any], *args: Any
     ) -> asyncio.Future[Any]:
         """Run a function soon, on this very thread, as if it were on another."""
@@ -226,7 +226,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Raise: there are no processes."""
         self._refuse(f"the program {args[1:2]}")
 
-    def add_signal_handler(self, sig: int, callback: Callable[..., Any], *args: Any) -> None:
+    def add_signal_handler(  # type: ignore[override]
+        self, sig: int, callback: Callable[..., Any], *args: Any
+    ) -> None:
         """Leave signals to whoever runs the test."""
 
     def remove_signal_handler(self, sig: int) -> bool:

@@ -111,7 +111,7 @@ class Outside:
             real = getattr(time, name)
             setattr(time, name, self._readings[real])
             yield time, name, real
-        defaults = Timer.__init__.__kwdefaults__  # it has the clock from when it was defined
+        defaults = Timer.__init__.__kwdefaults__ or {}  # it has the clock from when it was defined
         real_defaults = dict(defaults)
         Timer.__init__.__kwdefaults__ = {
             name: self._reading_for(value) or value for name, value in defaults.items()

@@ -40,7 +40,8 @@ class VirtualProducer(FeedProducer):
     async def send(self, topic: str, *args: Any, **kwargs: Any) -> Any:
         """Send one message."""
         sent = await super().send(topic, *args, **kwargs)
-        self.app.runtime.sending(sent)
+        runtime: WatchedRuntime = self.app.runtime  # type: ignore[attr-defined]
+        runtime.sending(sent)
         return sent
 
 
@@ -95,7 +96,7 @@ class WorkerLife:
             producer=type("VirtualProducer", (VirtualProducer,), {"broker": broker}),
             clock=clock,
         )
-        app.boot_strategy.enable_web = False  # type: ignore[attr-defined]
+        app.boot_strategy.enable_web = False
         app.command_line = {**app.command_line, "spill_dir": spill_dir}
         app.__dict__["egress"] = WatchedEgress(app)
         app.check()
@@ -145,9 +146,7 @@ class WorkerLife:
         self._broker.cut_off()
         self._watch.died()
         for _ in range(LAST_TURNS):
-            tasks = sorted(
-                asyncio.all_tasks(self._loop), key=lambda task: self._order.get(task, 0)
-            )
+            tasks = sorted(asyncio.all_tasks(self._loop), key=lambda task: self._order.get(task, 0))
             if not tasks:
                 break
             for task in tasks:

@@ -57,7 +57,7 @@ async def test_a_function_that_yields_nothing_is_called_too() -> None:
 
     async def function(batches: Any) -> None:
         async for batch in batches:
-            seen.append(len(batch))
+            seen.append(len(batch))  # noqa: PERF401
 
     assert await agent_of(function).call(testing.batch([{"n": 1}])) == []
     assert seen == [1]

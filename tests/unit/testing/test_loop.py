@@ -166,7 +166,7 @@ def test_what_spins_is_an_error_and_no_hang(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("flowguard.testing.loop.TURNS_MAX", 1000)
 
     async def main() -> None:
-        while True:
+        while True:  # noqa: ASYNC110
             await asyncio.sleep(0)
 
     with pytest.raises(SimulationError, match="spins"):
