@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 from weakref import WeakKeyDictionary
 
 from flowguard.app import App, Parts
@@ -41,7 +41,7 @@ class VirtualProducer(FeedProducer):
         """Send one message."""
         sent = await super().send(topic, *args, **kwargs)
         runtime: WatchedRuntime = self.app.runtime  # type: ignore[attr-defined]
-        runtime.sending(sent)
+        runtime.sending(cast("asyncio.Future[Any]", sent))
         return sent
 
 
