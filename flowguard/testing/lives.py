@@ -20,13 +20,16 @@ from flowguard.errors import SimulationError
 
 __all__ = ["Lives"]
 
-#: Containers that are copied, so that what a life adds to them is not there in the next.
+#: Containers of which the content is restored: what a life adds is not there in the next.
 COPIED: Final = (dict, list, set, WeakSet)
 
 #: What belongs to an event loop, or holds what was under way.
 RENEWED: Final = (asyncio.Queue, asyncio.Event, asyncio.Lock, Event)
 
-REMEMBERED: WeakKeyDictionary[App, list[tuple[Any, dict[str, Any]]]] = WeakKeyDictionary()
+#: Object → by attribute its value and, of a container, what was in it.
+Remembered = list[tuple[Any, dict[str, tuple[Any, Any]]]]
+
+REMEMBERED: WeakKeyDictionary[App, Remembered] = WeakKeyDictionary()
 
 
 class Lives:
@@ -48,14 +51,14 @@ class Lives:
                     "declared"
                 )
             app.finalize()
-            REMEMBERED[app] = [(each, copied(vars(each))) for each in parts_of(app)]
+            REMEMBERED[app] = [(each, state_of(each)) for each in parts_of(app)]
 
     def begin(self, loop: asyncio.AbstractEventLoop) -> None:
         """Restore what was declared, on another event loop."""
         for each, before in REMEMBERED[self._app]:
             state = vars(each)
             state.clear()
-            state.update(copied(before))
+            state.update({name: restored(*pair) for name, pair in before.items()})
             if "_loop" in state:
                 state["_loop"] = loop
             elif "loop" in state:
@@ -86,17 +89,23 @@ def parts_of(app: App) -> Iterable[Any]:
     yield from app.tables.values()
 
 
-def copied(state: dict[str, Any]) -> dict[str, Any]:
-    """Return an object's state with containers of its own, and nothing under way."""
-    return {name: copy_of(value) for name, value in state.items()}
+def state_of(part: Any) -> dict[str, tuple[Any, Any]]:
+    """Return the attributes of an object, with what is in those that are containers."""
+    return {
+        name: (value, value.copy() if isinstance(value, COPIED) else None)
+        for name, value in vars(part).items()
+    }
 
 
-def copy_of(value: Any) -> Any:
-    """Return a container that may be changed, or what a new life has in a value's place."""
+def restored(value: Any, content: Any) -> Any:
+    """Return a value as it was before the first start, or what a new life has in its place."""
     if isinstance(value, RENEWED):
         return type(value)()
     if isinstance(value, Fallback):
         return replace(value, inbox=asyncio.Queue())
-    if type(value) is WeakSet:
-        return WeakSet(value)
-    return value.copy() if isinstance(value, COPIED) else value
+    if isinstance(value, list):
+        value[:] = content
+    elif isinstance(value, COPIED):  # Faust has closures over some, so they stay the same objects
+        value.clear()
+        value.update(content)
+    return value
