@@ -27,9 +27,6 @@ from flowguard.units import SECOND
 
 __all__ = ["Outside"]
 
-READINGS: Final = ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter",
-                   "perf_counter_ns", "sleep")  # fmt: skip
-
 #: Their threads and timers are none of the harness's, so they keep the real clock.
 LEFT_ALONE: Final = frozenset(
     {*sys.stdlib_module_names, "_pytest", "pytest", "pluggy", "hypothesis", "coverage", "polars",
@@ -42,6 +39,10 @@ NO_THREADS: Final = (
 )
 
 
+#: The one that is shut now, if any; of several, one inside of another, the last.
+shut_now: list[Outside] = []
+
+
 class Outside:
     """Stand-ins for what a harness must not reach, put in place while it runs.
 
@@ -51,23 +52,22 @@ class Outside:
     """
 
     def __init__(self, clock: VirtualClock, seed: int) -> None:
-        self._clock = clock
-        self._thread = threading.get_ident()
+        self.clock = clock
+        self.thread = threading.get_ident()
         self._random = random.Random(seed).getstate()
-        self._readings = self._virtual_readings()
-        self._places: dict[str, list[str]] = {}  # module → names in it that are readings
-        self._looked_at: set[str] = set()
 
     @contextlib.contextmanager
     def shut(self) -> Iterator[None]:
         """Keep the outside out for as long as the context lasts."""
-        self._thread = threading.get_ident()
+        self.thread = threading.get_ident()
         before = random.getstate()
         random.setstate(self._random)
-        replaced = [*self._replace_readings(), *self._replace_doors()]
+        replaced = [*replace_readings(), *self._replace_doors()]
+        shut_now.append(self)
         try:
             yield
         finally:
+            shut_now.pop()
             for owner, name, real in reversed(replaced):
                 if real is None:
                     delattr(owner, name)
@@ -75,71 +75,6 @@ class Outside:
                     setattr(owner, name, real)
             self._random = random.getstate()
             random.setstate(before)
-
-    # The clock.
-
-    def _virtual_readings(self) -> dict[Any, Callable[..., Any]]:
-        clock = self._clock
-        virtual: dict[str, Callable[[], float]] = {
-            "time": lambda: clock.epoch_ns() / SECOND,
-            "time_ns": clock.epoch_ns,
-            "monotonic": lambda: clock.now_ns() / SECOND,
-            "monotonic_ns": clock.now_ns,
-            "perf_counter": lambda: clock.now_ns() / SECOND,
-            "perf_counter_ns": clock.now_ns,
-        }
-        found = {getattr(time, name): self._here(getattr(time, name), virtual[name])
-                 for name in virtual}  # fmt: skip
-        found[time.sleep] = self._here(time.sleep, self._sleep)
-        return found
-
-    def _sleep(self, seconds: float) -> None:
-        if seconds < 0:
-            raise ValueError("sleep length must be non-negative")
-        self._clock.pass_by(round(seconds * SECOND))
-
-    def _here(self, real: Callable[..., Any], virtual: Callable[..., Any]) -> Callable[..., Any]:
-        """Return what is virtual on the harness's thread and real on all others."""
-
-        def reading(*args: Any) -> Any:
-            return (virtual if threading.get_ident() == self._thread else real)(*args)
-
-        return reading
-
-    def _replace_readings(self) -> Iterator[tuple[Any, str, Any]]:
-        for name in READINGS:
-            real = getattr(time, name)
-            setattr(time, name, self._readings[real])
-            yield time, name, real
-        defaults = Timer.__init__.__kwdefaults__ or {}  # it has the clock from when it was defined
-        real_defaults = dict(defaults)
-        Timer.__init__.__kwdefaults__ = {
-            name: self._reading_for(value) or value for name, value in defaults.items()
-        }
-        yield Timer.__init__, "__kwdefaults__", real_defaults
-        self._look_at_modules()
-        for module_name, names in self._places.items():
-            module = sys.modules.get(module_name)
-            for name in names if module is not None else ():
-                real = getattr(module, name, None)
-                if (virtual := self._reading_for(real)) is not None:
-                    setattr(module, name, virtual)
-                    yield module, name, real
-
-    def _look_at_modules(self) -> None:
-        """Find the modules that have a reading under a name of their own."""
-        for module_name in sys.modules.keys() - self._looked_at:
-            self._looked_at.add(module_name)
-            if module_name.partition(".")[0] in LEFT_ALONE:
-                continue
-            values = getattr(sys.modules.get(module_name), "__dict__", None) or {}
-            names = [name for name, value in list(values.items()) if self._reading_for(value)]
-            if names:
-                self._places[module_name] = names
-
-    def _reading_for(self, value: Any) -> Callable[..., Any] | None:
-        builtin = type(value) is type(time.get_clock_info)
-        return self._readings.get(value) if builtin else None
 
     # The doors.
 
@@ -158,7 +93,7 @@ class Outside:
 
     def _closed(self, real: Callable[..., Any], why: Callable[..., str]) -> Callable[..., Any]:
         def refuse(*args: Any, **kwargs: Any) -> Any:
-            if threading.get_ident() != self._thread:
+            if threading.get_ident() != self.thread:
                 return real(*args, **kwargs)
             raise SimulationError(why(*args))
 
@@ -166,7 +101,7 @@ class Outside:
 
     @property
     def _at_s(self) -> float:
-        return self._clock.now_ns() / SECOND
+        return self.clock.now_ns() / SECOND
 
     def _no_thread(self, thread: threading.Thread, *_: Any) -> str:
         return NO_THREADS.format(name=thread.name, at=self._at_s)
@@ -176,3 +111,82 @@ class Outside:
 
     def _no_look_up(self, host: Any, *_: Any) -> str:
         return NO_SOCKETS.format(what=f"a look-up of {host}", at=self._at_s)
+
+
+# The clock.
+
+
+def virtual(real: Callable[..., Any], read: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what is virtual in a harness, and real on other threads and afterwards.
+
+    There is one for all harnesses: a module that is imported while one runs takes it for good.
+    """
+
+    def reading(*args: Any) -> Any:
+        if shut_now and shut_now[-1].thread == threading.get_ident():
+            return read(shut_now[-1].clock, *args)
+        return real(*args)
+
+    return reading
+
+
+def let_pass(clock: VirtualClock, seconds: float) -> None:
+    """Let time pass, as `time.sleep` does."""
+    if seconds < 0:
+        raise ValueError("sleep length must be non-negative")
+    clock.pass_by(round(seconds * SECOND))
+
+
+#: What is in place of each reading of the clock.
+VIRTUAL: Final[dict[Any, Callable[..., Any]]] = {
+    time.time: virtual(time.time, lambda clock: clock.epoch_ns() / SECOND),
+    time.time_ns: virtual(time.time_ns, VirtualClock.epoch_ns),
+    time.monotonic: virtual(time.monotonic, lambda clock: clock.now_ns() / SECOND),
+    time.monotonic_ns: virtual(time.monotonic_ns, VirtualClock.now_ns),
+    time.perf_counter: virtual(time.perf_counter, lambda clock: clock.now_ns() / SECOND),
+    time.perf_counter_ns: virtual(time.perf_counter_ns, VirtualClock.now_ns),
+    time.sleep: virtual(time.sleep, let_pass),
+}
+
+#: Module → names in it that are readings, of the modules that were looked at.
+places: dict[str, list[str]] = {}
+looked_at: set[str] = set()
+
+
+def replace_readings() -> Iterator[tuple[Any, str, Any]]:
+    """Put virtual readings in place; yield owner, name and what was there."""
+    for real, reading in VIRTUAL.items():
+        if getattr(time, real.__name__) is real:
+            setattr(time, real.__name__, reading)
+            yield time, real.__name__, real
+    defaults = Timer.__init__.__kwdefaults__ or {}  # it has the clock from when it was defined
+    Timer.__init__.__kwdefaults__ = {
+        name: reading_for(value) or value for name, value in defaults.items()
+    }
+    yield Timer.__init__, "__kwdefaults__", defaults
+    look_at_modules()
+    for module_name, names in places.items():
+        module = sys.modules.get(module_name)
+        for name in names if module is not None else ():
+            real = getattr(module, name, None)
+            if (reading := reading_for(real)) is not None:
+                setattr(module, name, reading)
+                yield module, name, real
+
+
+def look_at_modules() -> None:
+    """Find the modules that have a reading under a name of their own."""
+    for module_name in sys.modules.keys() - looked_at:
+        looked_at.add(module_name)
+        if module_name.partition(".")[0] in LEFT_ALONE:
+            continue
+        values = getattr(sys.modules.get(module_name), "__dict__", None) or {}
+        names = [name for name, value in list(values.items()) if reading_for(value)]
+        if names and module_name != __name__:
+            places[module_name] = names
+
+
+def reading_for(value: Any) -> Callable[..., Any] | None:
+    """Return what is in a reading's place, None for everything else."""
+    builtin = type(value) is type(time.get_clock_info)
+    return VIRTUAL.get(value) if builtin else None
