@@ -17,9 +17,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import FunctionType
 from typing import Any, Final
-
-from mode.timers import Timer
 
 from flowguard.errors import SimulationError
 from flowguard.testing.loop import NO_SOCKETS, VirtualClock
@@ -151,6 +150,8 @@ VIRTUAL: Final[dict[Any, Callable[..., Any]]] = {
 #: Module → names in it that are readings, of the modules that were looked at.
 places: dict[str, list[str]] = {}
 looked_at: set[str] = set()
+#: Functions of those modules that take a reading as an argument by default.
+with_defaults: list[FunctionType] = []
 
 
 def replace_readings() -> Iterator[tuple[Any, str, Any]]:
@@ -159,12 +160,13 @@ def replace_readings() -> Iterator[tuple[Any, str, Any]]:
         if getattr(time, real.__name__) is real:
             setattr(time, real.__name__, reading)
             yield time, real.__name__, real
-    defaults = Timer.__init__.__kwdefaults__ or {}  # it has the clock from when it was defined
-    Timer.__init__.__kwdefaults__ = {
-        name: reading_for(value) or value for name, value in defaults.items()
-    }
-    yield Timer.__init__, "__kwdefaults__", defaults
     look_at_modules()
+    for function in with_defaults:  # they have the clock from when they were defined
+        defaults = function.__kwdefaults__
+        yield function, "__kwdefaults__", defaults
+        function.__kwdefaults__ = {
+            name: reading_for(value) or value for name, value in defaults.items()
+        }
     for module_name, names in places.items():
         module = sys.modules.get(module_name)
         for name in names if module is not None else ():
@@ -182,8 +184,25 @@ def look_at_modules() -> None:
             continue
         values = getattr(sys.modules.get(module_name), "__dict__", None) or {}
         names = [name for name, value in list(values.items()) if reading_for(value)]
-        if names and module_name != __name__:
+        if module_name == __name__:
+            continue
+        if names:
             places[module_name] = names
+            with_defaults.extend(functions_with_readings(module_name, values))
+
+
+def functions_with_readings(module_name: str, values: dict[str, Any]) -> Iterator[FunctionType]:
+    """Yield the functions of a module, and of its classes, that default to a reading."""
+    for value in list(values.values()):
+        members = list(vars(value).values()) if isinstance(value, type) else [value]
+        for each in members:
+            each = getattr(each, "__wrapped__", each)
+            if (
+                isinstance(each, FunctionType)
+                and each.__module__ == module_name
+                and any(map(reading_for, (each.__kwdefaults__ or {}).values()))
+            ):
+                yield each
 
 
 def reading_for(value: Any) -> Callable[..., Any] | None:

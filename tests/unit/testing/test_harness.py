@@ -26,7 +26,10 @@ class Shop:
         self.urgent = fg.Lane("urgent", target="100ms")
         self.bulk = fg.Lane("bulk", **options.pop("bulk", {}))
         self.app = fg.App(
-            "shop", broker="kafka://127.0.0.1:1", lanes=[self.urgent, self.bulk], memory="64MiB"
+            "shop",
+            broker="kafka://127.0.0.1:1",
+            lanes=[self.urgent, self.bulk],
+            memory=options.pop("memory", "64MiB"),
         )
         self.orders = self.app.feed(
             "orders", columns=COLUMNS, key_by="account",
@@ -288,15 +291,42 @@ async def test_a_lane_that_sheds_loses_no_account() -> None:
         assert h.sent(shop.results).is_empty()
 
 
-async def test_a_lane_that_spills_does_so_to_a_directory_of_the_harness() -> None:
-    shop = Shop(bulk={"overflow": fg.Spill("64MiB")})
-    shop.work = lambda batch: asyncio.sleep(0.2)
+async def test_a_lane_that_spills_does_so_to_a_directory_that_a_crash_leaves() -> None:
+    shop = Shop(bulk={"overflow": fg.Spill("64MiB")}, memory="8MiB")
+    shop.work = lambda _: asyncio.sleep(0.1)
+    spilled: list[int] = []
     with Harness(shop.app) as h:
-        frame = pl.DataFrame({"n": range(15_000), "account": ["x" * 1000] * 15_000})
+        frame = pl.DataFrame({"n": range(12_000), "account": ["x" * 1000] * 12_000})
         h.produce(shop.orders, frame, lane="bulk")
-        h.at("2s").crash()
-        await h.run("20s")
-        assert set(numbers(h, shop.results)) == set(range(15_000))
+        h.at("1s").call(lambda: spilled.append(h.counts("bulk")["spilled"]))
+        h.at("1.5s").crash()
+        h.at("6s").call(lambda: spilled.append(h.counts("bulk")["spilled"]))
+        await h.run("25s")
+        assert all(each > 0 for each in spilled) and len(spilled) == 2
+        assert set(numbers(h, shop.results)) == set(range(12_000))
+        assert (h.lost, h.unfinished) == (0, 0)
+        assert h.duplicates <= h.duplicates_allowed
+        assert h.peak_bytes <= 8 * 1024**2
+
+
+async def test_a_table_is_recovered_from_its_changelog_after_a_crash() -> None:
+    app = fg.App("tables", broker="kafka://127.0.0.1:1", store="memory://")
+    orders = app.feed("orders", columns=COLUMNS, key_by="account")
+    counts = app.Table("counts", default=int, partitions=4)
+
+    @app.agent(orders, batch=fg.BatchSize(by_partition=True))
+    async def count(batches: Any) -> None:
+        async for batch in batches:
+            for account in batch.to_polars()["account"]:
+                counts[account] += 1
+            await asyncio.sleep(0.01)
+
+    with Harness(app) as h:
+        frame = pl.DataFrame({"n": range(200), "account": [f"a{n % 7}" for n in range(200)]})
+        h.produce(orders, frame, every="10ms")
+        h.at("1s").crash()
+        await h.run("10s")
+        assert 200 <= sum(counts.values()) <= 200 + h.duplicates_allowed
         assert (h.lost, h.unfinished) == (0, 0)
 
 
