@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Final
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakSet
 
 from mode.utils.locks import Event
 
@@ -29,7 +29,8 @@ RENEWED: Final = (asyncio.Queue, asyncio.Event, asyncio.Lock, Event)
 #: Object → by attribute its value and, of a container, what was in it.
 Remembered = list[tuple[Any, dict[str, tuple[Any, Any]]]]
 
-REMEMBERED: WeakKeyDictionary[App, Remembered] = WeakKeyDictionary()
+#: Where an app keeps what it was, so that both go away together.
+KEPT_IN: Final = "_as_declared"
 
 
 class Lives:
@@ -39,30 +40,40 @@ class Lives:
         app: The app.
 
     Raises:
-        SimulationError: The app runs, or has run, as a real worker.
+        SimulationError: The app has been started as a real worker, or an agent is new.
     """
 
     def __init__(self, app: App) -> None:
         self._app = app
-        if app not in REMEMBERED:
+        remembered: Remembered | None = app.__dict__.get(KEPT_IN)
+        if remembered is None:
             if app.started:
                 raise SimulationError(
                     "the app has been started already; give the harness an app that was only "
                     "declared"
                 )
             app.finalize()
-            REMEMBERED[app] = [(each, state_of(each)) for each in parts_of(app)]
+            remembered = [(each, state_of(each)) for each in parts_of(app)]
+        known = {id(each) for each, _ in remembered}
+        late = [name for name, agent in app.agents.items() if id(agent) not in known]
+        if late:
+            raise SimulationError(
+                f"agent {late[0]} was declared after the first harness of its app; declare all "
+                f"agents before"
+            )
+        self._remembered = remembered
 
     def begin(self, loop: asyncio.AbstractEventLoop) -> None:
         """Restore what was declared, on another event loop."""
-        for each, before in REMEMBERED[self._app]:
-            state = vars(each)
+        for each, before in self._remembered:
+            state: dict[str, Any] = each.__dict__
             state.clear()
             state.update({name: restored(*pair) for name, pair in before.items()})
             if "_loop" in state:
                 state["_loop"] = loop
             elif "loop" in state:
                 state["loop"] = loop
+        self._app.__dict__[KEPT_IN] = self._remembered
         for feed in self._app.declared_feeds:
             feed._codec_slot.codec = None  # a new process has not seen any value yet
 
@@ -105,7 +116,9 @@ def restored(value: Any, content: Any) -> Any:
         return replace(value, inbox=asyncio.Queue())
     if isinstance(value, list):
         value[:] = content
-    elif isinstance(value, COPIED):  # Faust has closures over some, so they stay the same objects
+    elif isinstance(
+        value, dict | set | WeakSet
+    ):  # Faust has closures over some, so they stay the same objects
         value.clear()
         value.update(content)
     return value

@@ -162,7 +162,7 @@ def replace_readings() -> Iterator[tuple[Any, str, Any]]:
             yield time, real.__name__, real
     look_at_modules()
     for function in with_defaults:  # they have the clock from when they were defined
-        defaults = function.__kwdefaults__
+        defaults = function.__kwdefaults__ or {}
         yield function, "__kwdefaults__", defaults
         function.__kwdefaults__ = {
             name: reading_for(value) or value for name, value in defaults.items()
@@ -171,8 +171,8 @@ def replace_readings() -> Iterator[tuple[Any, str, Any]]:
         module = sys.modules.get(module_name)
         for name in names if module is not None else ():
             real = getattr(module, name, None)
-            if (reading := reading_for(real)) is not None:
-                setattr(module, name, reading)
+            if (stand_in := reading_for(real)) is not None:
+                setattr(module, name, stand_in)
                 yield module, name, real
 
 

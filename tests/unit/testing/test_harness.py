@@ -382,6 +382,15 @@ def test_an_app_without_feeds_is_refused() -> None:
         Harness(fg.App("plain", broker="kafka://127.0.0.1:1"))
 
 
+async def test_an_agent_that_comes_after_the_first_harness_is_refused() -> None:
+    shop = Shop()
+    with Harness(shop.app) as h:
+        await h.run("0.1s")
+    shop.app.agent(shop.orders, name="late")(shop.serve)
+    with Harness(shop.app) as h, pytest.raises(SimulationError, match="agent late"):
+        await h.run("0.1s")
+
+
 def test_a_harness_that_nobody_closes_goes_away_quietly() -> None:
     shop = Shop()
     h = Harness(shop.app)
