@@ -116,9 +116,8 @@ def restored(value: Any, content: Any) -> Any:
         return replace(value, inbox=asyncio.Queue())
     if isinstance(value, list):
         value[:] = content
-    elif isinstance(
-        value, dict | set | WeakSet
-    ):  # Faust has closures over some, so they stay the same objects
+    elif isinstance(value, dict | set | WeakSet):
+        # Faust has closures over some of them, so they stay the same objects.
         value.clear()
         value.update(content)
     return value
