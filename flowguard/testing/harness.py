@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any, Final
 
 import polars as pl
-import pyarrow as pa
 
 from flowguard.agents.feed import Feed
 from flowguard.app import App
@@ -25,11 +24,12 @@ from flowguard.observe.state import state_document
 from flowguard.settle.egress import Outgoing
 from flowguard.snapshot import COUNTS
 from flowguard.testing.broker import Broker
+from flowguard.testing.found import frame_of_topic, letters_in
 from flowguard.testing.log import Log
 from flowguard.testing.loop import VirtualClock, VirtualLoop
 from flowguard.testing.moment import Moment, topic_of
 from flowguard.testing.outside import Outside
-from flowguard.testing.records import Given, new_codec, outgoing_for, wire_batches
+from flowguard.testing.records import Given, outgoing_for, wire_batches
 from flowguard.testing.watch import LatencySummary, Watch
 from flowguard.testing.worker import WorkerLife
 from flowguard.units import MILLISECOND, SECOND, Duration, duration_ns
@@ -42,12 +42,6 @@ LOOK_EVERY_NS: Final = 10 * MILLISECOND
 
 #: Partitions of a topic that declares none; few, so that a test is quick to read.
 PARTITIONS: Final = 4
-
-LETTER_TYPES: Final = {
-    "topic": pl.String, "partition": pl.Int64, "offset": pl.Int64, "timestamp": pl.Int64,
-    "key": pl.Binary, "value": pl.Binary, "error": pl.String, "reason": pl.String,
-    "attempt": pl.Int64, "letter_topic": pl.String,
-}  # fmt: skip
 
 
 class Harness:
@@ -322,32 +316,7 @@ class Harness:
             meta: Add `_partition`, `_offset`, `_timestamp` (ms since 1970), `_key` (bytes) and
                 `_headers` (a list of name and value).
         """
-        rows = list(self._log.rows(topic_of(feed)))
-        facts = pl.DataFrame(
-            {
-                "_partition": [row["partition"] for row in rows],
-                "_offset": [row["offset"] for row in rows],
-                "_timestamp": [row["timestamp"] for row in rows],
-                "_key": pl.Series([row["key"] for row in rows], dtype=pl.Binary),
-                "_headers": pl.Series(
-                    [[{"name": n, "value": v} for n, v in row["headers"]] for row in rows],
-                    dtype=pl.List(pl.Struct({"name": pl.String, "value": pl.Binary})),
-                ),
-            },
-            schema_overrides={"_partition": pl.Int64, "_offset": pl.Int64, "_timestamp": pl.Int64},
-        )
-        values = [row["value"] for row in rows]
-        if isinstance(feed, Feed):
-            decoded = new_codec(feed).decode([pa.array(values, pa.binary())])
-            frame: pl.DataFrame = decoded.frame
-            facts = facts.with_row_index("_row").filter(
-                ~pl.col("_row").is_in([each.row for each in decoded.rejected])
-            ).drop("_row")  # fmt: skip
-        else:
-            frame = pl.DataFrame(
-                {"key": facts["_key"], "value": pl.Series(values, dtype=pl.Binary)}
-            )
-        return pl.concat([frame, facts], how="horizontal") if meta else frame
+        return frame_of_topic(self._log, topic_of(feed), feed, meta=meta)
 
     def dead_letters(self) -> pl.DataFrame:
         """Return the dead letters in all topics, in the order of their writing.
@@ -355,14 +324,7 @@ class Harness:
         Columns: `topic`, `partition`, `offset`, `timestamp` (ms since 1970) of the record,
         `key`, `value` (bytes), `error`, `reason`, `attempt`, and `letter_topic`, where it is.
         """
-        found = []
-        for topic in self._log.topics:
-            for row in self._log.rows(topic):
-                headers = {name: (value or b"").decode() for name, value in row["headers"]
-                           if name.startswith("fg-")}  # fmt: skip
-                if "fg-orig-topic" in headers:
-                    found.append(letter_of(row, headers, topic))
-        return pl.DataFrame(found, schema=LETTER_TYPES, orient="row")
+        return letters_in(self._log)
 
     @property
     def lost(self) -> int:
@@ -451,22 +413,6 @@ def declared_partitions(app: App) -> dict[str, int]:
         for topic in feed.topics
         if feed.partitions
     }
-
-
-def letter_of(row: Mapping[str, Any], headers: Mapping[str, str], topic: str) -> tuple[Any, ...]:
-    """Return a dead letter as a row."""
-    return (
-        headers["fg-orig-topic"],
-        int(headers["fg-orig-partition"]),
-        int(headers["fg-orig-offset"]),
-        int(headers["fg-orig-timestamp"]),
-        row["key"],
-        row["value"],
-        headers.get("fg-error-type", ""),
-        headers.get("fg-error-reason", ""),
-        int(headers.get("fg-attempt", "0")),
-        topic,
-    )
 
 
 def clean_up(lives: list[WorkerLife], loop: VirtualLoop, spill_dir: str) -> None:
