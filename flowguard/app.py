@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from faust.types.settings import Settings
 
 from flowguard.agents.agent import FeedAgent
 from flowguard.agents.feed import Feed, FeedOptions
+from flowguard.clock import Clock
 from flowguard.config import AppSettings, parse_shadow, resolve
 from flowguard.control.memory import MemoryBudget
 from flowguard.dispatch.concurrency import Adaptive, check_concurrency
@@ -50,6 +52,16 @@ FAUST_OPTIONS = frozenset(
     }
 )
 APP_OPTIONS = FAUST_OPTIONS | {"memory", "lanes", "spill_dir", "shadow", "instance_id"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What an app with feeds makes when it starts; tests put their own in its place."""
+
+    runtime: type[FeedRuntime] = FeedRuntime
+    consumer: type[FeedConsumer] = FeedConsumer
+    producer: type[FeedProducer] = FeedProducer
+    clock: Clock | None = None
 
 
 class FeedBootStrategy(BootStrategy):
@@ -102,6 +114,7 @@ class App(faust.App):
 
     BootStrategy = FeedBootStrategy
     Settings = FaustConf
+    parts = Parts()
 
     def __init__(
         self,
@@ -287,7 +300,7 @@ class App(faust.App):
     def runtime(self) -> FeedRuntime:
         """Return what drives the engine; made when the worker starts."""
         settings = self.feed_settings
-        return FeedRuntime(
+        return self.parts.runtime(
             self,
             lanes=settings.lanes,
             memory=MemoryBudget(settings.memory_bytes),
@@ -295,6 +308,7 @@ class App(faust.App):
             spill_dir=settings.spill_dir,
             shadow=settings.shadow,
             instance_id=settings.instance_id,
+            clock=self.parts.clock,
             loop=self.loop,
             beacon=self.beacon,
         )
@@ -345,7 +359,7 @@ class App(faust.App):
         if not self.has_feeds:
             return super()._new_consumer()
         self.check()
-        return FeedConsumer(
+        return self.parts.consumer(
             self.transport,
             callback=self.topics.on_message,
             on_partitions_revoked=self._on_partitions_revoked,
@@ -362,7 +376,7 @@ class App(faust.App):
     def _new_producer(self) -> Any:
         if not self.declared_feeds:  # an app may send to feeds that it does not read
             return super()._new_producer()
-        return FeedProducer(self.transport, loop=self.loop, beacon=self.beacon)
+        return self.parts.producer(self.transport, loop=self.loop, beacon=self.beacon)
 
 
 FEED_OPTIONS = frozenset(

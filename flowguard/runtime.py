@@ -15,7 +15,7 @@ import gc
 import logging
 import random
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -76,6 +76,7 @@ from flowguard.settle.watermarks import decode as decode_watermarks
 from flowguard.settle.watermarks import encode as encode_watermarks
 from flowguard.situation import snapshot_of
 from flowguard.snapshot import Snapshot
+from flowguard.spill.disk import Hand
 from flowguard.spill_service import SpillService, spill_lanes
 from flowguard.units import SECOND
 from flowguard.unprocessed import lines_of
@@ -133,6 +134,7 @@ class FeedRuntime(Service):
     """
 
     logger = logger
+    spill_hand: Callable[[str], Hand] | None = None  # None: threads of its own
 
     def __init__(
         self,
@@ -511,6 +513,7 @@ class FeedRuntime(Service):
             observe=self.observe,
             loop=self.loop,
             slot=self.membership.place.number,
+            hand=self.spill_hand,
         )
 
     async def read_range(

@@ -28,7 +28,7 @@ from flowguard.intake.fetcher import PartitionPlan
 from flowguard.lanes.lane_set import LaneSet
 from flowguard.lanes.overflow import Spill
 from flowguard.spill.cipher import EphemeralKey, require_library
-from flowguard.spill.disk import SpillDisk
+from flowguard.spill.disk import Hand, SpillDisk
 from flowguard.spill.filesystem import RealFileSystem
 from flowguard.spill.manifest import Frame, FrameQueue, Run, usable
 from flowguard.spill.options import Identity, LaneSpill
@@ -94,6 +94,7 @@ class SpillService:
         plans: How each feed topic is read; may grow until the first rebalance.
         observe: Takes in facts on the event loop.
         slot: The number of this worker among those of the machine, if it has one.
+        hand: What the disk works with; threads without it.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class SpillService:
         observe: Callable[..., None],
         loop: asyncio.AbstractEventLoop,
         slot: int | None = None,
+        hand: Callable[[str], Hand] | None = None,
     ) -> None:
         self.directory = directory
         self._slot = slot
@@ -121,6 +123,7 @@ class SpillService:
         self._log = log
         self._observe = observe
         self._loop = loop
+        self._hand = hand
         self._disk: SpillDisk | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._wanted: dict[Frame, ReadFrame] = {}  # that are being read from Kafka again
@@ -157,6 +160,7 @@ class SpillService:
             deliver=self._deliver_threadsafe,
             lost=self._lost_threadsafe,
             rebuild=self._rebuild_threadsafe,
+            hand=self._hand,
         )
         self._disk.look()
 

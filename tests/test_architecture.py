@@ -108,6 +108,7 @@ FAUST_PLACES = (
     "flowguard.bench", "flowguard.observe.web", "flowguard.observe.service",
     "flowguard.stress.cluster", "flowguard.stress.sender", "flowguard.stress.reader",  # as clients
     "flowguard.upstream",  # aiokafka only: it is a client of its own
+    "flowguard.testing.",  # stand-ins for aiokafka, and lives of a Faust app
 )  # fmt: skip
 
 

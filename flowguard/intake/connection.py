@@ -26,7 +26,9 @@ from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import IncompatibleBrokerVersion, KafkaConnectionError, StaleMetadata
 from aiokafka.protocol.fetch import FetchRequest_v11
 
-__all__ = ["FETCH_VERSION", "Awaited", "FetchConnection", "credentials_of", "open_connection"]
+__all__ = [
+    "FETCH_VERSION", "Awaited", "Connect", "FetchConnection", "credentials_of", "open_connection",
+]  # fmt: skip
 
 #: The first version that fetches zstd is 10; 11 is the last without flexible fields.
 #: Kafka 2.3 and later have it.
@@ -431,6 +433,16 @@ class FetchConnection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka is 
             self.close()
             raise KafkaConnectionError("the broker answered another request than the last one")
         return frame[LENGTH.size :]
+
+
+class Connect(Protocol):
+    """Opens a connection to a broker: `open_connection`, or a stand-in for it."""
+
+    async def __call__(
+        self, client: Any, node: int, *, buffer_bytes: Callable[[], int], memory_bytes: int
+    ) -> FetchConnection:
+        """Return a connection that can fetch from the broker."""
+        ...
 
 
 async def open_connection(

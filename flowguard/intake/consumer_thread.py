@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar, cast
 
 import aiokafka
 from aiokafka import TopicPartition as KafkaTopicPartition
@@ -24,6 +24,7 @@ from faust.types import TP
 from flowguard.chunk import Chunk, TopicPartition
 from flowguard.facts import Stored
 from flowguard.intake.client import FeedClient
+from flowguard.intake.connection import Connect, open_connection
 from flowguard.intake.coordinator import FeedCoordinator, Replaced
 from flowguard.intake.fetcher import Fetcher
 from flowguard.intake.member_id import instance_id
@@ -96,6 +97,7 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
     """The consumer's thread, which also runs the feed fetcher."""
 
     fetcher: Fetcher | None = None
+    connect: ClassVar[Connect] = staticmethod(open_connection)
     _watch: asyncio.Task[None] | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -129,11 +131,14 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
         await super().on_start()
         self._watch = self.thread_loop.create_task(self._watch_group())
         if self._ensure_consumer()._group_id is not None:
-            self.member = FeedCoordinator.adopt(
-                self._ensure_consumer()._coordinator,
-                on_replaced=self._replaced_threadsafe,
-                on_strangers=self._say_strangers,
-            )
+            self.member = self._new_member()
+
+    def _new_member(self) -> FeedCoordinator:
+        return FeedCoordinator.adopt(
+            self._ensure_consumer()._coordinator,
+            on_replaced=self._replaced_threadsafe,
+            on_strangers=self._say_strangers,
+        )
 
     async def _watch_group(self) -> None:
         """Let aiokafka go on after an error of the group.
@@ -273,8 +278,12 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
             touch=touch,
             find_offset=self._find_offset,
             begin_anew=runtime.begin_anew_threadsafe,
-            lives=TopicLives(consumer._client),
+            lives=self._new_lives(),
+            connect=self.connect,
         )
+
+    def _new_lives(self) -> TopicLives | None:
+        return TopicLives(self._ensure_consumer()._client)
 
     async def _find_offset(self, partition: TopicPartition, which: str) -> int:
         name = KafkaTopicPartition(*partition)
@@ -321,6 +330,7 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
             memory=runtime.memory,
             clock=runtime.clock,
             find_offset=self._find_offset,
+            connect=self.connect,
         )
 
     # Positions and commits.

@@ -32,7 +32,7 @@ from flowguard.errors import WireError
 from flowguard.facts import Fetched, Stopped
 from flowguard.intake.chunks import Arrival, chunks_of
 from flowguard.intake.compression import decompress
-from flowguard.intake.connection import Awaited, FetchConnection, open_connection
+from flowguard.intake.connection import Awaited, Connect, FetchConnection, open_connection
 from flowguard.intake.cursors import Cursor, PartitionPlan
 from flowguard.intake.lost_offsets import LostOffsets
 from flowguard.intake.topic_lives import TopicLives
@@ -129,6 +129,7 @@ class Fetcher:
         begin_anew: Called with partition, epoch and an offset that is before what was read: the
             log is another one, and what is held of the former one has to be let go.
         lives: Whether topics were made anew; None to take them for the same.
+        connect: Coroutine that opens a connection to a broker.
 
     Thread-safety: `assign`, `seek`, `stop` on the consumer's thread; `wake`, `hold` on any.
     """
@@ -146,8 +147,10 @@ class Fetcher:
         find_offset: Callable[[TopicPartition, str], Any],
         begin_anew: Callable[[TopicPartition, int, int], None],
         lives: TopicLives | None = None,
+        connect: Connect = open_connection,
     ) -> None:
         self._client = client
+        self._connect = connect
         self._plans = plans
         self._lane_count = lane_count
         self._memory = memory
@@ -274,7 +277,7 @@ class Fetcher:
             answered = False
             connection: FetchConnection | None = None
             try:
-                connection = await open_connection(
+                connection = await self._connect(
                     self._client,
                     node,
                     buffer_bytes=lambda: self._memory.fetch_bytes_max,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias
 
 from aiokafka.codec import gzip_encode, lz4_encode, snappy_encode, zstd_encode
 from aiokafka.errors import KafkaError
@@ -55,6 +55,8 @@ Encoded: TypeAlias = Rows | Sequence[tuple[int, RecordBatch]]
 class FeedProducer(Producer):
     """Faust's producer, which also knows which batch a send belongs to."""
 
+    Sender: ClassVar[type[BatchSender]] = BatchSender
+
     _sender: BatchSender | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -64,7 +66,7 @@ class FeedProducer(Producer):
     async def on_start(self) -> None:
         """Start Faust's producer, and the sender of batches beside it."""
         await super().on_start()
-        self._sender = BatchSender(
+        self._sender = self.Sender(
             self._ensure_producer().client,
             timeout_s=self.request_timeout,
             open_bytes=self.max_batch_size,
