@@ -17,10 +17,12 @@ from faust.types.agents import ActorRefT, AgentT
 from mode.utils.aiter import aiter
 from mode.utils.futures import maybe_async
 
+from flowguard.agents.call import Called, call
 from flowguard.agents.delivered import Inbox
 from flowguard.agents.feed import Feed
 from flowguard.agents.stream import FeedStream
 from flowguard.agents.time_limit import TimeLimit
+from flowguard.batch import Batch
 from flowguard.dispatch.concurrency import Adaptive
 from flowguard.dispatch.sizing import BatchSize
 from flowguard.errors import ConfigError, HookError, Unavailable
@@ -160,6 +162,24 @@ class FeedAgent(Agent):
                 f"agent {self.name}: {name} comes too late, the worker runs; declare fallbacks "
                 f"where the agent is declared"
             )
+
+    async def call(self, batch: Batch) -> Called:
+        """Run the function on one batch, in a test; nothing is sent.
+
+        Args:
+            batch: Made with `flowguard.testing.batch`; its fallback serves a degraded one.
+
+        Returns:
+            What it yielded, in order; `.sent` has what it sent with `feed.send(frame)`.
+
+        Raises:
+            HookError: It left its loop, or took no batch.
+            Exception: What it raised.
+        """
+        function = self.fun
+        if batch.degraded and self._fallback is not None:
+            function = self._fallback.function
+        return await call(self.app, function, batch)  # type: ignore[arg-type]
 
     def inbox_of(self, *, degraded: bool) -> Inbox:
         """Return where batches for the function, or for its fallback, are put."""

@@ -22,7 +22,9 @@ from faust.types import TP
 from faust.types.settings import Settings
 
 import flowguard as fg
-from flowguard.intake.consumer import FeedConsumer, FeedConsumerThread
+from flowguard.intake.client import FeedClient
+from flowguard.intake.consumer import FeedConsumer
+from flowguard.intake.consumer_thread import FeedConsumerThread
 from flowguard.intake.producer import FeedProducer
 from tests.unit.agents.app import make_app
 
@@ -65,6 +67,16 @@ async def test_the_boot_strategy_starts_the_services_of_kafka_consumer_in_their_
     assert after == [guarded.runtime, *before]
     assert guarded.runtime not in list(plain.boot_strategy.kafka_consumer())
     assert "kafka_consumer" in inspect.getsource(BootStrategy.server)
+
+
+async def test_pages_are_served_before_the_producer_waits_for_a_broker() -> None:
+    guarded = app_with_feed()
+    guarded.boot_strategy.enable_web = True
+
+    services = list(guarded.boot_strategy.server())
+
+    assert services.index(guarded.web) < services.index(guarded.producer)
+    assert services.count(guarded.web) == 1
 
 
 def test_a_kafka_url_gives_the_transport_of_aiokafka() -> None:
@@ -312,6 +324,7 @@ async def test_the_worker_consumer_reads_its_subscription_from_one_attribute() -
     try:
         assert made._subscription._is_feed("orders")
         assert not made._subscription._is_feed("plain")
+        assert type(made._client) is FeedClient
     finally:
         await made.stop()
 
