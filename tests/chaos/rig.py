@@ -36,7 +36,7 @@ TICK_S: Final = 0.02
 
 #: Far more than stopping, or finishing what is left, takes; only a failure waits as long.
 STOP_WITHIN_S: Final = 45.0
-SETTLE_WITHIN_S: Final = 90.0
+SETTLE_WITHIN_S: Final = 180.0
 
 #: After a broker is back, what was sent before is sent again within this.
 TROUBLE_AFTER_MS: Final = 30_000
