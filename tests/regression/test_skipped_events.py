@@ -1,4 +1,4 @@
-"""robinhood/faust#596 and its kin: what a stream skips after a rebalance.
+"""faust-streaming/faust#596 and its kin: what a stream skips after a rebalance.
 
 `Stream` passes over events of an older generation of the group, and over those that come while the
 flow is suspended. In Python it acknowledges them as if they had been worked on, and they may be
