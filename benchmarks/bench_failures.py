@@ -81,10 +81,7 @@ def work(
     seen = np.zeros(records, np.uint8)
     began_s = 0.0
 
-    @app.agent(
-        feed, batch=fg.BatchSize(max=RECORDS_MAX), retries=fg.Retry(2, backoff="1ms..5ms"),
-        dlq=f"{group}.dlq",
-    )  # fmt: skip
+    @app.agent(feed, batch=fg.BatchSize(max=RECORDS_MAX), retries=fg.Retry(2, backoff="1ms..5ms"))
     async def look(batches: Any) -> None:
         nonlocal began_s
         async for batch in batches:
