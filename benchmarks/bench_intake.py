@@ -101,6 +101,7 @@ def fetch_on_thread(
             deliver=deliver,
             touch=lambda: None,
             find_offset=lambda name, which: None,
+            begin_anew=lambda name, epoch, offset: None,
         )
         names = [TopicPartition(context.topic, each) for each in range(context.partitions)]
         memory.assign((name, 1) for name in names)

@@ -60,6 +60,7 @@ async def measure(broker: str, topic: str, beside: bool, turns: int) -> list[flo
     fetcher = Fetcher(
         client=client, plans={topic: plan}, lane_count=1, memory=memory, clock=SystemClock(),
         deliver=deliver, touch=lambda: None, find_offset=lambda name, which: None,
+        begin_anew=lambda name, epoch, offset: None,
     )  # fmt: skip
     names = [bulk, quiet] if beside else [bulk]
     memory.assign([(name, 1) for name in names])

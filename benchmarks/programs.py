@@ -300,7 +300,7 @@ def adaptive(seats: int) -> Any:
 def app_options(broker: str) -> dict[str, Any]:
     """Return what all apps here have in common."""
     return {
-        "broker": f"kafka://{broker}",
+        "broker": f"kafka://{broker.replace(',', ';')}",  # as Faust has several
         "web_enabled": False,
         "topic_disable_leader": True,
         "topic_allow_declare": False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from faust.types.settings import Settings
 
 from flowguard.agents.agent import FeedAgent
 from flowguard.agents.feed import Feed, FeedOptions
+from flowguard.clock import Clock
 from flowguard.config import AppSettings, parse_shadow, resolve
 from flowguard.control.memory import MemoryBudget
 from flowguard.dispatch.concurrency import Adaptive, check_concurrency
@@ -30,6 +32,7 @@ from flowguard.lanes.lane import Lane
 from flowguard.lanes.lane_set import LaneSet
 from flowguard.lanes.rules import Rule
 from flowguard.runtime import FeedRuntime
+from flowguard.security import Secret, read_token
 from flowguard.settle.letter_limit import DeadLetters
 from flowguard.settle.retry import Retry
 from flowguard.settle.service import EgressService, LetterService
@@ -48,11 +51,35 @@ FAUST_OPTIONS = frozenset(
         *("default_partitions", "replication_factor"),
     }
 )
-APP_OPTIONS = FAUST_OPTIONS | {"memory", "lanes", "spill_dir", "shadow"}
+APP_OPTIONS = FAUST_OPTIONS | {"memory", "lanes", "spill_dir", "shadow", "instance_id"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What an app with feeds makes when it starts; tests put their own in its place."""
+
+    runtime: type[FeedRuntime] = FeedRuntime
+    consumer: type[FeedConsumer] = FeedConsumer
+    producer: type[FeedProducer] = FeedProducer
+    clock: Clock | None = None
 
 
 class FeedBootStrategy(BootStrategy):
-    """Start the runtime of feeds before the consumer, which feeds it."""
+    """Start the runtime of feeds before the consumer, which feeds it.
+
+    With feeds the pages come first of all: whether the process works can be asked while it
+    waits for a broker.
+    """
+
+    def server(self) -> Iterable[Any]:
+        """Return all services of a worker in the order of their start."""
+        app = self.app
+        assert isinstance(app, App)
+        services = super().server()
+        if not app.has_feeds:
+            return services
+        pages = list(self.web_server())
+        return [*pages, *(each for each in services if each not in pages)]
 
     def kafka_consumer(self) -> Iterable[Any]:
         """Return the services around the consumer."""
@@ -77,6 +104,8 @@ class App(faust.App):
             data directory if nothing is given. It may be deleted at any time.
         shadow: Control loops that only say what they would do: `concurrency`, `batch-size`,
             `queue-delay`, `memory`, `ladder`, `brownout`, `shed`.
+        instance_id: What this worker is called in its group; no other worker may have the same.
+            Without it a worker whose data directory is on a disk finds a name by itself.
         **options: All that `faust.App` takes.
 
     Raises:
@@ -85,6 +114,7 @@ class App(faust.App):
 
     BootStrategy = FeedBootStrategy
     Settings = FaustConf
+    parts = Parts()
 
     def __init__(
         self,
@@ -94,6 +124,7 @@ class App(faust.App):
         lanes: Sequence[Lane] | None = None,
         spill_dir: str | os.PathLike[str] | None = None,
         shadow: Iterable[str] | None = None,
+        instance_id: str | None = None,
         **options: Any,
     ) -> None:
         # Faust ignores what it does not know, and an app without feeds is Faust's app; but a
@@ -104,11 +135,17 @@ class App(faust.App):
         if shadow is not None:
             shadow = sorted(parse_shadow(shadow, owner="App(shadow=…)"))
         directory = None if spill_dir is None else os.fspath(spill_dir)
-        self._declared = {"memory": memory, "spill_dir": directory, "shadow": shadow}
+        self._declared = {
+            "memory": memory,
+            "spill_dir": directory,
+            "shadow": shadow,
+            "instance_id": instance_id,
+        }
         self.declared_feeds: list[Feed] = []
         #: What the command line and the configuration file say; set before the start.
         self.command_line: dict[str, Any] = {}
         self.config_file: tuple[Mapping[str, Any], str] = ({}, "the configuration file")
+        self.web_token_file: str | None = None
         super().__init__(id, **options)
 
     def _reject(self, unknown: Iterable[str]) -> None:
@@ -255,16 +292,23 @@ class App(faust.App):
         )
 
     @cached_property
+    def web_token(self) -> Secret | None:
+        """Return what whoever changes the worker through its pages must have, if anything."""
+        return read_token(os.environ, self.web_token_file)
+
+    @cached_property
     def runtime(self) -> FeedRuntime:
         """Return what drives the engine; made when the worker starts."""
         settings = self.feed_settings
-        return FeedRuntime(
+        return self.parts.runtime(
             self,
             lanes=settings.lanes,
             memory=MemoryBudget(settings.memory_bytes),
             drain_timeout_s=settings.drain_timeout_s,
             spill_dir=settings.spill_dir,
             shadow=settings.shadow,
+            instance_id=settings.instance_id,
+            clock=self.parts.clock,
             loop=self.loop,
             beacon=self.beacon,
         )
@@ -293,13 +337,29 @@ class App(faust.App):
             raise ConfigError(
                 f"feeds need Kafka; broker={self.conf.broker[0]} is not kafka://HOST:PORT"
             )
+        _ = self.web_token
         self.runtime.declared.check()
+
+    def on_rebalance_return(self) -> None:
+        """Tell sensors of it, unless the end of the rebalance before has ended this one, too.
+
+        What moves between workers takes two rebalances, one right behind the other.
+        """
+        if self._rebalancing_sensor_state or not self.has_feeds:
+            super().on_rebalance_return()
+
+    def on_rebalance_end(self) -> None:
+        """Tell sensors of it, unless they were told."""
+        if self._rebalancing_sensor_state or not self.has_feeds:
+            super().on_rebalance_end()
+        else:
+            self.rebalancing = False
 
     def _new_consumer(self) -> Any:
         if not self.has_feeds:
             return super()._new_consumer()
         self.check()
-        return FeedConsumer(
+        return self.parts.consumer(
             self.transport,
             callback=self.topics.on_message,
             on_partitions_revoked=self._on_partitions_revoked,
@@ -316,7 +376,7 @@ class App(faust.App):
     def _new_producer(self) -> Any:
         if not self.declared_feeds:  # an app may send to feeds that it does not read
             return super()._new_producer()
-        return FeedProducer(self.transport, loop=self.loop, beacon=self.beacon)
+        return self.parts.producer(self.transport, loop=self.loop, beacon=self.beacon)
 
 
 FEED_OPTIONS = frozenset(

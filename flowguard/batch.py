@@ -118,8 +118,9 @@ class Batch:
     def nack(self, reason: str, rows: Any = None, after: Duration | None = None) -> None:
         """Have records tried again after the agent came back, as if it had raised for them.
 
-        Each counts as one that has failed by itself; later views omit them. Without `rows`
-        the whole batch has failed, and is split as after an exception.
+        They count as having failed by themselves, and those that are nacked at once for one
+        reason come again together; later views omit them. Without `rows` the whole batch has
+        failed, and is split as after an exception.
 
         Args:
             reason: Why, for people.

@@ -7,6 +7,7 @@ the configuration file, arguments in code, defaults.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -32,11 +33,15 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "drain_timeout": "25s",
     "spill_dir": None,  # depends on the app
     "shadow": (),
+    "instance_id": "",  # the worker finds one
 }
 YES_OR_NO: Final = {
     "true": True, "yes": True, "on": True, "1": True,
     "false": False, "no": False, "off": False, "0": False,
 }  # fmt: skip
+#: What Kafka takes as a group instance id, with room for the app and a digest.
+INSTANCE_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,100}")
+
 LANE_OPTIONS: Final[Mapping[str, Callable[[str], Any]]] = {
     "target": str,
     "reserve": float,
@@ -70,6 +75,7 @@ class AppSettings:
         spill_dir: Where lanes spill to.
         lanes: The lanes, with what environment and file changed in them.
         shadow: Control loops that only say what they would do.
+        instance_id: What this worker is called in its group; empty if nobody chose a name.
         origins: Every value with its origin, for people.
     """
 
@@ -78,6 +84,7 @@ class AppSettings:
     spill_dir: str
     lanes: LaneSet
     shadow: frozenset[str]
+    instance_id: str
     origins: tuple[Setting, ...]
 
 
@@ -133,6 +140,7 @@ def resolve(
         spill_dir=str(settings["spill_dir"].value),
         lanes=changed,
         shadow=loops,
+        instance_id=parse_instance_id(settings["instance_id"]),
         origins=(*settings.values(), *lane_origins),
     )
 
@@ -169,6 +177,23 @@ def reject_loops(names: Iterable[object], owner: str) -> None:
             raise ConfigError(f"{owner}: there is no control loop {name!r}; {hint}")
 
 
+def parse_instance_id(setting: Setting) -> str:
+    """Return what a worker is called in its group, empty if nobody chose a name.
+
+    Raises:
+        ConfigError: Kafka would not take it.
+    """
+    if setting.origin == "default":
+        return ""
+    if isinstance(setting.value, str) and INSTANCE_ID.fullmatch(setting.value):
+        return setting.value
+    owner = "App" if setting.origin == "code" else setting.origin
+    raise ConfigError(
+        f"{owner}: instance_id={setting.value!r} cannot be used; take 1 to 100 letters, "
+        "digits, '.', '_' or '-', and for each worker another one"
+    )
+
+
 def first_of(name: str, layers: list[tuple[Mapping[str, Any], str]]) -> Setting:
     """Return the strongest value of an option."""
     for layer, origin in layers:
@@ -202,6 +227,8 @@ def read_variable(environment: Mapping[str, str], name: str) -> str | None:
         return Path(path).read_text(encoding="utf-8").strip()
     except OSError as error:
         raise ConfigError(f"{name}_FILE: cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError:  # its text shows what is in the file
+        raise ConfigError(f"{name}_FILE: cannot read {path}: it is no text") from None
 
 
 def change_lanes(

@@ -12,6 +12,7 @@ FlowguardError
  │    └── LettersNotWritten  dead letters were not acknowledged; their records wait
  ├── Nacked             an agent wants a batch again
  ├── Rejected           raised by you: the records are bad; they become dead letters
+ ├── SimulationError    a test asked the harness for what only a real worker can do
  └── Unavailable        raised by you: what the agent depends on is not there; nothing is lost
 
 Each message says what happened, what flowguard does now, and what you can do.
@@ -36,6 +37,7 @@ __all__ = [
     "RegistryError",
     "Rejected",
     "SettleError",
+    "SimulationError",
     "SpillError",
     "SpillRefused",
     "Unavailable",
@@ -195,6 +197,10 @@ class Nacked(FlowguardError):
     def __init__(self, reason: str, retry_after_ns: int | None = None) -> None:
         self.retry_after_ns = retry_after_ns
         super().__init__(reason)
+
+
+class SimulationError(FlowguardError):
+    """Something in a test needs a real clock, socket or thread; the message says what to do."""
 
 
 class Unavailable(FlowguardError):

@@ -19,6 +19,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
@@ -147,10 +148,16 @@ class Failing:
                 view.retries.add(other.cut, due_ns=now_ns)  # now it shows which it was
 
     def nacked(self, view: View, flight: Flight, fact: Finished) -> None:
-        """Take the records out of a batch that its agent wants again; the rest is settled."""
-        rows = sorted(fact.nacked)
-        for row, lone in zip(rows, view.carve(flight, rows, self._batch_ids()), strict=True):
-            nack = fact.nacked[row]
+        """Take the records out of a batch that its agent wants again; the rest is settled.
+
+        Those that it wants again for the same reason stay together.
+        """
+        groups = [
+            (nack, list(rows))
+            for nack, rows in itertools.groupby(sorted(fact.nacked), key=fact.nacked.__getitem__)
+        ]
+        carved = view.carve(flight, [rows for _, rows in groups], self._batch_ids())
+        for (nack, _), lone in zip(groups, carved, strict=True):
             lone.why, lone.kind = nack.reason or "nacked", "Nacked"
             self._engine.name_view(lone, view)
             view.count_unsettled(lone)  # as if it had been in the agent's hands
@@ -182,15 +189,19 @@ class Failing:
             self._begin_burial(view, flight)
 
     def _bury(self, view: View, flight: Flight) -> None:
-        """Let a record become a dead letter, unless there are too many."""
-        (part,) = flight.parts
-        name, lane = part.partition.name, flight.cut.lane
-        why = view.letters.why_not(name, lane, 1, part.piece.count)
-        if why:
-            view.retry(flight, 0)  # it goes with its lane
-            self._stop(part.partition, lane, f"{why}; the latest: {flight.why}")
+        """Let its records become dead letters, unless there are too many."""
+        lane = flight.cut.lane
+        counts: Counter[TopicPartition] = Counter()
+        for part in flight.parts:
+            counts[part.partition.name] += part.piece.count
+        letters = {name: (count, count) for name, count in counts.items()}
+        whys = self.why_not(view.plan.name, lane, letters)
+        if not whys:
+            self._begin_burial(view, flight)
             return
-        self._begin_burial(view, flight)
+        view.retry(flight, flight.failed_ns)  # some of it goes with its lane
+        for name, why in whys.items():
+            self._stop(self._engine.partitions.get(name), lane, f"{why}; the latest: {flight.why}")
 
     def _begin_burial(self, view: View, flight: Flight) -> None:
         view.bury(flight)

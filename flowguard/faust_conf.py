@@ -8,16 +8,24 @@ from __future__ import annotations
 
 import os
 import warnings
-from typing import Any
+from typing import Any, Final
 
 from faust.auth import Credentials, SASLCredentials, SSLCredentials
 from faust.exceptions import AlreadyConfiguredWarning
 from faust.types.settings import Settings
+from yarl import URL
 
 from flowguard.config import read_variable
-from flowguard.security import BrokerSecurity, read_security
+from flowguard.errors import ConfigError
+from flowguard.observe.logs import hide_authentication
+from flowguard.security import BrokerSecurity, read_security, without_user
 
 __all__ = ["FaustConf"]
+
+#: Addresses of brokers.
+ADDRESSES: Final = ("broker", "broker_consumer", "broker_producer")
+
+hide_authentication()
 
 
 class FaustConf(Settings):
@@ -25,9 +33,34 @@ class FaustConf(Settings):
 
     `origins` has the name of each setting that is not left at its default, with the place
     it was set: `code`, the name of a variable, or what `change` was told.
+
+    In `kafka://user:password@host` neither Faust nor Kafka reads user and password. They are
+    taken away before anything can show them; `had_user` tells that they were there.
     """
 
+    had_user = False
+
+    def getenv(self, env_name: str) -> Any:
+        """Return the value of one of Faust's variables."""
+        value = super().getenv(env_name)
+        ours = {self.SETTINGS[name].env_name for name in ADDRESSES}
+        return self._without_user(value) if env_name in ours else value
+
+    def _without_user(self, value: Any) -> Any:
+        """Return an address, or several, as text or not, without user and password."""
+        if value is None or not isinstance(value, (str, URL, list, tuple)):
+            return value  # Faust says what is wrong with it
+        if not isinstance(value, (str, URL)):
+            return [self._without_user(each) for each in value]
+        bare = without_user(str(value))
+        if bare == str(value):
+            return value
+        self.__dict__["had_user"] = True
+        return bare
+
     def _init_settings(self, kwargs: dict[str, Any]) -> None:
+        for name in kwargs.keys() & set(ADDRESSES):
+            kwargs[name] = self._without_user(kwargs[name])
         super()._init_settings(kwargs)  # adds to kwargs what Faust's own variables say
         self._origins = {
             name: self._variable(name) or "code"
@@ -52,17 +85,26 @@ class FaustConf(Settings):
                 self.change("ssl_context", None, origin="FLOWGUARD_BROKER_*")
 
     def __setattr__(self, key: str, value: Any) -> None:
+        if key in ADDRESSES:
+            value = self._without_user(value)
         super().__setattr__(key, value)
         if key in self.SETTINGS and "_origins" in self.__dict__:
             self._origins[key] = "code"
 
     def change(self, name: str, value: Any, *, origin: str) -> None:
-        """Set a setting from outside of the program, and note from where."""
+        """Set a setting from outside of the program, and note from where.
+
+        Raises:
+            ConfigError: It is no value for it.
+        """
         with warnings.catch_warnings():
             # Faust warns about settings that were read before they change; whoever calls
             # this knows who has read them.
             warnings.simplefilter("ignore", AlreadyConfiguredWarning)
-            setattr(self, name, value)
+            try:
+                setattr(self, name, value)
+            except ValueError as error:
+                raise ConfigError(f"{origin}: this is no {name}: {error}") from error
         self._origins[name] = origin
 
     @property

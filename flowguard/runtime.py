@@ -15,7 +15,7 @@ import gc
 import logging
 import random
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -63,21 +63,28 @@ from flowguard.facts import (
 )
 from flowguard.intake.warm import warm_up
 from flowguard.lanes.lane_set import LaneSet
+from flowguard.membership import Membership
+from flowguard.observe.descriptors import DescriptorWatch, say_it_once
 from flowguard.observe.journal import Journal
+from flowguard.observe.logs import guard_handlers
 from flowguard.observe.pressure import pressure_document
 from flowguard.observe.state import worker_name
+from flowguard.observe.watchdog import Stalls, Watchdog
 from flowguard.pressure_topic import ControlTopic, PressureWriter
 from flowguard.settle.watermarks import CommitContext
 from flowguard.settle.watermarks import decode as decode_watermarks
 from flowguard.settle.watermarks import encode as encode_watermarks
 from flowguard.situation import snapshot_of
 from flowguard.snapshot import Snapshot
+from flowguard.spill.disk import Hand
 from flowguard.spill_service import SpillService, spill_lanes
 from flowguard.units import SECOND
 from flowguard.unprocessed import lines_of
 
 if TYPE_CHECKING:
     from flowguard.app import App
+    from flowguard.intake.consumer_thread import FeedConsumerThread
+    from flowguard.intake.coordinator import FeedCoordinator
 
 __all__ = ["UNPROCESSED", "FeedRuntime"]
 
@@ -123,9 +130,11 @@ class FeedRuntime(Service):
         drain_timeout_s: How long stopping waits for what is in flight.
         spill_dir: Where lanes spill to.
         shadow: Control loops that only say what they would do.
+        instance_id: What this worker is called in its group; empty if nobody chose a name.
     """
 
     logger = logger
+    spill_hand: Callable[[str], Hand] | None = None  # None: threads of its own
 
     def __init__(
         self,
@@ -136,6 +145,7 @@ class FeedRuntime(Service):
         drain_timeout_s: float,
         spill_dir: str,
         shadow: frozenset[str] = frozenset(),
+        instance_id: str = "",
         clock: Clock | None = None,
         **kwargs: Any,
     ) -> None:
@@ -147,6 +157,7 @@ class FeedRuntime(Service):
         self.drain_timeout_s = drain_timeout_s
         self.spill_dir = spill_dir
         self.shadow = shadow
+        self.membership = Membership(self, instance_id=instance_id)
         self.draining = False
         self.cluster = ""  # its id, once a broker has told
         self.joined = False  # the group has told us once which partitions are ours
@@ -183,6 +194,17 @@ class FeedRuntime(Service):
         return Delivery(self.app, self.declared, memory=self.memory, outcome=self, loop=self.loop)
 
     @cached_property
+    def watchdog(self) -> Watchdog:
+        """Return what notices that the event loop does not run, or that descriptors are out."""
+        log = get_logger(WORKER_LOG)
+        return Watchdog(self.loop, log, beside=DescriptorWatch(log).look)
+
+    @property
+    def stalls(self) -> Stalls:
+        """Return when the event loop did not run; may be called on any thread."""
+        return self.watchdog.stalls
+
+    @cached_property
     def journal(self) -> Journal:
         """Return what tells the log of rungs, and of what is unavailable."""
         return Journal(self.engine, get_logger(WORKER_LOG))
@@ -194,11 +216,11 @@ class FeedRuntime(Service):
         self.loop.call_soon_threadsafe(self.observe, *facts)
 
     def assigned(self, positions: Mapping[TopicPartition, Stored]) -> None:
-        """Take in the partitions that are ours now, all of them."""
-        lost = frozenset(self.engine.partitions.keys() - positions.keys())
-        if lost:
-            self.observe(Revoked(partitions=lost, at_ns=self.clock.now_ns()))
+        """Take in partitions that are ours now, beside those that are held."""
+        held = self.membership.held
+        positions = {name: at for name, at in positions.items() if name not in held}
         new = positions.keys() - self.engine.partitions.keys()
+        self.membership.settled(positions)
         self.observe(
             Assigned(
                 offsets={name: stored.offset for name, stored in positions.items()},
@@ -208,6 +230,37 @@ class FeedRuntime(Service):
             )
         )
         self.joined = True
+
+    def revoked(self, partitions: frozenset[TopicPartition]) -> None:
+        """Let go of partitions that are not ours any more."""
+        self.membership.settled(partitions)
+        self.observe(Revoked(partitions=partitions, at_ns=self.clock.now_ns()))
+
+    async def begin_later(self, positions: Mapping[TopicPartition, Stored]) -> None:
+        """Take in partitions that are ours already, but had no position until now."""
+        await self.find_spilled(positions)
+        self.observe(
+            Assigned(
+                offsets={name: stored.offset for name, stored in positions.items()},
+                watermarks=self._restore(positions),
+                spilled={} if self.spill is None else self.spill.take_found(positions.keys()),
+                at_ns=self.clock.now_ns(),
+            )
+        )
+
+    def begin_anew_threadsafe(self, name: TopicPartition, epoch: int, offset: int) -> None:
+        """Let go of a partition and begin at an earlier offset; on any thread."""
+        self.loop.call_soon_threadsafe(self._begin_anew, name, epoch, offset)
+
+    def _begin_anew(self, name: TopicPartition, epoch: int, offset: int) -> None:
+        held = self.engine.partitions.get(name)
+        if held is None or held.epoch != epoch:
+            return  # it was revoked meanwhile
+        at_ns = self.clock.now_ns()
+        self.observe(
+            Revoked(partitions=frozenset({name}), at_ns=at_ns),
+            Assigned(offsets={name: offset}, at_ns=at_ns),
+        )
 
     async def find_spilled(self, positions: Mapping[TopicPartition, Stored]) -> None:
         """Find what is on disk of partitions that are about to be assigned."""
@@ -251,7 +304,11 @@ class FeedRuntime(Service):
     def commit_points(self, names: Iterable[TopicPartition]) -> dict[TopicPartition, CommitPoint]:
         """Return how far these partitions may be committed, all at one instant."""
         held = self.engine.partitions
-        return {name: held[name].ledger.point for name in names if name in held}
+        return {
+            name: held[name].ledger.point
+            for name in names
+            if name in held and self.membership.may_commit(name)
+        }
 
     def stored(self, points: Mapping[TopicPartition, CommitPoint]) -> dict[TopicPartition, Stored]:
         """Return commits as the broker keeps them."""
@@ -383,6 +440,11 @@ class FeedRuntime(Service):
         return None if consumer is None else consumer._thread
 
     @property
+    def member(self) -> FeedCoordinator | None:
+        """Return the member of the group that this worker is, None before it is one."""
+        return None if self._thread is None else cast("FeedConsumerThread", self._thread).member
+
+    @property
     def _fetcher(self) -> Any:
         return None if self._thread is None else self._thread.fetcher
 
@@ -406,6 +468,7 @@ class FeedRuntime(Service):
             wanted_ns += round(TICK_S * SECOND)
             await self.sleep(max(0.0, (wanted_ns - self.clock.now_ns()) / SECOND))
             now_ns = self.clock.now_ns()
+            self.membership.look()
             self.observe(
                 Ticked(
                     at_ns=now_ns,
@@ -449,6 +512,8 @@ class FeedRuntime(Service):
             log=self,
             observe=self.observe,
             loop=self.loop,
+            slot=self.membership.place.number,
+            hand=self.spill_hand,
         )
 
     async def read_range(
@@ -543,14 +608,19 @@ class FeedRuntime(Service):
     async def on_start(self) -> None:
         """Get ready for the first record before there is one."""
         sys.setswitchinterval(SWITCH_INTERVAL_S)
+        await self.membership.take_place()
         feeds = [*self.declared.feeds.values(), *self.app.declared_feeds]
         await asyncio.to_thread(warm_up, {str(feed.options.codec) for feed in feeds})
         # What there is now stays for good: a full collection would stop everything for 70 ms.
         gc.collect()
         gc.freeze()
+        guard_handlers()
+        say_it_once()
+        self.watchdog.start()
 
     async def on_stop(self) -> None:
         """Say what is not said yet, forget what was never delivered, take leave of upstream."""
+        self.watchdog.stop()
         for command in self.engine.overflow.flush() if self.joined else ():
             if isinstance(command, Unprocessed):
                 self._log_unprocessed(command)
@@ -560,3 +630,4 @@ class FeedRuntime(Service):
         await self.pressure_writer.close()
         if self.spill is not None:
             await self.spill.close()
+        self.membership.place.leave()

@@ -28,7 +28,7 @@ from flowguard.intake.fetcher import PartitionPlan
 from flowguard.lanes.lane_set import LaneSet
 from flowguard.lanes.overflow import Spill
 from flowguard.spill.cipher import EphemeralKey, require_library
-from flowguard.spill.disk import SpillDisk
+from flowguard.spill.disk import Hand, SpillDisk
 from flowguard.spill.filesystem import RealFileSystem
 from flowguard.spill.manifest import Frame, FrameQueue, Run, usable
 from flowguard.spill.options import Identity, LaneSpill
@@ -93,6 +93,8 @@ class SpillService:
         fingerprints: Topic → fingerprint of its rule.
         plans: How each feed topic is read; may grow until the first rebalance.
         observe: Takes in facts on the event loop.
+        slot: The number of this worker among those of the machine, if it has one.
+        hand: What the disk works with; threads without it.
     """
 
     def __init__(
@@ -107,8 +109,11 @@ class SpillService:
         log: LogReader,
         observe: Callable[..., None],
         loop: asyncio.AbstractEventLoop,
+        slot: int | None = None,
+        hand: Callable[[str], Hand] | None = None,
     ) -> None:
         self.directory = directory
+        self._slot = slot
         self._app = app
         self._lanes = lanes
         self._policies = spill_lanes(lanes)
@@ -118,6 +123,7 @@ class SpillService:
         self._log = log
         self._observe = observe
         self._loop = loop
+        self._hand = hand
         self._disk: SpillDisk | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._wanted: dict[Frame, ReadFrame] = {}  # that are being read from Kafka again
@@ -140,7 +146,7 @@ class SpillService:
         }
 
         def open_store() -> SpillStore:
-            slot = take_slot(RealFileSystem(), self.directory, self._app)
+            slot = take_slot(RealFileSystem(), self.directory, self._app, preferred=self._slot)
             logger.info("spill: this worker's directory is %s", slot.directory)
             most_bytes = sum(policy.max_bytes for policy in self._policies.values())
             for line in doubts(slot, most_bytes):
@@ -154,6 +160,7 @@ class SpillService:
             deliver=self._deliver_threadsafe,
             lost=self._lost_threadsafe,
             rebuild=self._rebuild_threadsafe,
+            hand=self._hand,
         )
         self._disk.look()
 

@@ -131,6 +131,7 @@ class View:
         self.failed_in_row = 0  # since then
         self.exhausted: dict[Flight, None] = {}
         self._lets_new_pass = False
+        self._unburied: set[Flight] = set()  # whose dead letters were not acknowledged
         self.flights: dict[int, Flight] = {}
         self.backlog = Backlog(
             self.scheduler,
@@ -322,11 +323,16 @@ class View:
         While something is unavailable they take turns: one that is refused for a reason of
         its own would otherwise be the only one that ever asks.
         """
-        due = [cut for cut in self.retries.due(now_ns) if self._may_retry(cut)]
         if self.serving.is_shut:
-            due.sort(key=lambda cut: self.flights[cut.batch_id].refusals)
-            return due[0] if due else None
-        return min(due, key=lambda cut: cut.lane, default=None)
+            due = [cut for cut in self.retries.due(now_ns) if self._may_retry(cut)]
+            return min(due, key=lambda cut: self.flights[cut.batch_id].refusals, default=None)
+        best: Cut | None = None
+        for cut in self.retries.due(now_ns):
+            if (best is None or cut.lane < best.lane) and self._may_retry(cut):
+                best = cut
+                if cut.lane == 0:
+                    break
+        return best
 
     def _may_retry(self, cut: Cut) -> bool:
         """Tell whether nothing but time keeps a failed batch from being tried again."""
@@ -374,12 +380,14 @@ class View:
     def due_ns(self) -> int | None:
         """Return the next instant at which waiting alone changes what may be started."""
         gate_ns = self.serving.gate_ns
-        waiting = self.retries.items()
-        due = [due_ns for due_ns, cut in waiting if self.flights[cut.batch_id].doomed]
+        due = self._burials_due_ns()
         if self.seats_free <= 0 or gate_ns is None:
             return min(due, default=None)
         ready = self._ready_lanes()
-        due += [max(due_ns, gate_ns) for due_ns, cut in waiting if self._may_retry(cut)]
+        for due_ns, cut in self.retries.items():
+            if self._may_retry(cut):
+                due.append(max(due_ns, gate_ns))
+                break
         for rank in range(len(self.lanes)):
             if ready >> rank & 1 and self._may_sit(rank):
                 lane_due = self._lane_due_ns(rank) or ([gate_ns] if gate_ns else [])
@@ -538,6 +546,8 @@ class View:
         If it fails as well, something is not there, and both wait.
         """
         self.retries.add(flight.cut, due_ns=due_ns)
+        if flight.doomed:
+            self._unburied.add(flight)
         if not flight.exhausted or flight.doomed:
             return
         self.exhausted[flight] = None
@@ -607,35 +617,40 @@ class View:
         self.flights[batch_id] = other
         return other
 
-    def carve(self, flight: Flight, rows: Iterable[int], batch_ids: Iterator[int]) -> list[Flight]:
-        """Take single records out of a batch that is about to be settled; one batch each.
+    def carve(
+        self, flight: Flight, groups: Sequence[Sequence[int]], batch_ids: Iterator[int]
+    ) -> list[Flight]:
+        """Take records out of a batch that is about to be settled; a batch for each group.
 
         Args:
-            rows: Counted through all its records, ascending.
+            groups: Rows, counted through all its records; ascending, one group behind the other.
         """
-        lone: list[Part] = []
+        taken: list[list[Part]] = [[] for _ in groups]
         kept: list[Part] = []
-        wanted = deque(rows)
+        wanted = deque((row, number) for number, group in enumerate(groups) for row in group)
         before = 0
         for part in flight.parts:
             rest: Part | None = part
             end = before + part.piece.count
-            while rest is not None and wanted and wanted[0] < end:
-                at = wanted.popleft() - before
-                if at:
-                    front, rest = rest.cut(at)
+            while rest is not None and wanted and wanted[0][0] < end:
+                row, number = wanted.popleft()
+                if row > before:
+                    front, rest = rest.cut(row - before)
                     kept.append(front)
-                one, after = (rest, None) if rest.piece.count == 1 else rest.cut(1)
-                lone.append(one)
-                before += at + 1
-                rest = after
+                count = 1
+                while wanted and wanted[0] == (row + count, number) and row + count < end:
+                    wanted.popleft()
+                    count += 1
+                one, rest = (rest, None) if rest.piece.count == count else rest.cut(count)
+                taken[number].append(one)
+                before = row + count
             if rest is not None:
                 kept.append(rest)
             before = end
         self._unclose(flight, flight.closed)
         others = [
-            self._like(flight, [part], next(batch_ids), place=(*flight.place, number))
-            for number, part in enumerate(lone)
+            self._like(flight, parts, next(batch_ids), place=(*flight.place, number))
+            for number, parts in enumerate(taken)
         ]
         for other in others if self._ordered else ():
             self._close_for(other)
@@ -653,13 +668,22 @@ class View:
 
     def due_burials(self, now_ns: int) -> list[Flight]:
         """Return the batches whose dead letters are to be written again now."""
+        if not self._unburied:
+            return []
         due = (self.flights[cut.batch_id] for cut in self.retries.due(now_ns))
         return [flight for flight in due if flight.doomed]
+
+    def _burials_due_ns(self) -> list[int]:
+        if not self._unburied:
+            return []
+        waiting = self.retries.items()
+        return [due_ns for due_ns, cut in waiting if self.flights[cut.batch_id].doomed]
 
     def bury(self, flight: Flight) -> None:
         """Note that a batch that was set back is on its way to the dead letters."""
         flight.doomed = True
         self.retries.remove(flight.cut)
+        self._unburied.discard(flight)
         self.exhausted.pop(flight, None)
         self._unsettled_by_lane[flight.cut.lane] += 1
         if self._ordered and not flight.closed:
@@ -732,6 +756,7 @@ class View:
             self._open_without(flight, gone)
             if not flight.parts:
                 self.exhausted.pop(flight, None)
+                self._unburied.discard(flight)
                 del self.flights[flight.cut.batch_id]
         else:
             still = flight.queues
@@ -790,6 +815,7 @@ class View:
         if not flight.parts:
             self.retries.remove(flight.cut)
             self.exhausted.pop(flight, None)
+            self._unburied.discard(flight)
             del self.flights[flight.cut.batch_id]
 
     def drop_lane(self, partition: Partition, lane: int) -> list[int]:

@@ -10,11 +10,12 @@ from faust.web.drivers.aiohttp import Web
 from yarl import URL
 
 from flowguard.errors import FlowguardError
-from flowguard.observe.health import Health, Pulse, liveness, readiness
+from flowguard.observe.access import Exposure, is_loopback
+from flowguard.observe.health import Absence, Health, Pulse, liveness, readiness
 from flowguard.observe.metrics import Observed
 from flowguard.observe.prometheus import latency_buckets, make_registry
 from flowguard.observe.state import events_document, state_document, worker_name
-from flowguard.observe.web import Exposure, WorkerPages, is_loopback
+from flowguard.observe.web import WorkerPages
 
 if TYPE_CHECKING:
     from flowguard.app import App
@@ -42,6 +43,7 @@ class FeedWeb(Web):
         self._mounted = False
         self._loop_pulse = Pulse("the event loop")
         self._thread_pulse = Pulse("the consumer's thread")
+        self._broker_absence = Absence()
 
     def init_server(self) -> None:
         """Add the pages before Faust adds its own, which then give way on `/`."""
@@ -55,7 +57,7 @@ class FeedWeb(Web):
         """Return flowguard's pages."""
         return WorkerPages(
             loop=lambda: cast("Any", self.app.loop),
-            exposure=self._exposure,
+            exposure=self.exposure,
             state=self._state,
             events=self._events,
             registry=make_registry(self._observed),
@@ -80,11 +82,13 @@ class FeedWeb(Web):
         scheme = "http" if self.app.conf.web_ssl_context is None else "https"
         return URL.build(scheme=scheme, host=self.bind, port=self.app.conf.web_port, path="/")
 
-    def _exposure(self) -> Exposure:
-        conf = self.app.conf
+    def exposure(self) -> Exposure:
+        """Return who can reach the pages, and the token."""
+        conf, token = self.app.conf, self.app.web_token
         return Exposure(
             local=conf.web_transport.scheme == "unix" or is_loopback(self.bind),
             tls=conf.web_ssl_context is not None,
+            token=None if token is None else token.reveal(),
         )
 
     def _new_transport_tcp(self) -> BaseSite:
@@ -113,7 +117,8 @@ class FeedWeb(Web):
 
     def _state(self) -> dict[str, Any]:
         snapshot = self.app.runtime.snapshot()
-        return state_document(snapshot, app=self.app.conf.id, worker=worker_name())
+        stalls = self.app.runtime.stalls
+        return state_document(snapshot, app=self.app.conf.id, worker=worker_name(), stalls=stalls)
 
     def _events(self, after: int) -> dict[str, Any]:
         runtime = self.app.runtime
@@ -141,10 +146,27 @@ class FeedWeb(Web):
             worker=worker_name(),
             version=__version__,
             ready=self._readiness().ok,
+            stalls=runtime.stalls,
         )
 
     def _readiness(self) -> Health:
-        return readiness(joined=self.app.runtime.joined, stopping=self.app.should_stop)
+        runtime = self.app.runtime
+        away = False
+        if runtime.joined:
+            # aiokafka forgets who leads the group as soon as that does not answer.
+            coordinator = self._kafka_consumer and self._kafka_consumer._coordinator
+            away = coordinator is None or coordinator.coordinator_id is None
+        return readiness(
+            joined=runtime.joined,
+            stopping=self.app.should_stop or runtime.draining,
+            away_s=self._broker_absence.away_s(away),
+        )
+
+    @property
+    def _kafka_consumer(self) -> Any:
+        """Return aiokafka's consumer, None before there is one."""
+        consumer: Any = self.app._consumer
+        return None if consumer is None else consumer._thread._consumer
 
     def _liveness(self) -> Health:
         silences = [(self._loop_pulse.name, self._loop_pulse.silence_s(self.app.loop))]
@@ -154,7 +176,13 @@ class FeedWeb(Web):
             thread = self.app.consumer._thread  # type: ignore[attr-defined]
             pulse = self._thread_pulse
             silences.append((pulse.name, pulse.silence_s(thread.thread_loop)))
-            if thread._consumer is not None:
-                idle_s = thread._consumer._subscription.fetcher_idle_time
+            if self._kafka_consumer is not None:
+                idle_s = self._kafka_consumer._subscription.fetcher_idle_time
         idle_max_s = max(IDLE_MIN_S, (self.app.conf.broker_max_poll_interval or 0) / 2)
-        return liveness(silences, idle_s=idle_s, idle_max_s=idle_max_s)
+        stalls = self.app.runtime.stalls
+        return liveness(
+            silences,
+            idle_s=idle_s,
+            idle_max_s=idle_max_s,
+            place=stalls.place if stalls.under_way else None,
+        )

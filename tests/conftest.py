@@ -6,28 +6,34 @@ import os
 import re
 import uuid
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import pytest
 
 from flowguard.stress.embedded import EmbeddedBroker
 from tests.kafka_broker import KafkaBroker, NoKafka
+from tests.kafka_cluster import KafkaCluster
 
 RUNNING = pytest.StashKey[KafkaBroker]()
+CLUSTER = pytest.StashKey[KafkaCluster]()
+
+Kafka = TypeVar("Kafka", KafkaBroker, KafkaCluster)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what asks for `kafka`, so that `-m "not kafka"` leaves it out."""
+    """Mark what asks for a broker, so that `-m "not kafka"` leaves it out."""
     for item in items:
-        if "kafka" in getattr(item, "fixturenames", ()):
+        if {"kafka", "kafka_cluster", "secure"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.kafka)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say which Kafka the results stand for."""
-    broker = terminalreporter.config.stash.get(RUNNING, None)
-    if broker is not None:
-        started = f"ready after {broker.started_in_s:.1f} s"
-        terminalreporter.write_line(f"kafka: {broker.description}, {started}")
+    for key in (RUNNING, CLUSTER):
+        broker = terminalreporter.config.stash.get(key, None)
+        if broker is not None:
+            started = f"ready after {broker.started_in_s:.1f} s"
+            terminalreporter.write_line(f"kafka: {broker.description}, {started}")
 
 
 @pytest.fixture(scope="session")
@@ -38,18 +44,31 @@ def kafka(pytestconfig: pytest.Config) -> Iterator[KafkaBroker]:
     FLOWGUARD_REQUIRE_KAFKA is set. A test that stops it starts it again; one
     that needs a broker for itself takes `with KafkaBroker() as broker`.
     """
-    missing = ""
-    try:
-        broker = KafkaBroker()
-    except NoKafka as error:
-        missing = str(error)
-    if missing and os.environ.get("FLOWGUARD_REQUIRE_KAFKA", "") not in ("", "0"):
-        pytest.fail(missing, pytrace=False)
-    if missing:
-        pytest.skip(missing)
-    with broker:  # a Kafka that can be had but does not start is a failure
+    with had(KafkaBroker) as broker:  # a Kafka that can be had but does not start is a failure
         pytestconfig.stash[RUNNING] = broker
         yield broker
+
+
+@pytest.fixture(scope="session")
+def kafka_cluster(pytestconfig: pytest.Config) -> Iterator[KafkaCluster]:
+    """Apache Kafka with three nodes, started from its jars for those tests that ask for it.
+
+    Skips and fails as `kafka` does. A test that stops a node calls `heal()` at its end.
+    """
+    with had(KafkaCluster) as cluster:
+        pytestconfig.stash[CLUSTER] = cluster
+        yield cluster
+
+
+def had(kind: Callable[[], Kafka]) -> Kafka:
+    """Return a Kafka; where it cannot be had, skip or fail, saying what is missing."""
+    try:
+        return kind()
+    except NoKafka as error:
+        missing = str(error)
+    if os.environ.get("FLOWGUARD_REQUIRE_KAFKA", "") not in ("", "0"):
+        pytest.fail(missing, pytrace=False)
+    pytest.skip(missing)
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,16 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from flowguard.stress.embedded import answers, end, free_port, spawn
 
-__all__ = ["VERSION", "KafkaBroker", "NoKafka"]
+__all__ = [
+    "HOST",
+    "VERSION",
+    "JarsCluster",
+    "KafkaBroker",
+    "NoKafka",
+    "find_jars",
+    "stop_on_signal",
+    "wait_until",
+]
 
 VERSION: Final = "4.3.1"
 IMAGE: Final = f"apache/kafka:{VERSION}"
@@ -313,35 +322,70 @@ class ContainerCluster:
 
 
 class JarsCluster:
-    """Broker and controller in one Java process."""
+    """Broker and controller in one Java process; with others of its kind, one node of several.
 
-    def __init__(self, java: str, libs: Path) -> None:
+    Args:
+        java: The program.
+        libs: Where Kafka's jars are.
+        settings: More settings, and other ones.
+        jvm_options: For the Java process.
+        alone: It is the whole quorum; otherwise `settings` names all voters.
+    """
+
+    def __init__(
+        self,
+        java: str,
+        libs: Path,
+        *,
+        settings: Mapping[str, str] | None = None,
+        jvm_options: Sequence[str] = JVM_OPTIONS,
+        alone: bool = True,
+    ) -> None:
         self._java = [java, "-cp", f"{libs}/*"]
+        self._jvm_options = jvm_options
+        self._alone = alone
         self._directory = Path(tempfile.mkdtemp(prefix="flowguard-kafka-"))
         self._log = self._directory / "broker.log"
         self._properties = self._directory / "server.properties"
         self._child: subprocess.Popen[bytes] | None = None
-        port, controller_port = free_port(), free_port()
-        self.bootstrap = f"{HOST}:{port}"
+        self.port, self.controller_port = free_port(), free_port()
+        self.bootstrap = f"{HOST}:{self.port}"
         self.description = f"Apache Kafka {VERSION}, KRaft from jars"
-        settings = {
-            **SETTINGS,
-            "listeners": f"PLAINTEXT://{self.bootstrap},CONTROLLER://{HOST}:{controller_port}",
-            "advertised.listeners": f"PLAINTEXT://{self.bootstrap}",
-            "controller.quorum.bootstrap.servers": f"{HOST}:{controller_port}",
-            "log.dirs": str(self._directory / "log"),
-        }
-        lines = [f"{name}={value}\n" for name, value in settings.items()]
-        self._properties.write_text("".join(lines))
+        self.configure(settings or {})
         (self._directory / "log4j2.yaml").write_text(LOG4J)
+
+    def configure(self, settings: Mapping[str, str]) -> None:
+        """Write its settings, for the next start."""
+        controller = f"{HOST}:{self.controller_port}"
+        every = {
+            **SETTINGS,
+            "listeners": f"PLAINTEXT://{self.bootstrap},CONTROLLER://{controller}",
+            "advertised.listeners": f"PLAINTEXT://{self.bootstrap}",
+            **({"controller.quorum.bootstrap.servers": controller} if self._alone else {}),
+            "log.dirs": str(self._directory / "log"),
+            **settings,
+        }
+        lines = [f"{name}={value}\n" for name, value in every.items()]
+        self._properties.write_text("".join(lines))
+
+    @property
+    def runs(self) -> bool:
+        """Tell whether its process is there."""
+        return self._child is not None and self._child.poll() is None
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """Return its process."""
+        assert self._child is not None, "the node was not started"
+        return self._child
 
     def start(self) -> None:
         """Format the log directory the first time; start Java."""
         if not (self._directory / "log").exists():
-            self._format()
+            self.format()
         self._child = spawn(
             [
-                *(self._java[0], *JVM_OPTIONS),
+                *(self._java[0], *self._jvm_options),
                 f"-Dlog4j2.configurationFile={self._directory / 'log4j2.yaml'}",
                 *(*self._java[1:], "kafka.Kafka", str(self._properties)),
             ],
@@ -372,8 +416,10 @@ class JarsCluster:
             end(self._child, grace=grace)
             self._child = None
 
-    def _format(self) -> None:
-        tool = ["-XX:TieredStopAtLevel=1", "kafka.tools.StorageTool", "format", "--standalone"]
+    def format(self) -> None:
+        """Make its log directory."""
+        tool = ["-XX:TieredStopAtLevel=1", "kafka.tools.StorageTool", "format"]
+        tool += ["--standalone"] if self._alone else []
         command = [*self._java, *tool, "-t", CLUSTER_ID, "-c", str(self._properties)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -401,7 +447,12 @@ def container_cluster() -> ContainerCluster:
 
 
 def jars_cluster() -> JarsCluster:
-    """Return Kafka from its jars, fetched with Maven if they are not in the cache."""
+    """Return Kafka from its jars."""
+    return JarsCluster(*find_jars())
+
+
+def find_jars() -> tuple[str, Path]:
+    """Return Java and Kafka's jars, fetched with Maven if they are not in the cache."""
     java = shutil.which("java")
     if java is None:
         raise NoKafka("Java (17 or newer) is not installed")
@@ -409,7 +460,7 @@ def jars_cluster() -> JarsCluster:
     libs = cache / f"kafka-{VERSION}" / "libs"
     if not libs.exists():
         fetch_jars(libs)
-    return JarsCluster(java, libs)
+    return java, libs
 
 
 def fetch_jars(libs: Path, dependencies: Sequence[tuple[str, str, str]] = DEPENDENCIES) -> None:

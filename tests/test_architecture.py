@@ -28,15 +28,23 @@ LAYER_4 = {
     "flowguard.settle.service",
     "flowguard.intake.fetcher",
     "flowguard.intake.connection",
+    "flowguard.intake.assignor",
+    "flowguard.intake.client",
     "flowguard.intake.consumer",
+    "flowguard.intake.consumer_thread",
+    "flowguard.intake.coordinator",
+    "flowguard.intake.place",
     "flowguard.intake.lineup",
+    "flowguard.intake.lost_offsets",
     "flowguard.intake.parcel",
     "flowguard.intake.produce_broker",
     "flowguard.intake.produce_connection",
     "flowguard.intake.producer",
     "flowguard.intake.schema_registry",
     "flowguard.intake.range_reader",
+    "flowguard.intake.positions",
     "flowguard.intake.sender",
+    "flowguard.intake.topic_lives",
     "flowguard.spill.disk",
     "flowguard.spill.filesystem",
     "flowguard.spill.inspection",
@@ -47,6 +55,7 @@ LAYER_4 = {
 
 LAYERS = {
     "flowguard.units": 0, "flowguard.clock": 0, "flowguard.errors": 0, "flowguard.suggest": 0,
+    "flowguard.printable": 0,
     "flowguard.chunk": 1, "flowguard.facts": 1, "flowguard.commands": 1, "flowguard.batch": 1,
     "flowguard.config": 1, "flowguard.snapshot": 1, "flowguard.trace_context": 1,
     "flowguard.engine": 3, "flowguard.holdings": 3, "flowguard.tally": 3, "flowguard.view": 3,
@@ -58,7 +67,9 @@ LAYERS = {
     "flowguard.line": 3, "flowguard.lines": 3, "flowguard.reuse": 3, "flowguard.spilling": 3,
     "flowguard.app": 5, "flowguard.worker": 5, "flowguard.runtime": 5, "flowguard.web": 5,
     "flowguard.security": 4, "flowguard.spill_service": 4, "flowguard.faust_conf": 5,
-    "flowguard.declared": 5, "flowguard.delivery": 5,
+    "flowguard.declared": 5, "flowguard.membership": 5, "flowguard.delivery": 5,
+    "flowguard.ending": 5,
+    "flowguard.refusal": 5,
     "flowguard.pressure_topic": 4, "flowguard.upstream": 4,
 }  # fmt: skip
 
@@ -92,10 +103,12 @@ FAUST = {"faust", "aiokafka", "mode"}
 FAUST_PLACES = (
     "flowguard.intake.", "flowguard.agents.", "flowguard.app", "flowguard.runtime",
     "flowguard.delivery", "flowguard.worker", "flowguard.cli", "flowguard.web",
-    "flowguard.faust_conf",
+    "flowguard.faust_conf", "flowguard.membership",
+    "flowguard.faust_conf", "flowguard.refusal",
     "flowguard.bench", "flowguard.observe.web", "flowguard.observe.service",
     "flowguard.stress.cluster", "flowguard.stress.sender", "flowguard.stress.reader",  # as clients
     "flowguard.upstream",  # aiokafka only: it is a client of its own
+    "flowguard.testing.",  # stand-ins for aiokafka, and lives of a Faust app
 )  # fmt: skip
 
 

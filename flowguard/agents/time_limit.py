@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from flowguard.agents.stack import stack_of
+from flowguard.observe.stall import stack_of
 from flowguard.units import format_duration
 
 __all__ = ["TimeLimit"]

@@ -204,6 +204,8 @@ def settings(app: App) -> list[dict[str, Any]]:
     ]
     try:
         ours = [(each.name, each.value, each.origin) for each in app.feed_settings.origins]
+        if app.web_token is not None:
+            ours.append(("web_token", MASK, "FLOWGUARD_WEB_TOKEN"))
     except FlowguardError:
         ours = []
     return [
@@ -226,12 +228,15 @@ def shown(name: str, value: Any) -> Any:
 
 
 def masked_url(text: str) -> str:
-    """Return text, and if it is a URL with a password, that without it."""
+    """Return text, and if it is a URL with a password, that without it and its user.
+
+    The user of a schema registry is a key of its API.
+    """
     if "://" not in text or "@" not in text:
         return text
     try:
         url = URL(text)
-        return str(url if url.password is None else url.with_password(MASK))
+        return str(url if url.password is None else url.with_user(MASK).with_password(MASK))
     except ValueError:
         return MASK
 
@@ -250,6 +255,14 @@ def find(app: App) -> Iterable[Finding]:
     if not app.has_feeds:
         yield Finding("info", "no agent reads a feed", f"app {app.conf.id}",
                       "it runs as a plain Faust app; declare app.feed(…) and an agent")  # fmt: skip
+    if app.conf.had_user:
+        yield Finding(
+            "warning",
+            "the user in the address of the broker is not used",
+            "broker",
+            "set FLOWGUARD_BROKER_USERNAME and FLOWGUARD_BROKER_PASSWORD, or their _FILE, and take "
+            "it out of the address",
+        )
     yield from blocked_lanes(app)
     yield from keyless_conflation(app)
     yield from unread_feeds(app)

@@ -6,25 +6,18 @@ import json
 import re
 from typing import Any, Final
 
+from flowguard.printable import printable
+
 __all__ = ["encoded", "printable"]
 
 #: What JSON leaves as it is. Some terminals take U+009B for the beginning of a command.
 NOT_ASCII: Final = re.compile("[^\x00-\x7e]")
 
 
-def printable(text: str) -> str:
-    r"""Return text in which control characters are written as `\x1b`."""
-    return "".join(each if each.isprintable() else _escaped(each) for each in text)
-
-
 def encoded(document: dict[str, Any]) -> str:
     """Return a document as JSON in which whatever cannot be printed is an escape."""
     text = json.dumps(document, indent=2, ensure_ascii=False)
     return NOT_ASCII.sub(_in_json, text)
-
-
-def _escaped(letter: str) -> str:
-    return letter.encode("unicode_escape").decode("ascii")
 
 
 def _in_json(match: re.Match[str]) -> str:

@@ -27,6 +27,12 @@ LEVELS = click.Choice(["crit", "error", "warn", "info", "debug"], case_sensitive
 @click.option("--web-host", metavar="HOST", help="Address of the worker's pages; 127.0.0.1.")
 @click.option("--web-port", metavar="PORT", type=click.IntRange(1, 65535), help="Their port; 6066.")
 @click.option(
+    "--instance-id", metavar="ID", help="Name in the group that a restart comes back under."
+)
+@click.option(
+    "--web-token-file", metavar="FILE", help="What changes anything needs the token in this file."
+)
+@click.option(
     "--drain-timeout", metavar="TIME", help="How long stopping waits for what is in flight; 25s."
 )
 @config_option
@@ -38,13 +44,16 @@ def worker(
     spill_dir: str | None,
     web_host: str | None,
     web_port: int | None,
+    instance_id: str | None,
+    web_token_file: str | None,
     drain_timeout: str | None,
     config: str | None,
     loglevel: str,
 ) -> NoReturn:
     """Run a worker.
 
-    SIGTERM and SIGINT: finish what is in flight, commit, exit 0. A second signal: stop at once.
+    SIGTERM and SIGINT: finish what is in flight, commit, exit 0; after SIGTERM a restart gets the
+    same partitions, after SIGINT they go to other workers at once. A second signal: stop at once.
     """
     loop = get_event_loop()  # before the import: whatever the app makes must belong to it
     found = find_app(app)
@@ -52,9 +61,11 @@ def worker(
         "memory": memory,
         "spill_dir": spill_dir,
         "drain_timeout": drain_timeout,
+        "instance_id": instance_id,
     }
     configure(found, config=config, broker=broker)
     set_address(found, web_host, web_port)
+    found.web_token_file = web_token_file
     found.check()
     check_port(found)
     try:

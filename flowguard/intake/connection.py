@@ -26,7 +26,9 @@ from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import IncompatibleBrokerVersion, KafkaConnectionError, StaleMetadata
 from aiokafka.protocol.fetch import FetchRequest_v11
 
-__all__ = ["FETCH_VERSION", "Awaited", "FetchConnection", "credentials_of", "open_connection"]
+__all__ = [
+    "FETCH_VERSION", "Awaited", "Connect", "FetchConnection", "credentials_of", "open_connection",
+]  # fmt: skip
 
 #: The first version that fetches zstd is 10; 11 is the last without flexible fields.
 #: Kafka 2.3 and later have it.
@@ -42,6 +44,10 @@ BUFFER_SLACK: Final = 2
 #: A short response, such as a few records that are urgent, takes one `recv` and not two:
 #: after each a thread may have to wait for the interpreter.
 SHORT_BYTES: Final = 64 * 1024
+
+#: So often it is noted how much of a long response has come.
+NOTE_EVERY_S: Final = 1.0
+TIMEVAL: Final = struct.Struct("@ll")
 
 
 class FrameBuffer:
@@ -78,6 +84,7 @@ class Receiver(Protocol):
     """Sends a request at a time and receives its answer."""
 
     lost: BaseException | None
+    received_bytes: int  # of all that came so far
 
     @property
     def buffer_bytes(self) -> int:
@@ -113,7 +120,10 @@ class SocketReceiver:
         self._exchanges: SimpleQueue[tuple[bytes, asyncio.Future[memoryview]] | None]
         self._exchanges = SimpleQueue()
         self.lost: BaseException | None = None
+        self.received_bytes = 0
         connected.setblocking(True)
+        every = TIMEVAL.pack(int(NOTE_EVERY_S), int(NOTE_EVERY_S % 1 * 1e6))
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, every)
         Thread(target=self._run, name=name, daemon=True).start()
 
     @property
@@ -169,14 +179,20 @@ class SocketReceiver:
             raise KafkaConnectionError("the broker sent more than it was asked for")
         frame[: len(begun)] = begun
         rest = frame[len(begun) :]
-        while len(rest):  # less than all comes for signals and at the end only
+        while len(rest):  # less than all comes after a signal, at the end, and if it takes long
             rest = rest[self._receive_some(rest, socket.MSG_WAITALL) :]
         return frame
 
     def _receive_some(self, view: memoryview, flags: int = 0) -> int:
-        received = self._socket.recv_into(view, 0, flags)
+        while True:
+            try:
+                received = self._socket.recv_into(view, 0, flags)
+                break
+            except BlockingIOError:  # nothing has come; how long is too long, who waits decides
+                continue
         if not received:
             raise KafkaConnectionError("the broker closed the connection")
+        self.received_bytes += received
         return received
 
     # On the event loop.
@@ -202,6 +218,7 @@ class FrameReceiver(asyncio.BufferedProtocol):
         self._at = 0
         self._answer: asyncio.Future[memoryview] | None = None
         self.lost: BaseException | None = None
+        self.received_bytes = 0
 
     @property
     def buffer_bytes(self) -> int:
@@ -228,6 +245,7 @@ class FrameReceiver(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Take note of received bytes."""
         self._at += nbytes
+        self.received_bytes += nbytes
         if self._frame is None:
             if self._at == LENGTH.size:
                 self._begin_frame(LENGTH.unpack(self._length)[0])
@@ -382,20 +400,49 @@ class FetchConnection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka is 
 
         The bytes are valid until the event loop runs again: parse them at once.
 
+        Args:
+            timeout_s: Longest silence. An answer of which some comes, however slowly, is waited
+                for: asked for again it would not come any faster.
+
         Raises:
             KafkaConnectionError: The connection was lost.
-            TimeoutError: There was no answer in time; the connection is closed.
+            TimeoutError: Nothing came for so long; the connection is closed.
         """
+        loop, receiver = asyncio.get_running_loop(), self._receiver
+        assert receiver is not None, "it was connected, or nothing could be awaited"
+
+        looking: asyncio.TimerHandle
+
+        def look(before_bytes: int) -> None:
+            nonlocal looking
+            if receiver.received_bytes == before_bytes:
+                limit.reschedule(loop.time())
+            else:
+                looking = loop.call_later(timeout_s, look, receiver.received_bytes)
+
+        looking = loop.call_later(timeout_s, look, receiver.received_bytes)
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(None) as limit:
                 frame = await awaited.answer
         except TimeoutError:
             self.close()
             raise
+        finally:
+            looking.cancel()
         if LENGTH.unpack_from(frame)[0] != awaited.correlation_id:
             self.close()
             raise KafkaConnectionError("the broker answered another request than the last one")
         return frame[LENGTH.size :]
+
+
+class Connect(Protocol):
+    """Opens a connection to a broker: `open_connection`, or a stand-in for it."""
+
+    async def __call__(
+        self, client: Any, node: int, *, buffer_bytes: Callable[[], int], memory_bytes: int
+    ) -> FetchConnection:
+        """Return a connection that can fetch from the broker."""
+        ...
 
 
 async def open_connection(

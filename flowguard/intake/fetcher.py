@@ -32,8 +32,10 @@ from flowguard.errors import WireError
 from flowguard.facts import Fetched, Stopped
 from flowguard.intake.chunks import Arrival, chunks_of
 from flowguard.intake.compression import decompress
-from flowguard.intake.connection import Awaited, FetchConnection, open_connection
-from flowguard.lanes.split import Splitter
+from flowguard.intake.connection import Awaited, Connect, FetchConnection, open_connection
+from flowguard.intake.cursors import Cursor, PartitionPlan
+from flowguard.intake.lost_offsets import LostOffsets
+from flowguard.intake.topic_lives import TopicLives
 
 __all__ = ["Fetcher", "PartitionPlan"]
 
@@ -62,7 +64,11 @@ LITTLE_BYTES: Final = 64 * 1024
 RETRY_BACKOFF_S: Final = 0.1
 RETRY_BACKOFF_S_MAX: Final = 5.0
 SPLIT_BACKOFF_S: Final = 1.0
-ANSWER_TIMEOUT_S: Final = 30.0
+#: A broker of which no byte comes for so long hangs, or its host went away without a word; no
+#: request is held back for longer than `URGENT_WAIT_MS`.
+ANSWER_TIMEOUT_S: Final = 10.0
+#: Whether another broker leads its partitions by now is looked up after a silence of this.
+SUSPECT_AFTER_S: Final = 3.0
 
 #: aiokafka leaves the group when nothing is polled for long; a paused feed still polls.
 POLL_TOUCH_S: Final = 1.0
@@ -86,54 +92,6 @@ EXPECTED: Final = (OSError, TimeoutError, kafka_errors.KafkaError, WireError)
 
 OFFSET_OUT_OF_RANGE: Final = 1
 TOPIC_AUTHORIZATION_FAILED: Final = 29
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PartitionPlan:
-    """How the partitions of a topic are read.
-
-    Args:
-        rule: Which lane a record belongs to.
-        urgent: By rule it holds nothing but lanes with a target.
-        may_be_urgent: It can hold a record of a lane with a target.
-        pace_s: A request can wait so long for more records than a few, because no target
-            is missed by that.
-        on_offset_loss: stop, earliest or latest.
-        splitter: What moves records to lanes and flows that the parser cannot see, or None.
-        in_blocks: The feed's order lets a lane run ahead of its oldest record.
-    """
-
-    rule: wire.LaneRule
-    urgent: bool
-    may_be_urgent: bool
-    on_offset_loss: str
-    pace_s: float = 0.0
-    splitter: Splitter | None = None
-    in_blocks: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class Cursor:
-    """Where one partition is being read."""
-
-    name: TopicPartition
-    offset: int
-    epoch: int
-    plan: PartitionPlan
-    needed_bytes: int = 0  # the next wire batch needs this much room
-    not_before_s: float = 0.0
-    stopped: bool = False
-    losing: bool = False  # its position is being looked up anew
-
-    @property
-    def account(self) -> tuple[TopicPartition, int]:
-        """Return what memory is counted by: the partition in this assignment."""
-        return self.name, self.epoch
-
-    @property
-    def readable(self) -> bool:
-        """Tell whether it may be in a request at all."""
-        return not self.stopped and not self.losing
 
 
 @dataclass(slots=True)
@@ -168,6 +126,10 @@ class Fetcher:
         deliver: Called on this thread with what was fetched; must not block.
         touch: Called now and then so that the group knows that we poll.
         find_offset: Coroutine: partition, "earliest" or "latest" → offset.
+        begin_anew: Called with partition, epoch and an offset that is before what was read: the
+            log is another one, and what is held of the former one has to be let go.
+        lives: Whether topics were made anew; None to take them for the same.
+        connect: Coroutine that opens a connection to a broker.
 
     Thread-safety: `assign`, `seek`, `stop` on the consumer's thread; `wake`, `hold` on any.
     """
@@ -183,24 +145,37 @@ class Fetcher:
         deliver: Callable[[Sequence[Fetched | Stopped]], None],
         touch: Callable[[], None],
         find_offset: Callable[[TopicPartition, str], Any],
+        begin_anew: Callable[[TopicPartition, int, int], None],
+        lives: TopicLives | None = None,
+        connect: Connect = open_connection,
     ) -> None:
         self._client = client
+        self._connect = connect
         self._plans = plans
         self._lane_count = lane_count
         self._memory = memory
         self._clock = clock
         self._deliver = deliver
         self._touch = touch
-        self._find_offset = find_offset
         self._loop = asyncio.get_running_loop()
         self._cursors: dict[TopicPartition, Cursor] = {}
         self._tasks: dict[tuple[int, bool], asyncio.Task[None]] = {}
-        self._background: set[asyncio.Task[None]] = set()
+        self._lost_offsets = LostOffsets(
+            client=client,
+            cursors=lambda: self._cursors.values(),
+            deliver=deliver,
+            find_offset=find_offset,
+            begin_anew=begin_anew,
+            lives=lives,
+            moved=self._pulse,
+            clock=clock,
+        )
         self._held: frozenset[TopicPartition] = frozenset()
         self._quick_until_s = 0.0
         self._changed = asyncio.Event()
         self._director: asyncio.Task[None] | None = None
         self._requests = 0
+        self._sent_s: dict[tuple[int, bool], float] = {}  # of the request that is waited for
         self.errors_total = 0
 
     # Control.
@@ -218,6 +193,7 @@ class Fetcher:
             cursor = before.get(name)
             if cursor is None or cursor.epoch != epoch:
                 cursor = Cursor(name, offset, epoch, self._plans[name.topic])
+                self._lost_offsets.doubt(cursor)
             self._cursors[name] = cursor
         if self._director is None:
             self._director = self._loop.create_task(self._direct(), name="feed fetcher")
@@ -229,6 +205,11 @@ class Fetcher:
         if cursor is not None and cursor.epoch == epoch:
             cursor.offset = max(cursor.offset, offset)
             self._pulse()
+
+    def is_certain(self, name: TopicPartition) -> bool:
+        """Tell whether the offsets of a partition are of the topic that is there now."""
+        cursor = self._cursors.get(name)
+        return cursor is None or not (cursor.doubted or cursor.former)
 
     def hold(self, partitions: frozenset[TopicPartition]) -> None:
         """Leave these partitions out of requests, and take in all others; on any thread.
@@ -246,7 +227,7 @@ class Fetcher:
 
     async def stop(self) -> None:
         """Stop fetching; what is under way is forgotten."""
-        tasks = [*self._tasks.values(), *self._background]
+        tasks = [*self._tasks.values(), *self._lost_offsets.tasks]
         if self._director is not None:
             tasks.append(self._director)
         for task in tasks:
@@ -261,6 +242,7 @@ class Fetcher:
         """Keep a loop running for each broker that leads partitions of ours."""
         while True:
             self._touch()
+            self._look_for_silent()
             leaders = {self._loop_key(cursor) for cursor in self._cursors.values()}
             if None in leaders:
                 self._client.force_metadata_update()
@@ -272,6 +254,12 @@ class Fetcher:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(RETRY_BACKOFF_S if None in leaders else POLL_TOUCH_S):
                     await self._changed.wait()
+
+    def _look_for_silent(self) -> None:
+        """Ask who leads what, while a broker does not answer."""
+        suspect_s = self._loop.time() - SUSPECT_AFTER_S
+        if any(sent_s < suspect_s for sent_s in self._sent_s.values()):
+            self._client.force_metadata_update()
 
     def _loop_key(self, cursor: Cursor) -> tuple[int, bool] | None:
         leader = self._client.cluster.leader_for_partition(cursor.name)
@@ -289,7 +277,7 @@ class Fetcher:
             answered = False
             connection: FetchConnection | None = None
             try:
-                connection = await open_connection(
+                connection = await self._connect(
                     self._client,
                     node,
                     buffer_bytes=lambda: self._memory.fetch_bytes_max,
@@ -300,6 +288,9 @@ class Fetcher:
             except Exception as error:  # whatever it is, the broker's partitions are read on
                 backoff_s = RETRY_BACKOFF_S if answered else backoff_s
                 self._lost(node, error, backoff_s)
+                for cursor in self._cursors.values():
+                    if self._loop_key(cursor) == (node, urgent):
+                        self._lost_offsets.doubt(cursor)
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(RETRY_BACKOFF_S_MAX, backoff_s * 2)
             finally:
@@ -326,6 +317,7 @@ class Fetcher:
             ahead: Asked | None = None
             try:
                 awaited = asked.awaited or self._send(connection, asked, urgent)
+                self._sent_s[node, urgent] = asked.sent_s
                 frame = await connection.receive(awaited, timeout_s=ANSWER_TIMEOUT_S)
                 self._memory.receive_into((node, urgent), connection.buffer_bytes)
                 throttle_ms, error_code, sections = wire.read_fetch_response(frame)
@@ -341,6 +333,7 @@ class Fetcher:
                     self._memory.settle(ahead.reservation)
                 raise
             finally:
+                self._sent_s.pop((node, urgent), None)
                 self._memory.settle(asked.reservation)
             pause_s = throttle_ms / 1e3
             if not asked.moved:
@@ -372,7 +365,7 @@ class Fetcher:
         self._client.force_metadata_update()
         logger.warning(
             "broker %s: %s: %s; trying again in %.1f s",
-            node, type(error).__name__, error or "no answer", backoff_s,
+            node, type(error).__name__, str(error) or "no answer", backoff_s,
             exc_info=None if isinstance(error, EXPECTED) else error,
         )  # fmt: skip
 
@@ -516,6 +509,7 @@ class Fetcher:
             return
         moved = parsed.next_offset != cursor.offset
         cursor.offset = parsed.next_offset
+        cursor.begun |= moved
         cursor.needed_bytes = parsed.needed_bytes
         num_bytes = sum(chunk.num_bytes for chunk in chunks)
         asked.moved |= moved
@@ -529,7 +523,7 @@ class Fetcher:
                 at_ns=arrival.at_ns,
             )
         if parsed.error is not None:
-            yield self._stop_cursor(
+            yield self._lost_offsets.stop(
                 cursor, f"{parsed.error}; its lanes stop here, other partitions go on"
             )
 
@@ -542,73 +536,23 @@ class Fetcher:
             *cursor.name, type(error).__name__, error, SPLIT_BACKOFF_S,
         )  # fmt: skip
 
-    def _stop_cursor(self, cursor: Cursor, why: str) -> Stopped:
-        cursor.stopped = True
-        logger.error("%s", why)
-        return Stopped(
-            partition=cursor.name, epoch=cursor.epoch, why=why, at_ns=self._clock.now_ns()
-        )
-
     def _refused(self, cursor: Cursor, section: wire.PartitionSection) -> list[Fetched | Stopped]:
         """React to an error that the broker reports for one partition."""
         code = section.error_code
-        place = f"{cursor.name.topic}[{cursor.name.partition}]"
+        place = cursor.place
         if code == OFFSET_OUT_OF_RANGE:
-            return self._offset_lost(cursor, place)
+            return self._lost_offsets.out_of_range(cursor)
         if code == TOPIC_AUTHORIZATION_FAILED:
-            return [self._stop_cursor(cursor, f"{place}: not authorized to read; grant READ on "
-                                              f"the topic and restart")]  # fmt: skip
+            why = f"{place}: not authorized to read; grant READ on the topic and restart"
+            return [self._lost_offsets.stop(cursor, why)]
         cursor.not_before_s = self._loop.time() + RETRY_BACKOFF_S
         if code in STALE_METADATA:
             self._client.force_metadata_update()
+            self._lost_offsets.doubt(cursor)
         else:
             self.errors_total += 1
             logger.warning("%s: %s; trying again", place, kafka_errors.for_code(code).__name__)
         return []
-
-    def _offset_lost(self, cursor: Cursor, place: str) -> list[Fetched | Stopped]:
-        policy = cursor.plan.on_offset_loss
-        if policy == "stop":
-            return [
-                self._stop_cursor(
-                    cursor,
-                    f"{place}: offset {cursor.offset} is not in the log any more, so records were "
-                    f"lost before they were read; the partition stops. To go on, set "
-                    f"on_offset_loss to 'earliest' or 'latest', or reset the group's offset",
-                )
-            ]
-        cursor.losing = True
-        task = self._loop.create_task(self._find_again(cursor, place, policy))
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-        return []
-
-    async def _find_again(self, cursor: Cursor, place: str, policy: str) -> None:
-        try:
-            offset = await self._find_offset(cursor.name, policy)
-        except EXPECTED as error:
-            logger.warning("%s: cannot find the %s offset: %r", place, policy, error)
-            cursor.not_before_s = self._loop.time() + RETRY_BACKOFF_S
-            cursor.losing = False
-            return
-        logger.warning(
-            "%s: offset %s is not in the log any more; going on at the %s one, %s",
-            place, cursor.offset, policy, offset,
-        )  # fmt: skip
-        cursor.offset = offset
-        cursor.losing = False
-        self._deliver(
-            [
-                Fetched(
-                    partition=cursor.name,
-                    epoch=cursor.epoch,
-                    chunks=(),
-                    next_offset=offset,
-                    at_ns=self._clock.now_ns(),
-                )
-            ]
-        )
-        self._pulse()
 
 
 def rotate(items: list[Any], turn: int) -> list[Any]:

@@ -109,7 +109,7 @@ class Broker:
         """Leave the broker alone for a while, each time for longer."""
         logger.warning(
             "broker %s: %s: %s; trying again in %.1f s",
-            self.node, type(error).__name__, error or "no answer", self.backoff_s,
+            self.node, type(error).__name__, str(error) or "no answer", self.backoff_s,
             exc_info=None if isinstance(error, EXPECTED) else error,
         )  # fmt: skip
         self.not_before_s = asyncio.get_running_loop().time() + self.backoff_s

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias
 
 from aiokafka.codec import gzip_encode, lz4_encode, snappy_encode, zstd_encode
 from aiokafka.errors import KafkaError
@@ -22,6 +22,7 @@ from faust.types import FutureMessage
 from flowguard._native.record_batches import RecordBatch, Rows
 from flowguard.agents.delivered import current_delivered
 from flowguard.errors import SettleError
+from flowguard.intake.client import FeedClient
 from flowguard.intake.sender import BatchSender, Compression
 from flowguard.settle.egress import Outgoing
 
@@ -54,6 +55,8 @@ Encoded: TypeAlias = Rows | Sequence[tuple[int, RecordBatch]]
 class FeedProducer(Producer):
     """Faust's producer, which also knows which batch a send belongs to."""
 
+    Sender: ClassVar[type[BatchSender]] = BatchSender
+
     _sender: BatchSender | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -63,7 +66,7 @@ class FeedProducer(Producer):
     async def on_start(self) -> None:
         """Start Faust's producer, and the sender of batches beside it."""
         await super().on_start()
-        self._sender = BatchSender(
+        self._sender = self.Sender(
             self._ensure_producer().client,
             timeout_s=self.request_timeout,
             open_bytes=self.max_batch_size,
@@ -76,6 +79,14 @@ class FeedProducer(Producer):
         if sender is not None:
             await sender.close()
         await super().on_stop()
+
+    def _new_producer(self, transactional_id: str | None = None) -> Any:
+        producer = super()._new_producer(transactional_id)
+        FeedClient.adopt(producer.client, should_stop=self._is_stopping)
+        return producer
+
+    def _is_stopping(self) -> bool:
+        return bool(self.should_stop or self.app.should_stop)
 
     async def flush(self) -> None:
         """Wait until all that was sent is acknowledged or has failed."""

@@ -21,7 +21,7 @@ from flowguard.control.memory import MemoryBudget
 from flowguard.errors import WireError
 from flowguard.intake.chunks import Arrival, chunks_of
 from flowguard.intake.compression import decompress
-from flowguard.intake.connection import FetchConnection, open_connection
+from flowguard.intake.connection import Connect, FetchConnection, open_connection
 from flowguard.intake.fetcher import (
     ANSWER_TIMEOUT_S,
     OFFSET_OUT_OF_RANGE,
@@ -50,6 +50,7 @@ class RangeReader:
         lane_count: Number of lanes of the app.
         memory: The budget, for how much is asked for at once.
         find_offset: Coroutine: partition, "earliest" or "latest" → offset.
+        connect: Coroutine that opens a connection to a broker.
     """
 
     def __init__(
@@ -61,8 +62,10 @@ class RangeReader:
         memory: MemoryBudget,
         clock: Clock,
         find_offset: Callable[[TopicPartition, str], Awaitable[int]],
+        connect: Connect = open_connection,
     ) -> None:
         self._client = client
+        self._connect = connect
         self._plans = plans
         self._lane_count = lane_count
         self._memory = memory
@@ -115,7 +118,7 @@ class RangeReader:
         if leader is None or cluster.broker_metadata(leader) is None:
             self._client.force_metadata_update()
             raise kafka_errors.StaleMetadata(f"nobody leads {name.topic}[{name.partition}]")
-        connection = await open_connection(
+        connection = await self._connect(
             self._client,
             leader,
             buffer_bytes=lambda: self._bytes,

@@ -55,6 +55,8 @@ TICK_S: Final = 1.0
 
 #: A broker that does not answer for so long is taken for gone.
 ANSWER_WITHIN_S: Final = 40.0
+#: After so long without an answer it is looked up whether another one leads by now.
+SUSPECT_AFTER_S: Final = 5.0
 CONNECT_WITHIN_S: Final = 20.0
 
 #: That a partition has no leader is said after so long, and again each so often.
@@ -277,9 +279,19 @@ class BatchSender:
     def _drop_the_silent(self, now_s: float) -> None:
         within_s = min(ANSWER_WITHIN_S, self._timeout_s)
         for broker in self._brokers.values():
-            if broker.requests and broker.requests[0].sent_s + within_s < now_s:
-                logger.warning("broker %s did not answer within %.0f s", broker.node, within_s)
+            silent_s = now_s - broker.requests[0].sent_s if broker.requests else 0.0
+            if silent_s > SUSPECT_AFTER_S:
+                self.refresh()  # the answer waits for replicas, or the broker hangs
+            if silent_s > within_s or (silent_s > SUSPECT_AFTER_S and self._is_replaced(broker)):
+                logger.warning("broker %s did not answer within %.0f s", broker.node, silent_s)
                 broker.drop()
+
+    def _is_replaced(self, broker: Broker) -> bool:
+        """Tell whether others lead all the partitions that it has not answered for."""
+        leader = self.client.cluster.leader_for_partition
+        return not {broker.node, None, -1}.intersection(
+            leader(lineup.name) for request in broker.requests for lineup, _ in request.parcels
+        )
 
     def _give_up_late(self, lineup: Lineup, now_s: float) -> None:
         if lineup.fail_late(now_s, self._timeout_s, self._why_no_id):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from flowguard.control.decision import LOOPS
+from flowguard.observe.watchdog import Stalls
 from flowguard.snapshot import AgentState, LaneState, PartitionState, Snapshot
 
 __all__ = ["LANE_STATES", "LATENCY_EDGES_S", "METRICS", "Metric", "Observed", "Value"]
@@ -23,6 +24,8 @@ LATENCY_EDGES_S: Final = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
     300.0,
 )  # fmt: skip
+
+NO_STALLS: Final = Stalls()
 
 LANE_STATES: Final = (
     "ok", "paused", "spilling", "brownout", "shedding", "stopped", "hol_blocked", "pinned",
@@ -42,6 +45,7 @@ class Observed:
         worker: Name of this process among the workers of the app.
         version: Of flowguard.
         ready: Whether the worker takes part in its group.
+        stalls: When its event loop did not run.
     """
 
     snapshot: Snapshot
@@ -51,6 +55,7 @@ class Observed:
     worker: str
     version: str
     ready: bool
+    stalls: Stalls = NO_STALLS
 
 
 #: Label values, and the value itself: a number or, for a histogram, its cumulative buckets.
@@ -187,6 +192,16 @@ METRICS: Final[tuple[Metric, ...]] = (
     Metric(
         "flowguard_ready", "gauge", "1 while the worker takes part in its group and does not stop.",
         (), of_worker(lambda observed: float(observed.ready)),
+    ),
+    Metric(
+        "flowguard_event_loop_stalls_total", "counter",
+        "How often the event loop did not run for longer than a second; the log says where.",
+        (), of_worker(lambda observed: observed.stalls.count),
+    ),
+    Metric(
+        "flowguard_event_loop_blocked_seconds_total", "counter",
+        "For how long it did not run then.",
+        (), of_worker(lambda observed: observed.stalls.blocked_s),
     ),
     *count_metrics(),
     Metric(

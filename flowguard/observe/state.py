@@ -11,12 +11,14 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from flowguard.control.decision import Decision
+from flowguard.observe.watchdog import Stalls
 from flowguard.snapshot import AgentState, LaneState, PartitionState, Snapshot
 
 __all__ = ["EVENTS_SCHEMA", "SCHEMA", "events_document", "state_document", "worker_name"]
 
 SCHEMA: Final = "flowguard.state/v1"
 EVENTS_SCHEMA: Final = "flowguard.events/v1"
+NO_STALLS: Final = Stalls()
 
 
 def worker_name() -> str:
@@ -24,13 +26,16 @@ def worker_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-def state_document(snapshot: Snapshot, *, app: str, worker: str) -> dict[str, Any]:
+def state_document(
+    snapshot: Snapshot, *, app: str, worker: str, stalls: Stalls = NO_STALLS
+) -> dict[str, Any]:
     """Return a snapshot as a JSON document.
 
     Args:
         snapshot: The engine at one instant.
         app: The app's id.
         worker: Name of this process among the workers of the app.
+        stalls: When its event loop did not run.
     """
     return {
         "schema": SCHEMA,
@@ -44,6 +49,11 @@ def state_document(snapshot: Snapshot, *, app: str, worker: str) -> dict[str, An
         "rung": snapshot.rung,
         "rung_name": snapshot.rung_name,
         "memory": {"used": snapshot.memory_used, "budget": snapshot.memory_budget},
+        "event_loop": {
+            "stalls": stalls.count,
+            "blocked_seconds": stalls.blocked_s,
+            "place": stalls.place,
+        },
         "lanes": {lane.name: lane_document(lane) for lane in snapshot.lanes},
         "agents": {agent.name: agent_document(agent) for agent in snapshot.agents},
         "partitions": [partition_document(each) for each in sorted_partitions(snapshot)],

@@ -1,16 +1,14 @@
 """The pages of a worker: `/`, `/metrics`, `/healthz`, `/readyz`, `/api/state`, `/api/events`.
 
 They read and never change anything. Records may be personal data, so a worker is shown to
-its own host only: by default it listens on 127.0.0.1, and elsewhere only metrics and health
-are served without TLS. A web site that lets its own name point to 127.0.0.1 (DNS rebinding)
-is told apart by the Host header.
+its own host only: by default it listens on 127.0.0.1. Who may have which page says
+`access.py`, for all pages of the server: Faust's, and those of the user's own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import html
-import ipaddress
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -19,38 +17,18 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from flowguard.observe.access import Exposure, refuse
 from flowguard.observe.health import Health
 from flowguard.units import format_duration, format_size
 
-__all__ = ["Exposure", "WorkerPages", "is_loopback"]
+__all__ = ["WorkerPages"]
 
 T = TypeVar("T")
 
-#: What an orchestrator and a scraper need from elsewhere; nothing of the records is in it.
-OPEN_PATHS: Final = frozenset({"/metrics", "/healthz", "/readyz"})
-
-NOT_SHOWN: Final = (
-    "This page is shown on 127.0.0.1 only, or over TLS (web_ssl_context); access with a token "
-    "arrives in a later version.\n"
-)
 NUMBER_DIGITS: Final = 18
 NO_NUMBER: Final = (
     "after is the number of the last event that you have, such as /api/events?after=0.\n"
 )
-WRONG_HOST: Final = "Open this page by its address, such as http://127.0.0.1:6066/.\n"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exposure:
-    """Who can reach the pages.
-
-    Args:
-        local: Only this host: a loopback address or a Unix socket.
-        tls: The connection is encrypted.
-    """
-
-    local: bool
-    tls: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +37,7 @@ class WorkerPages:
 
     Args:
         loop: The event loop on which `state` and the metrics are read.
-        exposure: Who can reach the pages, asked at each request.
+        exposure: Who can reach the pages, and the token; asked at each request.
         state: Returns the state document.
         events: Returns the document of the decisions after a number.
         registry: The metrics.
@@ -77,7 +55,7 @@ class WorkerPages:
 
     def mount(self, application: web.Application) -> None:
         """Add the pages; of two handlers for one path the first that was added is used."""
-        application.middlewares.append(self._guard())
+        application.middlewares.insert(0, self._guard())
         for path, handler in self._routes().items():
             application.router.add_get(path, handler)
 
@@ -92,17 +70,19 @@ class WorkerPages:
         }
 
     def _guard(self) -> Any:
-        ours = self._routes().keys()
-
         @web.middleware
         async def guard(request: web.Request, handler: Any) -> web.StreamResponse:
-            if request.path in OPEN_PATHS:
-                return await handler(request)  # type: ignore[no-any-return]
-            exposure = self.exposure()
-            if not exposure.local and not exposure.tls:
-                return web.Response(status=403, text=NOT_SHOWN)
-            if exposure.local and request.path in ours and not names_this_host(request.host):
-                return web.Response(status=403, text=WRONG_HOST)
+            refused = refuse(
+                self.exposure(),
+                method=request.method,
+                path=request.path,
+                host=request.host,
+                authorization=request.headers.get("Authorization"),
+            )
+            if refused is not None:
+                return web.Response(
+                    status=refused.status, text=refused.why, headers=refused.headers
+                )
             return await handler(request)  # type: ignore[no-any-return]
 
         return guard
@@ -148,22 +128,6 @@ def health_response(health: Health) -> web.Response:
     return web.json_response(health.document(), status=health.status)
 
 
-def is_loopback(host: str) -> bool:
-    """Tell whether only this host can reach an address."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
-def names_this_host(header: str) -> bool:
-    """Tell whether a Host header names this host, and no web site."""
-    host, colon, port = header.rpartition(":")
-    return is_loopback((host if colon and port.isdigit() else header).lower().rstrip("."))
-
-
 STYLE: Final = """\
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif }
 body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
@@ -193,7 +157,7 @@ def index_page(state: dict[str, Any]) -> str:
 <style>
 {STYLE}</style>
 <h1>{app}</h1>
-<p>Worker {html.escape(state["worker"])}, {state["rung_name"]}, memory
+<p>Worker {html.escape(state["worker"])}, {html.escape(state["rung_name"])}, memory
 {format_size(memory["used"])} of {format_size(memory["budget"])}</p>
 <table>
 <thead><tr>{head}</tr></thead>

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Final
 
 from flowguard.commands import Cut
@@ -99,33 +102,38 @@ def backoff_ns(attempt: int) -> int:
 
 
 class RetryQueue:
-    """Failed batches, by the instant they are due."""
+    """Failed batches, in the order in which they are due; O(log n) to find, a move to insert."""
 
     def __init__(self) -> None:
-        self._due_ns: dict[Cut, int] = {}
+        self._keys: dict[Cut, tuple[int, int]] = {}
+        self._waiting: list[tuple[tuple[int, int], Cut]] = []  # by due_ns and batch_id
 
     def __len__(self) -> int:
-        return len(self._due_ns)
+        return len(self._keys)
 
     def __contains__(self, cut: Cut) -> bool:
-        return cut in self._due_ns
+        return cut in self._keys
 
     def add(self, cut: Cut, *, due_ns: int) -> None:
         """Keep a batch until it is due."""
-        self._due_ns[cut] = due_ns
+        self.remove(cut)
+        key = self._keys[cut] = (due_ns, cut.batch_id)
+        insort(self._waiting, (key, cut), key=key_of)
 
-    def items(self) -> list[tuple[int, Cut]]:
-        """Return all, with the instant each is due, the next one first."""
-        items = [(due_ns, cut) for cut, due_ns in self._due_ns.items()]
-        return sorted(items, key=lambda item: (item[0], item[1].batch_id))
+    def items(self) -> Iterator[tuple[int, Cut]]:
+        """Yield all, with the instant each is due, the next one first."""
+        return ((due_ns, cut) for (due_ns, _), cut in self._waiting)
 
-    def due(self, now_ns: int) -> list[Cut]:
-        """Return those that are due, the first first."""
-        due = [
-            (due_ns, cut.batch_id, cut) for cut, due_ns in self._due_ns.items() if due_ns <= now_ns
-        ]
-        return [cut for _, _, cut in sorted(due, key=lambda item: item[:2])]
+    def due(self, now_ns: int) -> Iterator[Cut]:
+        """Yield those that are due, the first first."""
+        return (cut for _, cut in takewhile(lambda each: each[0][0] <= now_ns, self._waiting))
 
     def remove(self, cut: Cut) -> None:
         """Forget a batch."""
-        self._due_ns.pop(cut, None)
+        if (key := self._keys.pop(cut, None)) is not None:
+            del self._waiting[bisect_left(self._waiting, key, key=key_of)]
+
+
+def key_of(waiting: tuple[tuple[int, int], Cut]) -> tuple[int, int]:
+    """Return what a batch is ordered by."""
+    return waiting[0]

@@ -30,7 +30,7 @@ from flowguard.spill.reader import lost
 from flowguard.spill.store import SpillStore
 from flowguard.units import SECOND
 
-__all__ = ["SpillDisk"]
+__all__ = ["Hand", "SpillDisk"]
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +69,7 @@ class SpillDisk:
         deliver: Takes in facts; called on other threads.
         lost: Takes in what could not be read, and why; called on the reader's thread.
         rebuild: Makes blocks of chunks of what was read; any exception means: try again.
+        hand: Makes what does one thing after the other, by its name; a thread without it.
 
     Thread-safety: all methods on the event loop's thread.
     """
@@ -82,6 +83,7 @@ class SpillDisk:
         deliver: Callable[..., None],
         lost: Callable[[ReadFrame, Exception], None],
         rebuild: Callable[[TopicPartition, int, Sequence[pa.RecordBatch]], list[list[Chunk]]],
+        hand: Callable[[str], Hand] | None = None,
     ) -> None:
         self._open_store = open_store
         self._lanes = lanes
@@ -93,8 +95,9 @@ class SpillDisk:
         self._why = "its directory is not open yet"
         self._open_after_ns = 0
         self._watching = False
-        self._writer = Hand("spill writer")
-        self._reader = Hand("spill reader")
+        new_hand = hand or Hand
+        self._writer = new_hand("spill writer")
+        self._reader = new_hand("spill reader")
 
     # Commands.
 

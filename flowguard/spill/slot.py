@@ -67,15 +67,17 @@ def app_directory(spill_directory: str, app: str) -> str:
     return f"{spill_directory}/{'%2E' + name[1:] if name.startswith('.') else name}"
 
 
-def take_slot(filesystem: FileSystem, spill_directory: str, app: str) -> Slot:
-    """Take the first slot that is free.
+def take_slot(
+    filesystem: FileSystem, spill_directory: str, app: str, *, preferred: int | None = None
+) -> Slot:
+    """Take the preferred slot or, without one or if it is taken, the first that is free.
 
     Raises:
         SpillError: There is none, or the directory cannot be used.
     """
     place = app_directory(spill_directory, app)
     try:
-        for number in range(SLOTS_MAX):
+        for number in [*([] if preferred is None else [preferred]), *range(SLOTS_MAX)]:
             directory = f"{place}/{number}"
             filesystem.make_directory(directory)
             lock = filesystem.lock(f"{directory}/{LOCK_NAME}")

@@ -269,7 +269,7 @@ class Worker:
         if self._process is None:
             return None
         if self.running:
-            self._process.terminate()
+            self.send(signal.SIGINT)  # SIGTERM would keep its place in the group for a restart
         try:
             code = await asyncio.wait_for(self._process.wait(), DRAIN_WITHIN_S)
             self._read_last_state()

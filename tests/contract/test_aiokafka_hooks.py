@@ -28,7 +28,7 @@ from aiokafka.protocol.transaction import (
 
 from flowguard._native import wire
 from flowguard._native.record_batches import Rows
-from flowguard.intake.consumer import FeedSubscription
+from flowguard.intake.consumer_thread import FeedSubscription
 from flowguard.intake.produce_connection import read_answer, request_of
 from tests.native.batches import Row, frame_of, wire_batch
 from tests.scripted_broker import ScriptedBroker

@@ -22,7 +22,9 @@ from faust.types import TP
 from faust.types.settings import Settings
 
 import flowguard as fg
-from flowguard.intake.consumer import FeedConsumer, FeedConsumerThread
+from flowguard.intake.client import FeedClient
+from flowguard.intake.consumer import FeedConsumer
+from flowguard.intake.consumer_thread import FeedConsumerThread
 from flowguard.intake.producer import FeedProducer
 from tests.unit.agents.app import make_app
 
@@ -67,6 +69,16 @@ async def test_the_boot_strategy_starts_the_services_of_kafka_consumer_in_their_
     assert "kafka_consumer" in inspect.getsource(BootStrategy.server)
 
 
+async def test_pages_are_served_before_the_producer_waits_for_a_broker() -> None:
+    guarded = app_with_feed()
+    guarded.boot_strategy.enable_web = True
+
+    services = list(guarded.boot_strategy.server())
+
+    assert services.index(guarded.web) < services.index(guarded.producer)
+    assert services.count(guarded.web) == 1
+
+
 def test_a_kafka_url_gives_the_transport_of_aiokafka() -> None:
     assert isinstance(make_app().transport, Transport)
 
@@ -85,12 +97,10 @@ def test_settings_are_listed_by_name() -> None:
 
 
 async def test_an_actor_is_prepared_by_a_method_that_may_be_replaced() -> None:
-    agent = make_app().agent(name="plain")(consume)
     source = inspect.getsource(Agent)
 
     assert "await self._prepare_actor(" in source
     assert list(inspect.signature(Agent._prepare_actor).parameters) == ["self", "aref", "beacon"]
-    assert callable(agent._on_error) or agent._on_error is None
 
 
 async def test_calling_an_agent_makes_an_actor_of_the_kind_of_its_function() -> None:
@@ -312,6 +322,7 @@ async def test_the_worker_consumer_reads_its_subscription_from_one_attribute() -
     try:
         assert made._subscription._is_feed("orders")
         assert not made._subscription._is_feed("plain")
+        assert type(made._client) is FeedClient
     finally:
         await made.stop()
 

@@ -19,7 +19,7 @@ from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Producer
 from faust.types import TP, FutureMessage
 
 import flowguard as fg
-from flowguard.intake import consumer as consuming
+from flowguard.intake import consumer_thread as consuming
 from flowguard.intake.consumer import FeedConsumer
 from flowguard.intake.producer import FeedProducer
 from tests.contract.test_faust_hooks import app_with_feed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 
 from tests.kafka.outside import Outside
 from tests.kafka.worker import Workers
-from tests.kafka_broker import KafkaBroker
+from tests.kafka_broker import KafkaBroker, NoKafka
+from tests.secure_kafka import SecureKafka
 
 
 @pytest.fixture
@@ -37,3 +39,16 @@ def topic(kafka: KafkaBroker, topic_name: Callable[[str], str]) -> Callable[...,
         return kafka.create_topic(topic_name(stem), partitions, dotted)
 
     return create
+
+
+@pytest.fixture(scope="session")
+def secure() -> Iterator[SecureKafka]:
+    """Return a broker that has a listener for each way to prove who is there."""
+    try:
+        broker = SecureKafka()
+    except NoKafka as error:
+        if os.environ.get("FLOWGUARD_REQUIRE_KAFKA", "") not in ("", "0"):
+            pytest.fail(str(error), pytrace=False)
+        pytest.skip(str(error))
+    with broker:
+        yield broker

@@ -75,18 +75,27 @@ class Worker:
         directory: Where its module `app.py` is.
         group: The id of the app.
         index: Number among the workers of the app; each has a log of its own.
+        options: More of the command line.
+        level: From which on it logs.
     """
 
     def __init__(
-        self, command: tuple[str, ...], directory: Path, group: str, index: int = 0
+        self,
+        command: tuple[str, ...],
+        directory: Path,
+        group: str,
+        index: int = 0,
+        options: tuple[str, ...] = (),
+        level: str = "info",
     ) -> None:
         self.directory = directory
         self.group = group
         self.log = directory / f"worker-{index}.log"
         self.port = free_port()
         address = ("--web-port", str(self.port))
-        self._command = [*command, *("-A", "app", "worker", "-l", "info"), *address]
+        self._command = [*command, *("-A", "app", "worker", "-l", level), *address, *options]
         self._index = index
+        self._options = options
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Worker:
@@ -100,9 +109,10 @@ class Worker:
         return self
 
     def twin(self) -> Worker:
-        """Start another worker of the same app."""
+        """Start another worker of the same app, with the same options."""
         command = FAUST if "faust" in self._command else FLOWGUARD
-        return Worker(command, self.directory, self.group, self._index + 1).start()
+        index, options = self._index + 1, self._options
+        return Worker(command, self.directory, self.group, index, options).start()
 
     # What it says.
 
@@ -187,6 +197,10 @@ class Worker:
         self.process.send_signal(signal.SIGSTOP)
         eventually(lambda: psutil.Process(self.process.pid).status() == psutil.STATUS_STOPPED)
 
+    def thaw(self) -> None:
+        """Let it go on after `freeze`."""
+        self.process.send_signal(signal.SIGCONT)
+
     def kill(self) -> None:
         """Kill it, as a power failure does."""
         if self._process is not None:
@@ -209,6 +223,8 @@ class Workers:
         command: tuple[str, ...] = FLOWGUARD,
         bootstrap: str | None = None,
         joined: bool = True,
+        options: tuple[str, ...] = (),
+        level: str = "info",
         **constants: Any,
     ) -> Worker:
         """Start a worker of a new app.
@@ -218,14 +234,17 @@ class Workers:
                 the imports of `PREAMBLE`.
             command: What runs it.
             joined: Wait until the worker has partitions.
+            options: More of its command line.
+            level: From which on it logs.
         """
         directory = self._directory / f"app-{len(self._all)}"
         directory.mkdir()
         group = self._name("app")
-        constants |= {"APP": group, "BROKER": f"kafka://{bootstrap or self._bootstrap}"}
+        servers = (bootstrap or self._bootstrap).replace(",", ";")  # as Faust has several
+        constants |= {"APP": group, "BROKER": f"kafka://{servers}"}
         lines = [PREAMBLE, *(f"{name} = {value!r}" for name, value in constants.items()), ""]
         (directory / "app.py").write_text("\n".join(lines) + textwrap.dedent(source))
-        worker = self.adopt(Worker(command, directory, group).start())
+        worker = self.adopt(Worker(command, directory, group, options=options, level=level).start())
         if joined:
             worker.until(lambda: worker.state["partitions"], what="it has no partitions")
         return worker

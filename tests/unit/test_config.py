@@ -298,3 +298,25 @@ def test_loops_in_shadow_come_from_any_layer(
 def test_a_loop_that_does_not_exist_is_an_error(layers: dict[str, Any], says: str):
     with pytest.raises(ConfigError, match=says):
         settings(**layers)
+
+
+# The worker's name in its group.
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        ({}, ""),
+        ({"code": {"instance_id": "blue-1"}}, "blue-1"),
+        ({"environment": {"FLOWGUARD_INSTANCE_ID": "green"}}, "green"),
+        ({"command_line": {"instance_id": "red.2_x"}}, "red.2_x"),
+    ],
+)
+def test_the_instance_id_comes_from_any_layer(layers: dict[str, Any], expected: str):
+    assert settings(**layers).instance_id == expected
+
+
+@pytest.mark.parametrize("value", ["", "a b", "ä", "x" * 101, "a/b", 7])
+def test_an_instance_id_that_kafka_does_not_take_is_an_error_that_says_where_it_is(value: object):
+    with pytest.raises(ConfigError, match=r"^command line: instance_id=.* for each worker another"):
+        settings(command_line={"instance_id": value})

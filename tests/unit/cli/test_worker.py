@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,16 @@ import flowguard.worker
 from flowguard.app import App
 from flowguard.cli.exit_codes import FAILED, NO_BROKER, USAGE
 from flowguard.cli.find_app import find_app
-from flowguard.worker import CHATTY, TELLING, Worker, broker_servers, use_broker
+from flowguard.cli.worker import set_address
+from flowguard.security import Secret
+from flowguard.worker import (
+    CHATTY,
+    TELLING,
+    Worker,
+    broker_servers,
+    use_broker,
+    warnings_of,
+)
 from tests.unit.cli.conftest import Run
 
 
@@ -100,6 +110,36 @@ def test_what_is_said_about_records_and_disk_is_shown_and_what_services_say_of_t
     Worker(app, loglevel="info").on_setup_root_logger(logging.getLogger(), logging.INFO)
 
     assert logging.getLogger(name).isEnabledFor(logging.INFO) is shown
+
+
+def test_a_user_in_the_address_is_not_shown_and_said_not_to_be_used(
+    run: Run, good_app: str, free_port: int
+) -> None:
+    address = ("--broker", "kafka://me:canary@127.0.0.1:1")
+    result = run("worker", "-A", good_app, "--web-port", str(free_port), *address)
+    assert result.exit_code == NO_BROKER
+    assert "the user in the address of the broker is not used" in result.stderr
+    assert "canary" not in result.output + result.stderr
+
+
+def test_a_worker_says_who_cannot_see_its_pages(
+    good_app: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = find_app(good_app)
+    assert isinstance(app, App)
+    assert list(warnings_of(app)) == []
+    set_address(app, "0.0.0.0", None)
+    (line,) = warnings_of(app)
+    assert line.startswith("0.0.0.0 can be reached from elsewhere, so only /metrics")
+    monkeypatch.setitem(vars(app), "web_token", Secret("canary-0123456789"))
+    assert list(warnings_of(app)) == []
+
+
+def test_a_token_that_could_be_guessed_is_usage(run: Run, good_app: str, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("canary")
+    result = run("worker", "-A", good_app, "--web-token-file", str(tmp_path / "token"))
+    assert (result.exit_code, result.stderr.count("\n")) == (USAGE, 1)
+    assert "16 or more" in result.stderr and "canary" not in result.stderr
 
 
 def test_another_broker_reaches_what_was_made_at_import(good_app: str) -> None:

@@ -20,6 +20,7 @@ import pytest
 from aiokafka.errors import IncompatibleBrokerVersion, KafkaConnectionError
 from aiokafka.protocol.fetch import FetchRequest_v11
 
+from flowguard.intake import connection as connections
 from flowguard.intake.connection import SHORT_BYTES, FetchConnection, SocketReceiver
 from tests.scripted_broker import LENGTH, ScriptedBroker, empty_fetch, frame
 
@@ -177,6 +178,30 @@ async def test_a_broker_that_does_not_answer_in_time_loses_its_connection(wire: 
             await fetch(connection, timeout_s=0.02)
         assert not connection.alive
         broker.go_on()
+
+
+async def test_an_answer_that_comes_slowly_is_waited_for_as_long_as_some_of_it_comes(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "NOTE_EVERY_S", 0.02)
+    body = bytes(range(200))
+    written: list[asyncio.Task[None]] = []
+
+    def slowly(number: int) -> Sequence[bytes]:
+        (writer,) = broker._writers
+
+        async def drip() -> None:
+            whole = frame(number, body)
+            for at in range(0, len(whole), 20):
+                writer.write(whole[at : at + 20])
+                await asyncio.sleep(0.02)
+
+        written.append(asyncio.create_task(drip()))
+        return []
+
+    broker = ScriptedBroker(raw_answer=slowly)
+    async with wire.connected(broker) as connection:
+        assert await fetch(connection, timeout_s=0.1) == body, "it takes twice as long as that"
 
 
 @pytest.mark.parametrize("size", [4097, 2**31 - 1, -1, 0, 3])

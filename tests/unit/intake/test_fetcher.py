@@ -81,6 +81,7 @@ class Reader:
         self.facts: list[Fetched | Stopped] = []
         self.releases_at_once = True
         self.epoch = 1
+        self.begun_anew: list[tuple[TopicPartition, int, int]] = []
 
     def assign(self, *names: TopicPartition, offset: int = 0, epoch: int | None = None) -> None:
         """Read these partitions from an offset on."""
@@ -163,6 +164,7 @@ async def reading(
         deliver=lambda facts: reader.take(facts),
         touch=lambda: None,
         find_offset=find_offset or (lambda name, which: None),
+        begin_anew=lambda *what: reader.begun_anew.append(what),
     )
     reader = Reader(client, fetcher, memory)
     try:
@@ -559,13 +561,35 @@ async def test_a_lost_offset_goes_on_where_the_policy_says(
     broker.errors[T0] = 1
     plans = {"t": plan(on_offset_loss=policy)}
     async with reading(broker, plans=plans, find_offset=find) as reader:
-        reader.assign(T0, offset=99)
+        reader.assign(T0, offset=2)
         await until(lambda: reader.offsets(T0))
 
     assert questions == [(T0, policy)]
     first = reader.facts[0]
     assert isinstance(first, Fetched)
     assert (first.next_offset, list(first.chunks)) == (4, [])
+    assert reader.offsets(T0) == [4, 5, 6, 7, 8, 9]
+
+
+async def test_a_log_that_ends_before_our_position_is_another_one_and_begun_anew(
+    broker: ScriptedBroker,
+) -> None:
+    async def find(name: TopicPartition, which: str) -> int:
+        return 4
+
+    broker.append(T0, 10)
+    broker.errors[T0] = 1
+    plans = {"t": plan(on_offset_loss="earliest")}
+    async with reading(broker, plans=plans, find_offset=find) as reader:
+        reader.assign(T0, offset=99)
+        await until(lambda: reader.begun_anew)
+        assert reader.begun_anew == [(T0, 1, 4)]
+        assert not reader.facts, "what was counted of the former log says nothing of this one"
+
+        broker.errors.clear()
+        reader.assign(T0, offset=4, epoch=2)
+        await until(lambda: reader.offsets(T0))
+
     assert reader.offsets(T0) == [4, 5, 6, 7, 8, 9]
 
 
@@ -586,7 +610,7 @@ async def test_a_position_that_cannot_be_found_is_looked_for_again(
 
     plans = {"t": plan(on_offset_loss="earliest")}
     async with reading(broker, plans=plans, find_offset=find) as reader:
-        reader.assign(T0, offset=99)
+        reader.assign(T0, offset=2)
         await until(lambda: reader.offsets(T0))
 
     assert answers == []
@@ -690,6 +714,26 @@ async def test_a_broker_that_never_answers_loses_its_connection(
         await until(lambda: reader.offsets(T0))
 
     assert reader.offsets(T0) == [0, 1, 2]
+
+
+async def test_while_a_broker_is_silent_another_one_that_leads_by_now_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "SUSPECT_AFTER_S", 0.01)
+    monkeypatch.setattr(module, "POLL_TOUCH_S", 0.01)
+    silent, other = ScriptedBroker(), ScriptedBroker()
+    other.log = silent.log
+    silent.append(T0, 3)
+    silent.hold()
+    async with silent.running(), other.running(), reading(silent, other) as reader:
+        reader.client.cluster.leaders = {T0: 1}
+        reader.client.on_update = lambda: reader.client.cluster.leaders.update({T0: 2})
+        reader.assign(T0)
+        await until(lambda: reader.offsets(T0))
+        silent.go_on()
+
+    assert reader.offsets(T0) == [0, 1, 2]
+    assert reader.fetcher.errors_total == 0, "the silent one may still answer"
 
 
 async def test_an_error_nobody_thought_of_does_not_end_reading_for_good(

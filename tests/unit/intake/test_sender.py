@@ -554,6 +554,41 @@ async def test_a_new_leader_gets_what_is_left_once_the_old_one_has_answered() ->
         assert (old.log[P0], new.log[P0]) == ([], [b"1", b"2"])
 
 
+async def test_a_broker_that_says_nothing_is_left_as_soon_as_another_one_leads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sending, "SUSPECT_AFTER_S", 0.01)
+    monkeypatch.setattr(sending, "TICK_S", 0.01)
+    silent, new = ProduceBroker(), ProduceBroker()
+    async with silent.running(), new.running(), sender_of(silent, new) as (sender, client):
+        silent.gate.clear()
+        sent = sender.send_batches("out", batch_of(b"1"))
+        await silent.until_received(1)
+        await client.updated.wait()
+        client.leader[P0] = 1
+        await asyncio.gather(*sent)
+
+        assert (silent.log[P0], new.log[P0]) == ([], [b"1"])
+
+
+async def test_a_broker_that_waits_for_its_replicas_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sending, "SUSPECT_AFTER_S", 0.01)
+    monkeypatch.setattr(sending, "TICK_S", 0.01)
+    async with ProduceBroker().running() as broker, sender_of(broker) as (sender, client):
+        broker.gate.clear()
+        sent = sender.send_batches("out", batch_of(b"1"))
+        await broker.until_received(1)
+        while client.updates < 3:
+            client.updated.clear()
+            await client.updated.wait()
+        broker.gate.set()
+        await asyncio.gather(*sent)
+
+        assert broker.requests == 1
+
+
 async def test_without_a_leader_batches_wait_for_one() -> None:
     async with ProduceBroker().running() as broker, sender_of(broker) as (sender, client):
         client.leader[P0] = -1

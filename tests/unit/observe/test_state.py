@@ -9,7 +9,7 @@ from flowguard.snapshot import COUNTS
 from tests.unit.observe.observed import observed
 
 DOCUMENT = ["schema", "app", "worker", "pressure", "pressure_parts", "rung", "rung_name", "memory",
-            "lanes", "agents", "partitions", "decisions"]  # fmt: skip
+            "event_loop", "lanes", "agents", "partitions", "decisions"]  # fmt: skip
 LANE = [*COUNTS, "degraded", "queued_bytes", "spilled_bytes", "oldest_age", "p99", "state", "why"]
 
 

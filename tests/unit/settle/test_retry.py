@@ -25,7 +25,7 @@ def test_the_next_one_that_is_due_comes_first():
     queue.add(late, due_ns=20)
     queue.add(early, due_ns=10)
 
-    assert queue.items() == [(10, early), (20, late)]
+    assert list(queue.items()) == [(10, early), (20, late)]
 
 
 def test_of_two_that_are_due_together_the_older_batch_comes_first():
@@ -33,7 +33,7 @@ def test_of_two_that_are_due_together_the_older_batch_comes_first():
     queue.add(newer, due_ns=10)
     queue.add(older, due_ns=10)
 
-    assert [each for _, each in queue.items()] == [older, newer]
+    assert [each for _, each in list(queue.items())] == [older, newer]
 
 
 def test_a_batch_that_was_removed_is_forgotten():

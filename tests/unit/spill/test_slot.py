@@ -73,3 +73,12 @@ def test_there_is_an_end_to_slots(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(SpillError, match="all 2 slots"):
         slot_on(disk)
+
+
+def test_a_worker_with_a_number_has_the_slot_of_this_number_unless_it_is_taken() -> None:
+    disk = fresh_disk()
+
+    first = take_slot(disk, ROOT, APP, preferred=3)
+    second = take_slot(disk, ROOT, APP, preferred=3)
+
+    assert [first.number, second.number] == [3, 0]
