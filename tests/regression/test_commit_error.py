@@ -2,41 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import CommitFailedError, KafkaError, KafkaTimeoutError
-from faust.types import TP
 
 from flowguard.facts import Stored
+from tests.contract.test_commits import Broker
 from tests.contract.test_faust_hooks import app_with_feed
 from tests.regression.plain import ORDERS, PlainFaust
 
 ERRORS = [KafkaTimeoutError(), CommitFailedError("a new generation")]
 
 
-class Broker:
-    """A consumer of aiokafka whose commits fail once, and are stored then."""
-
-    def __init__(self, error: KafkaError) -> None:
-        self._errors = [error]
-        self.stored: list[Any] = []
-
-    def assignment(self) -> set[TopicPartition]:
-        return {TopicPartition("orders", 0)}
-
-    async def commit(self, offsets: Any) -> None:
-        if self._errors:
-            raise self._errors.pop()
-        self.stored.append(offsets)
-
-
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 async def test_plain_faust_crashes_when_a_commit_fails(error: KafkaError) -> None:
     faust = PlainFaust()
     thread = faust.consumer._thread
-    thread._consumer = Broker(error)
+    thread._consumer = Broker(errors=[error])
     crashed: list[BaseException] = []
 
     async def crash(reason: BaseException) -> None:
@@ -53,11 +35,11 @@ async def test_a_feed_says_that_a_commit_failed_and_makes_it_the_next_time(
     error: KafkaError, caplog: pytest.LogCaptureFixture
 ) -> None:
     thread = app_with_feed().consumer._thread
-    broker = thread._consumer = Broker(error)
-    wanted = {TP("orders", 0): Stored(7, "")}
+    broker = thread.member = thread._consumer = Broker(errors=[error])
+    wanted = {TopicPartition("orders", 0): Stored(7, "")}
 
     assert await thread._commit_feeds(wanted) is False
     assert not thread.crashed
     assert "commit failed, trying again" in caplog.text
     assert await thread._commit_feeds(wanted) is True
-    assert len(broker.stored) == 1
+    assert [each.offset for each in broker.stored.values()] == [7]
