@@ -19,6 +19,7 @@ from mode.utils.futures import maybe_async
 
 from flowguard.agents.call import Called, call
 from flowguard.agents.delivered import Inbox
+from flowguard.agents.error_log import ErrorLog
 from flowguard.agents.feed import Feed
 from flowguard.agents.stream import FeedStream
 from flowguard.agents.time_limit import TimeLimit
@@ -93,6 +94,7 @@ class FeedAgent(Agent):
         self.timeout_s = None if timeout is None else timeout_of(timeout)
         self.inbox: Inbox = asyncio.Queue()
         self.last_error: BaseException | None = None
+        self._errors = ErrorLog(self.log.error)
         self._fallback: Fallback | None = None
         self._planned = False
 
@@ -305,16 +307,19 @@ class FeedAgent(Agent):
                 await close()
 
     async def _report(self, stream: FeedStream, error: BaseException) -> None:
+        """Fail the batch, and say why.
+
+        Faust would commit at each error, and the agent wait for it; a feed has nothing new to
+        commit then.
+        """
         self.last_error = error
         if stream.fail(error):
             if isinstance(error, Unavailable):
                 return  # the runtime says it once, and once when it is over
-            self.log.error("%s failed on a batch: %r", self.name, error, exc_info=error)
+            self._errors.add(f"{self.name} failed on a batch", error, self.loop.time())
         else:
-            self.log.error("%s ended without a batch: %r", self.name, error, exc_info=error)
+            self._errors.add(f"{self.name} ended without a batch", error, self.loop.time())
             await asyncio.sleep(IDLE_RESTART_S)
-        if self._on_error is not None and isinstance(error, Exception):
-            await self._on_error(self, error)
 
     async def _to_sinks(self, value: Any) -> None:
         """Send what was yielded; the batch waits for the acknowledgement, the agent does not.

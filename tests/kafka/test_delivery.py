@@ -179,7 +179,8 @@ orders = app.feed(
 )
 done = app.feed(DONE)
 
-@app.agent(orders, sink=[done], batch=fg.BatchSize(max=50, by_partition=True))
+@app.agent(orders, sink=[done], batch=fg.BatchSize(max=50, by_partition=True),
+           retries=fg.Retry(None, backoff="50ms..500ms"))
 async def work(batches):
     async for batch in batches:
         frame = batch.to_polars(meta=True)
@@ -202,23 +203,22 @@ def test_a_record_on_which_the_agent_raises_holds_its_lane_of_its_partition_and_
     assert "seven is poison" in worker.lane("bulk")["why"]
     assert f"{orders}[0]" in worker.lane("bulk")["why"]
 
-    expected = Counter()
+    expected = Counter(range(7))
     for first, partition, lane in ((1000, 0, fast), (2000, 1, []), (3000, 2, [])):
         ids = range(first, first + 100)
         outside.produce(orders, [Record({"id": i}, None, lane, partition) for i in ids])
         expected.update(ids)
     ends = outside.ends(orders)
     worker.until(
-        lambda: outside.committed(worker.group, orders) == ends | {0: 0},
+        lambda: outside.committed(worker.group, orders) == ends | {0: poison_offset},
         what="the other partitions do not go on",
     )
     worker.until(lambda: worker.lane("fast")["settled"] == 100, what="the other lane waits, too")
     assert Counter(row["id"] for row in outside.values(done)) == expected
-    assert outside.committed(worker.group, orders)[0] <= poison_offset
 
     (worker.directory / "cured").touch()
     worker.until(lambda: outside.is_done(worker.group, orders), what="the cure does not help")
-    expected.update(range(100))
+    expected.update(range(7, 100))
     rows = [(message.partition(), json_of(message)) for message in outside.read(done)]
     assert Counter(row["id"] for _, row in rows) == expected
     for partition in range(3):
