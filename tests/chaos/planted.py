@@ -36,18 +36,14 @@ FeedStream.fail = acknowledge
 
 #: Partitions that went to another worker are read and worked on as before.
 FORGET_A_REVOKE: Final = """
-from flowguard.facts import Stored
 from flowguard.runtime import FeedRuntime
-
-take_in = FeedRuntime.assigned
-
-def keep_all(self, positions):
-    held = self.engine.partitions.items()
-    take_in(self, {name: Stored(each.committed.offset, "") for name, each in held} | positions)
 
 async def fence_nothing(self, partitions):
     pass
 
-FeedRuntime.assigned = keep_all
+def keep(self, partitions):
+    self.membership.settled(partitions)
+
 FeedRuntime.revoking = fence_nothing
+FeedRuntime.revoked = keep
 """
