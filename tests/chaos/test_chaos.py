@@ -9,7 +9,7 @@ import pytest
 from tests.chaos.plan import plan_of
 from tests.chaos.rig import Result
 
-SECONDS = 8.0
+SECONDS = 6.0
 EVERY_S = 1.6
 
 #: Of those with two or three workers, two kills, and a freeze longer than the session.
