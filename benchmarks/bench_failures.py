@@ -237,11 +237,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--broker", metavar="HOST:PORT", help="default: one of its own")
     parser.add_argument("--records", type=int, default=1_000_000)
-    parser.add_argument("--only", metavar="NAME", help="beside clean, only rows that begin so")
+    kinds = [row.name for row in ROWS[1:]]
+    parser.add_argument("--only", default=",".join(kinds), metavar="NAME,…", help="beside clean")
     given = parser.parse_args()
-    rows = [row for row in ROWS if not row.kind or row.name.startswith(given.only or "")]
-    if len(rows) == 1:
-        parser.error(f"--only: there are {', '.join(row.name for row in ROWS)}")
+    names = given.only.split(",")
+    for name in names:
+        if name not in kinds:
+            parser.error(f"--only: there are {', '.join(kinds)}, and no {name!r}")
+    rows = [row for row in ROWS if not row.kind or row.name in names]
     with kafka(given.broker) as broker:
         held = run(broker, given.records, rows)
     return 0 if held else 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
@@ -18,6 +18,7 @@ from flowguard.dispatch.concurrency import Adaptive
 from flowguard.dispatch.sizing import BatchLimit
 from flowguard.holdings import Flight, Part, Partition
 from flowguard.lanes.lane_set import LaneSet
+from flowguard.parting import divide, pick
 from flowguard.queue_waits import QueueWaits
 from flowguard.seats import Seats
 from flowguard.serving import Serving
@@ -581,18 +582,7 @@ class View:
             count: How many records it keeps; fewer than it has.
             batch_id: Of the rest.
         """
-        kept: list[Part] = []
-        rest: list[Part] = []
-        for part in flight.parts:
-            if count >= part.piece.count:
-                kept.append(part)
-            elif count > 0:
-                front, back = part.cut(count)
-                kept.append(front)
-                rest.append(back)
-            else:
-                rest.append(part)
-            count -= part.piece.count
+        kept, rest = divide(flight.parts, count)
         other = self._like(flight, rest, batch_id, place=(*flight.place, 1))
         flight.place = (*flight.place, 0)
         self._unclose(flight, flight.closed)
@@ -625,32 +615,11 @@ class View:
         Args:
             groups: Rows, counted through all its records; ascending, one group behind the other.
         """
-        taken: list[list[Part]] = [[] for _ in groups]
-        kept: list[Part] = []
-        wanted = deque((row, number) for number, group in enumerate(groups) for row in group)
-        before = 0
-        for part in flight.parts:
-            rest: Part | None = part
-            end = before + part.piece.count
-            while rest is not None and wanted and wanted[0][0] < end:
-                row, number = wanted.popleft()
-                if row > before:
-                    front, rest = rest.cut(row - before)
-                    kept.append(front)
-                count = 1
-                while wanted and wanted[0] == (row + count, number) and row + count < end:
-                    wanted.popleft()
-                    count += 1
-                one, rest = (rest, None) if rest.piece.count == count else rest.cut(count)
-                taken[number].append(one)
-                before = row + count
-            if rest is not None:
-                kept.append(rest)
-            before = end
+        picked, kept = pick(flight.parts, groups)
         self._unclose(flight, flight.closed)
         others = [
             self._like(flight, parts, next(batch_ids), place=(*flight.place, number))
-            for number, parts in enumerate(taken)
+            for number, parts in enumerate(picked)
         ]
         for other in others if self._ordered else ():
             self._close_for(other)
