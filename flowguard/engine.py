@@ -334,9 +334,12 @@ class Engine:
                 finished += part.piece.count
             if part.piece.chunk.unsettled == 0 and self.let_go(part.partition, part.piece.chunk):
                 commands = [Resume()]
-        self.tally.dead_letters(lane, min(fact.dead_letters, finished))
+        # What is not ours any more was let go of, with its dead letters.
+        gone = sum(part.piece.count for part in flight.parts if not part.live)
+        letters = min(max(0, fact.dead_letters - gone), finished)
+        self.tally.dead_letters(lane, letters)
         if flight.cut.degraded:
-            self.books[lane].degraded += max(0, finished - fact.dead_letters)
+            self.books[lane].degraded += finished - letters
         self.stir([view])
         return commands
 
