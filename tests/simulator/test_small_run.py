@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from flowguard.chunk import TopicPartition
 from flowguard.stress.simulator.run import scorecard_of
 from flowguard.units import KIB, MIB, MILLISECOND
 from tests.simulator.small import BACKFILL, REALTIME, in_full, ran, scenario_of
@@ -232,16 +233,19 @@ def test_batches_that_fail_now_and_then_are_settled_in_the_end(seed: int):
     assert sum(world.recording.duplicates) == 0
 
 
-def test_a_partition_whose_batches_always_fail_stops_no_other():
+def test_a_partition_whose_records_always_fail_stops_no_other():
     world, _ = ran(
         scenario_of(batch={"max": 64, "by_partition": True}, drain="30s"),
         fails=lambda cut: any(piece.chunk.partition == ("backfill", 0) for piece in cut.slices),
     )
 
     ends = {name: point.offset for name, point in world.broker.points.items()}
+    failing = ends.pop(TopicPartition("backfill", 0))
     assert {name: end for name, end in ends.items() if name.topic == "backfill"} == {
-        ("backfill", number): 0 if number == 0 else 15_000 for number in range(4)
+        ("backfill", number): 15_000 for number in range(1, 4)
     }
+    letters = sum(book.counts.dead_letters for book in world.worker.engine.books)
+    assert failing == letters <= 100, "one by one, each after all its tries"
 
 
 FAULTS = [
