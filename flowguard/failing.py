@@ -81,8 +81,9 @@ class Failing:
 
     def _is_held(self, view: View, flight: Flight, fact: Failed) -> bool:
         """Tell whether something is missing; many failures with no success mean that as well."""
-        view.failed_in_row += not fact.unavailable
-        held = fact.unavailable or view.failed_in_row >= self.failed_in_row_max
+        unclear = not (fact.unavailable or fact.rejected)
+        view.failed_in_row += unclear
+        held = fact.unavailable or (unclear and view.failed_in_row >= self.failed_in_row_max)
         view.serving.failed(
             flight,
             fact.at_ns,
@@ -125,6 +126,7 @@ class Failing:
         if not flight.failures:
             flight.first_failed_ns = flight.failed_ns
         flight.failures += 1
+        flight.verdict = flight.kind, flight.why
         flight.exhausted = view.serving.is_exhausted(flight)
 
     def _is_to_blame(self, view: View, flight: Flight, fact: Failed) -> bool:
@@ -208,7 +210,7 @@ class Failing:
         for part in flight.parts:
             self._engine.tally.started(part.piece)
         flight.cut.attempt = flight.failures
-        self._commands.append(BuryBatch(flight.cut, flight.kind, flight.why))
+        self._commands.append(BuryBatch(flight.cut, *flight.verdict))
 
     def _not_buried(self, view: View, flight: Flight, fact: Failed) -> None:
         """Let a record wait whose dead letter was not acknowledged."""

@@ -106,6 +106,7 @@ class Flight:
         closed: Sub-queues that it keeps closed until it is settled, because it failed.
         why: Why it failed, until it is settled.
         kind: The type of that error.
+        verdict: Both, of the last time that its record failed by itself.
         held: It failed because something is unavailable, which is no attempt.
         refusals: How often in a row it was held.
         place: Where it comes among all batches; the halves of a batch come in its place.
@@ -125,6 +126,7 @@ class Flight:
     closed: set[int] = field(default_factory=set)
     why: str = ""
     kind: str = ""
+    verdict: tuple[str, str] = ("", "")
     held: bool = False
     refusals: int = 0
     place: tuple[int, ...] = ()

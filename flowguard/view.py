@@ -602,7 +602,8 @@ class View:
         )  # fmt: skip
         other = Flight(
             part_of, parts, why=flight.why, kind=flight.kind, place=place,
-            failures=flight.failures, served_before=flight.served_before,
+            verdict=flight.verdict, failures=flight.failures,
+            served_before=flight.served_before,
         )  # fmt: skip
         self.flights[batch_id] = other
         return other

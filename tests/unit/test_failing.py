@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from flowguard.chunk import TopicPartition
-from flowguard.commands import Cut
+from flowguard.commands import BuryBatch, Cut
 from flowguard.facts import Finished, Nack, Returned
 from flowguard.lanes.lane import Lane
 from flowguard.lanes.overflow import Shed
@@ -244,6 +244,39 @@ def test_a_dead_letter_that_is_not_acknowledged_keeps_its_lane_waiting_and_is_wr
     world.run(1)
 
     assert (world.letters, sorted(world.settled)) == ([0], list(range(1, 11)))
+
+
+def test_any_number_of_rejected_records_is_no_outage():
+    world = World(lambda offset: offset < 90)
+    world.how = {"rejected": True}
+    world.produce(200)
+
+    world.step()
+
+    assert (world.letters, world.settled) == ([*range(90)], [*range(90, 200)])
+
+
+def test_a_dead_letter_says_what_the_record_failed_of_and_not_what_happened_to_the_letter():
+    world = poisoned(0)
+    world.how = {"rejected": True}
+    driver = world.driver
+    commands: list[BuryBatch] = []
+    observe = driver.engine.observe
+
+    def note(*facts: Any) -> Any:
+        answered = observe(*facts)
+        commands.extend(each for each in answered if isinstance(each, BuryBatch))
+        return answered
+
+    driver.engine.observe = note  # type: ignore[method-assign]
+    world.produce(1)
+    world.serve(driver.running[0])
+    driver.refuse_burial(driver.burying[0], "LettersNotWritten: no")
+    world.run(1)
+
+    assert [(each.error, each.reason) for each in commands] == [
+        ("RuntimeError", "RuntimeError: no")
+    ] * 2
 
 
 def test_too_many_dead_letters_stop_the_lane_of_the_partition_and_nothing_else():
