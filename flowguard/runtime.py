@@ -23,6 +23,7 @@ from aiokafka.errors import KafkaError
 from mode import Service, get_logger
 
 from flowguard.agents.failures import failure_of
+from flowguard.agents.stuck import StuckWatch
 from flowguard.chunk import Chunk, TopicPartition
 from flowguard.clock import Clock, SystemClock
 from flowguard.commands import (
@@ -208,6 +209,11 @@ class FeedRuntime(Service):
     def journal(self) -> Journal:
         """Return what tells the log of rungs, and of what is unavailable."""
         return Journal(self.engine, get_logger(WORKER_LOG))
+
+    @cached_property
+    def stuck(self) -> StuckWatch:
+        """Return what names agents that do not come back."""
+        return StuckWatch(self.declared.agents.values(), get_logger(WORKER_LOG))
 
     # Facts.
 
@@ -477,6 +483,7 @@ class FeedRuntime(Service):
                 )
             )
             self.journal.look(now_ns)
+            self.stuck.look(self.loop.time())
             wanted_ns = max(wanted_ns, now_ns)
 
     @Service.task

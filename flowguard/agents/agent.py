@@ -94,6 +94,7 @@ class FeedAgent(Agent):
         self.timeout_s = None if timeout is None else timeout_of(timeout)
         self.inbox: Inbox = asyncio.Queue()
         self.last_error: BaseException | None = None
+        self.at_work: dict[FeedStream, asyncio.Task[Any]] = {}  # instances, with their tasks
         self._errors = ErrorLog(self.log.error)
         self._fallback: Fallback | None = None
         self._planned = False
@@ -274,6 +275,17 @@ class FeedAgent(Agent):
             run: What it returned for its first run.
         """
         _current_agent.set(self)
+        task = asyncio.current_task()
+        assert task is not None
+        self.at_work[stream] = task
+        try:
+            await self._serve_for_good(stream, function, run)
+        finally:
+            del self.at_work[stream]
+
+    async def _serve_for_good(
+        self, stream: FeedStream, function: Callable[[Any], Any], run: Any
+    ) -> None:
         while not self.should_stop:
             error: BaseException
             stream.time_limit = TimeLimit(self.timeout_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -29,6 +30,7 @@ class FeedStream(Stream[Any]):
 
     inbox: Any = None  # asyncio.Queue[Delivered], set by the agent when it starts
     current: Delivered | None = None
+    began_s = 0.0  # when it got that, by the event loop's time
     time_limit = TimeLimit(None)  # set by the agent when it enters the function
 
     def __aiter__(self) -> AsyncIterator[Any]:
@@ -48,6 +50,7 @@ class FeedStream(Stream[Any]):
 
     def _begin(self, delivered: Delivered) -> None:
         self.current = delivered
+        self.began_s = asyncio.get_running_loop().time()
         self.time_limit.begin()
         event = BatchEvent(self.app, delivered.batch)
         self.current_event = event  # Faust's context variable keeps a weak reference only

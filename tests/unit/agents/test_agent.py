@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 import polars as pl
@@ -12,6 +13,7 @@ from faust.exceptions import ImproperlyConfigured
 import flowguard as fg
 from flowguard.agents import agent as module
 from flowguard.agents.delivered import current_delivered
+from flowguard.agents.stuck import StuckWatch
 from flowguard.errors import ConfigError, HookError
 from flowguard.facts import Nack
 from tests.unit.agents.app import make_app, serving
@@ -516,3 +518,28 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message
     app = make_app()
     with pytest.raises(ConfigError, match=message):
         app.agent(app.feed("orders"), **options)(lambda batches: None)
+
+
+async def test_an_agent_that_does_not_come_back_is_named_once_with_its_place(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def ask_model() -> None:
+        await asyncio.Event().wait()
+
+    async def agent(batches: Any) -> None:
+        async for _ in batches:
+            await ask_model()
+
+    async with serving(agent) as served:
+        served.deliver()
+        await asyncio.sleep(0.01)
+        watch = StuckWatch([served.agent], logging.getLogger("test"))
+        now_s = asyncio.get_running_loop().time()
+        watch.look(now_s)
+        assert not caplog.messages
+        for _ in range(3):
+            watch.look(now_s + 61)
+
+    (said,) = [each for each in caplog.messages if "has had a batch" in each]
+    assert "agent has had a batch for 61.0 s: <Batch: 1 records" in said
+    assert "ask_model" in said and "timeout= of the agent" in said
