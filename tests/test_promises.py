@@ -414,7 +414,7 @@ MUTATIONS = [
      "line.anchors = []"),
     ("promise_4_what_was_deleted", "spilling.py",
      "        line.refetching = True\n", "        line.refetching, line.reading = True, None\n"),
-    ("promise_4_a_restart", "line.py", "or not self.opened ", ""),
+    ("promise_4_a_restart", "lines.py", "line.opened = False", "line.opened = True"),
     ("promise_5_a_lane", "view.py", "exclusive=self._ordered,", "exclusive=False,"),
     ("promise_5_nothing", "view.py",
      "            self.scheduler.close(flight.cut.lane, queue)\n",
