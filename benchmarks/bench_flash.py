@@ -94,7 +94,6 @@ def work_flowguard(
                 yield batch.to_polars()
 
     if hasattr(serve, "fallback"):
-
         # Not on deadline: it would serve late real-time records, whose results are looked for.
         @serve.fallback(on="brownout")
         async def cheaply(batches: Any) -> Any:

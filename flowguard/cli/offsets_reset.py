@@ -166,7 +166,8 @@ async def reject_members(group: Group) -> None:
     if members:
         raise CommandError(
             f"nothing is reset: group {group.name} has {plural(members, 'member')}; stop the "
-            f"workers first, a killed one leaves when its session ends",
+            f"workers first, with SIGINT; one that was killed or got SIGTERM is a member until its "
+            f"session ends",
             FAILED,
         )
 

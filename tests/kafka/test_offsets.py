@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from collections.abc import Callable
 from typing import Any
@@ -70,7 +71,7 @@ def test_show_has_offsets_lag_and_lanes_and_reset_lets_a_worker_repeat(
 
     (worker.directory / "go").touch()
     worker.until(lambda: outside.is_done(worker.group, orders))
-    assert worker.stop() == 0
+    assert worker.stop(signal.SIGINT) == 0  # after SIGTERM the group waits for it
     where = ("reset", "--to", "0:40", "--topic", orders)
     dry = run(*where, "--dry-run")
     assert "would commit 1 offset" in dry.stdout and "-60" in dry.stdout
