@@ -112,3 +112,14 @@ def test_batches_that_take_no_time_are_no_trouble(service_ns):
     cost.learn([1, 100], [10, 1000])
 
     assert cost.cost(50) > 0.0
+
+
+def test_batches_for_which_the_clock_saw_no_time_pass_are_learnt_from_for_as_long_as_it_takes():
+    cost = CostFit()
+    cost.learn(*batches(50, 100, 200))
+    for window in range(2000):
+        cost.learn([1 + window % 7, 1000], [0, 0])
+
+    cost.learn(*batches(50, 100, 200, 400))
+
+    assert cost.known
