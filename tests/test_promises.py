@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -38,14 +39,24 @@ class Told:
     def __init__(self) -> None:
         self.names: list[str] = []
 
-    def returned(self, batch_id: int) -> None:
+    def returned(self, batch_id: int, *, nacked: bool = False) -> None:
         self.names.append("returned")
 
-    def finished(self, batch_id: int, dead_letters: int) -> None:
+    def finished(self, batch_id: int, dead_letters: int, nacked: Any = None) -> None:
         self.names.append("finished")
 
     def failed(self, batch_id: int, error: BaseException) -> None:
         self.names.append("failed")
+
+
+def delivered_to(told: Told) -> Delivered:
+    """Return a batch in an agent's hands."""
+    batch: Any = SimpleNamespace(nack_all=None, rejections={}, nacks={})
+
+    async def bury(_: Any) -> None:
+        """There is nothing to bury."""
+
+    return Delivered(1, batch, dead_letters=0, outcome=told, bury=bury)
 
 
 def driver(**options: Any) -> EngineDriver:
@@ -60,7 +71,7 @@ def driver(**options: Any) -> EngineDriver:
 
 async def test_promise_1_nothing_is_finished_before_all_that_was_sent_is_acknowledged() -> None:
     told, sent = Told(), asyncio.get_running_loop().create_future()
-    delivered = Delivered(1, None, dead_letters=0, outcome=told)  # type: ignore[arg-type]
+    delivered = delivered_to(told)
 
     delivered.hold(sent)
     delivered.returned()
@@ -74,9 +85,7 @@ async def test_promise_1_nothing_is_finished_before_all_that_was_sent_is_acknowl
 async def test_promise_1_an_exception_is_a_failure_never_an_acknowledgement() -> None:
     told = Told()
 
-    Delivered(1, None, dead_letters=0, outcome=told).failed(  # type: ignore[arg-type]
-        ValueError()
-    )
+    delivered_to(told).failed(ValueError())
 
     assert told.names == ["failed"]
 
@@ -290,8 +299,8 @@ def test_promise_4_a_restart_that_finds_only_a_part_reads_the_rest_first() -> No
 
 
 def test_promise_5_a_lane_of_a_partition_waits_for_its_failed_batch() -> None:
-    d = driver(seats=4, records_max=5)
-    (first,) = d.records(A, range(15), 1)
+    d = driver(seats=4, records_max=1)
+    (first,) = d.records(A, range(3), 1)
     order = []
 
     d.fail(first)
@@ -301,12 +310,12 @@ def test_promise_5_a_lane_of_a_partition_waits_for_its_failed_batch() -> None:
         order += only_offsets(d.running[0])
         d.finish(d.running[0])
 
-    assert order == list(range(15))
+    assert order == list(range(3))
 
 
 def test_promise_5_nothing_more_is_started_when_a_send_of_an_earlier_batch_fails() -> None:
-    d = driver(seats=4, records_max=5)
-    (first,) = d.records(A, range(20), 1)
+    d = driver(seats=4, records_max=1)
+    (first,) = d.records(A, range(4), 1)
     (second,) = d.give_back(first)
 
     d.fail(first)
@@ -317,7 +326,7 @@ def test_promise_5_nothing_more_is_started_when_a_send_of_an_earlier_batch_fails
     assert d.give_back(first) == []
     (third,) = d.settle(first)
 
-    assert only_offsets(third) == [10, 11, 12, 13, 14]
+    assert only_offsets(third) == [2]
 
 
 def test_promise_5_nothing_is_started_before_older_records_that_are_being_diverted() -> None:
