@@ -115,7 +115,7 @@ class Flight:
         served_before: How many batches its agent had done when it failed last, or was started.
         exhausted: Its record has failed as often as it may. It becomes a dead letter as soon
             as anything else shows that the agent works.
-        passing: It may go before those that are exhausted.
+        passing: It may go before those that are exhausted and failed from `passes_from_ns` on.
         doomed: It is on its way to the dead letters, or waits to go there.
         nacked: The agent came back from it, and wants some of its records again.
     """
@@ -136,6 +136,7 @@ class Flight:
     served_before: int = 0
     exhausted: bool = False
     passing: bool = False
+    passes_from_ns: int = -1
     doomed: bool = False
     nacked: bool = False
 

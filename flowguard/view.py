@@ -368,7 +368,8 @@ class View:
         waits = other.cut in self.retries
         if other.place > flight.place:
             return flight.exhausted and not waits
-        return not (flight.passing and other.exhausted and waits and not other.doomed)
+        passes = flight.passing and other.failed_ns >= flight.passes_from_ns
+        return not (passes and other.exhausted and waits and not other.doomed)
 
     def is_only(self, flight: Flight) -> bool:
         """Tell whether no other record waits for the agent or is with it."""
@@ -411,12 +412,18 @@ class View:
         if not flight.failed:
             flight.place = (cut.batch_id,)
             flight.served_before = self.served
-            flight.passing = self._ordered and any(
-                each.cut.lane == cut.lane and not each.queues.isdisjoint(flight.queues)
+            passed_ns = [
+                each.failed_ns
                 for each in self.exhausted
-            )
+                if each.cut.lane == cut.lane and not each.queues.isdisjoint(flight.queues)
+            ]
+            flight.passing = self._ordered and bool(passed_ns)
+            if flight.passing:
+                flight.passes_from_ns = max(passed_ns)
         elif self._ordered and not flight.closed:
             self._close_for(flight)  # another one was let pass
+        if not flight.passing:
+            flight.passes_from_ns = -1
         if flight.exhausted:
             for other in self._followers(flight):
                 other.passing = False
@@ -555,6 +562,8 @@ class View:
         if followers := self._followers(flight):
             first = min(followers, key=lambda other: other.place)
             first.passing = True
+            chained = flight.passes_from_ns >= 0  # it had passed others itself
+            first.passes_from_ns = flight.passes_from_ns if chained else flight.failed_ns
             self.retries.add(first.cut, due_ns=flight.failed_ns)
         else:
             self._unclose(flight, flight.closed)

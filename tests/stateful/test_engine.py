@@ -174,9 +174,10 @@ class EngineMachine(RuleBasedStateMachine):
     def bury(self, pick: int) -> None:
         """Let a dead letter be acknowledged."""
         cut = self.d.burying[pick % len(self.d.burying)]
-        (part,) = self.flight(cut).parts
-        self.note_done(cut, [(part, part.piece.chunk.offset_at(part.piece.start))])
-        self.letters[cut.lane] += part.live
+        parts = self.flight(cut).parts
+        places = [(part, offset) for part in parts for offset in part.piece.offsets.to_pylist()]
+        self.note_done(cut, places)
+        self.letters[cut.lane] += sum(part.piece.count for part in parts if part.live)
         self.d.bury(cut)
 
     @precondition(lambda self: self.d.burying)
