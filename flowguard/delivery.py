@@ -8,7 +8,6 @@ DivertBatch ─▶ another topic
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from copy import copy
 from functools import cached_property, partial
@@ -28,6 +27,7 @@ from flowguard.declared import Declared
 from flowguard.errors import LettersNotWritten
 from flowguard.intake.codec import Decoded
 from flowguard.intake.codec.raw import RawCodec
+from flowguard.parting import count_rows
 from flowguard.settle.dead_letter import DeadLetterWriter
 from flowguard.settle.divert import Diverter
 
@@ -88,7 +88,7 @@ class Delivery:
 
     def letters_of(self, agent: str) -> DeadLetterWriter:
         """Return what writes an agent's dead letters."""
-        topic = self._declared.agents[agent].dead_letters.topic or f"{self._app.conf.id}.dlq"
+        topic = self._declared.agents[agent].dead_letters.topic_in(self._app.conf.id)
         if topic not in self._letters:
             self._letters[topic] = DeadLetterWriter(topic, self._app.letters)
         return self._letters[topic]
@@ -132,7 +132,7 @@ class Delivery:
             )  # fmt: skip
             self._outcome.failed(cut.batch_id, error, logged=True)
         else:
-            self._outcome.finished(cut.batch_id, 0)
+            self._outcome.finished(cut.batch_id, ())
 
     def bury(self, cut: Cut, error: str, reason: str) -> None:
         """Write records to the dead letters of their agent, and tell how it ended."""
@@ -148,7 +148,7 @@ class Delivery:
             logger.warning("agent %s: %s; the records wait", cut.agent, problem)
             self._outcome.failed(cut.batch_id, problem, logged=True)
         else:
-            self._outcome.finished(cut.batch_id, cut.num_records)
+            self._outcome.finished(cut.batch_id, range(cut.num_records))
 
     async def _write_letters(
         self, cut: Cut, reasons: Mapping[int, str], error: str, *, attempt: int, again: bool
@@ -184,7 +184,7 @@ class Delivery:
     def _deliver(self, cut: Cut, feed: Feed, decoded: Decoded | None) -> None:
         """Hand a batch to its agent, and its rejected rows to dead letters."""
         rejected = {} if decoded is None else dict(decoded.rejected)
-        letters = len(rejected) if cut.agent in self._declared.first_agents else 0
+        letters = frozenset(rejected if cut.agent in self._declared.first_agents else ())
         batch = Batch(
             feed=feed,
             lane=self._declared.lanes[cut.lane],
@@ -235,16 +235,11 @@ class Delivery:
 
 def letters_in(cut: Cut, rows: Iterable[int]) -> dict[TopicPartition, tuple[int, int]]:
     """Return for each partition how many of these rows it has, and how many records."""
-    wanted = sorted(rows)
     found: dict[TopicPartition, tuple[int, int]] = {}
-    before = 0
-    for piece in cut.slices:
-        end = before + piece.count
-        letters = bisect_left(wanted, end) - bisect_left(wanted, before)
+    for piece, letters in zip(cut.slices, count_rows(cut.slices, rows), strict=True):
         name = piece.chunk.partition
         counted, records = found.get(name, (0, 0))
         found[name] = counted + letters, records + piece.count
-        before = end
     return {name: counts for name, counts in found.items() if counts[0]}
 
 

@@ -52,6 +52,7 @@ from flowguard.holdings import Flight, Partition
 from flowguard.lanes.lane import Lane
 from flowguard.lanes.lane_set import LaneSet
 from flowguard.overflow import Overflow
+from flowguard.parting import count_rows
 from flowguard.settle.ledger import PartitionLedger
 from flowguard.snapshot import Counts
 from flowguard.spilling import Spilling
@@ -312,7 +313,9 @@ class Engine:
             return []
         view = self._view_with.pop(fact.batch_id)
         flight = view.flights[fact.batch_id]
+        letters = 0
         if not flight.doomed:
+            letters = live_rows(flight, fact.dead_letters)
             if fact.nacked:
                 self.failing.nacked(view, flight, fact)
             view.serving.finished(flight, fact.at_ns)
@@ -334,9 +337,6 @@ class Engine:
                 finished += part.piece.count
             if part.piece.chunk.unsettled == 0 and self.let_go(part.partition, part.piece.chunk):
                 commands = [Resume()]
-        # What is not ours any more was let go of, with its dead letters.
-        gone = sum(part.piece.count for part in flight.parts if not part.live)
-        letters = min(max(0, fact.dead_letters - gone), finished)
         self.tally.dead_letters(lane, letters)
         if flight.cut.degraded:
             self.books[lane].degraded += finished - letters
@@ -562,6 +562,12 @@ class Engine:
     def due_ns(self) -> int | None:
         """Return when to tick next, None if only a fact can change anything."""
         return min((due for view in self.views.values() if (due := view.due_ns)), default=None)
+
+
+def live_rows(flight: Flight, rows: Iterable[int]) -> int:
+    """Return how many of these rows of a batch are still ours."""
+    counts = count_rows((part.piece for part in flight.parts), rows)
+    return sum(count for part, count in zip(flight.parts, counts, strict=True) if part.live)
 
 
 def scans_of(blocks: Blocks, next_offset: int) -> dict[tuple[int, int], tuple[int, int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -154,13 +154,13 @@ class Finished:
     """The agent came back, and all that was sent for the batch is acknowledged.
 
     Args:
-        dead_letters: How many of its records went to dead letters instead of the agent.
+        dead_letters: Rows of the records that went to dead letters instead of the agent.
         epoch_ms: The wall clock, for latency from the records' timestamps.
         nacked: Row → why the agent wants that record again; the others are settled.
     """
 
     batch_id: int
-    dead_letters: int
+    dead_letters: Collection[int]
     at_ns: int
     epoch_ms: int
     nacked: Mapping[int, Nack] = field(default_factory=dict)

@@ -1,13 +1,18 @@
-"""Records of a batch, told apart: the first and the rest, or some rows and the others."""
+"""Records of a batch, told apart: the first and the rest, or some rows and the others.
+
+Rows are counted through all pieces of a batch.
+"""
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from flowguard.chunk import Slice
 from flowguard.holdings import Part
 
-__all__ = ["divide", "pick"]
+__all__ = ["count_rows", "divide", "pick"]
 
 
 def divide(parts: Sequence[Part], count: int) -> tuple[list[Part], list[Part]]:
@@ -33,7 +38,7 @@ def pick(
     """Return the records of each group of rows, and the others.
 
     Args:
-        groups: Rows, counted through all parts; ascending, one group behind the other.
+        groups: Rows, ascending, one group behind the other.
     """
     picked: list[list[Part]] = [[] for _ in groups]
     others: list[Part] = []
@@ -58,3 +63,15 @@ def pick(
             others.append(rest)
         before = end
     return picked, others
+
+
+def count_rows(pieces: Iterable[Slice], rows: Iterable[int]) -> list[int]:
+    """Return for each piece how many of these rows it has."""
+    wanted = sorted(rows)
+    counts: list[int] = []
+    before = 0
+    for piece in pieces:
+        end = before + piece.count
+        counts.append(bisect_left(wanted, end) - bisect_left(wanted, before))
+        before = end
+    return counts

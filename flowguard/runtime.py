@@ -15,7 +15,7 @@ import gc
 import logging
 import random
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -356,7 +356,7 @@ class FeedRuntime(Service):
         return self.engine.failing.why_not(agent, lane, letters)
 
     def finished(
-        self, batch_id: int, dead_letters: int, nacked: Mapping[int, Nack] | None = None
+        self, batch_id: int, dead_letters: Collection[int], nacked: Mapping[int, Nack] | None = None
     ) -> None:
         """Take in that a batch is settled."""
         self.delivery.let_frame_go(batch_id)

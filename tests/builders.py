@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -277,14 +277,18 @@ class EngineDriver:
         return self.tell(Returned(batch_id=cut.batch_id, at_ns=self.now_ns, nacked=nacked))
 
     def settle(
-        self, cut: Cut, *, dead_letters: int = 0, nacked: Mapping[int, Nack] | None = None
+        self,
+        cut: Cut,
+        *,
+        dead_letters: int | Collection[int] = 0,
+        nacked: Mapping[int, Nack] | None = None,
     ) -> list[Cut]:
         """Let everything sent for a batch be acknowledged; records may be wanted again."""
         self.running = [each for each in self.running if each is not cut]
         return self.tell(
             Finished(
                 batch_id=cut.batch_id,
-                dead_letters=dead_letters,
+                dead_letters=range(dead_letters) if isinstance(dead_letters, int) else dead_letters,
                 at_ns=self.now_ns,
                 epoch_ms=EPOCH_MS + 5,
                 nacked=nacked or {},
@@ -314,7 +318,7 @@ class EngineDriver:
         self.diverting = [each for each in self.diverting if each is not cut]
         return self.tell(
             Finished(
-                batch_id=cut.batch_id, dead_letters=0, at_ns=self.now_ns, epoch_ms=EPOCH_MS + 5
+                batch_id=cut.batch_id, dead_letters=(), at_ns=self.now_ns, epoch_ms=EPOCH_MS + 5
             )
         )
 

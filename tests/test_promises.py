@@ -42,7 +42,7 @@ class Told:
     def returned(self, batch_id: int, *, nacked: bool = False) -> None:
         self.names.append("returned")
 
-    def finished(self, batch_id: int, dead_letters: int, nacked: Any = None) -> None:
+    def finished(self, batch_id: int, dead_letters: Any, nacked: Any = None) -> None:
         self.names.append("finished")
 
     def failed(self, batch_id: int, error: BaseException) -> None:
@@ -56,7 +56,7 @@ def delivered_to(told: Told) -> Delivered:
     async def bury(_: Any) -> None:
         """There is nothing to bury."""
 
-    return Delivered(1, batch, dead_letters=0, outcome=told, bury=bury)
+    return Delivered(1, batch, dead_letters=(), outcome=told, bury=bury)
 
 
 def driver(**options: Any) -> EngineDriver:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,7 +19,7 @@ from flowguard.settle.service import EgressService
 if TYPE_CHECKING:
     from flowguard.app import App
 
-__all__ = ["Called", "call"]
+__all__ = ["LEFT_LOOP", "Called", "call"]
 
 LEFT_LOOP: Final = "the function left its loop (return or break); that acknowledges nothing"
 
@@ -73,7 +73,7 @@ class Nobody:
         """Nothing to do."""
 
     def finished(
-        self, batch_id: int, dead_letters: int, nacked: Mapping[int, Nack] | None = None
+        self, batch_id: int, dead_letters: Collection[int], nacked: Mapping[int, Nack] | None = None
     ) -> None:
         """Nothing to do."""
 
@@ -92,7 +92,7 @@ async def call(app: App, function: Callable[[Any], Any], batch: Batch) -> Called
     if type(app.egress) is EgressService:
         app.__dict__["egress"] = RecordingEgress(app)
     stream = OneBatch(nothing(), app=app, loop=asyncio.get_running_loop(), enable_acks=False)
-    stream.one = Delivered(0, batch, dead_letters=0, outcome=Nobody(), bury=nowhere)
+    stream.one = Delivered(0, batch, dead_letters=(), outcome=Nobody(), bury=nowhere)
     token = calling.set(called)
     try:
         run = function(stream)

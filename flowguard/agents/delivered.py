@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextvars import ContextVar
 from typing import Any, Protocol
 
@@ -29,7 +29,7 @@ class Outcome(Protocol):
         """The agent came back for its next batch, and nothing has failed so far."""
 
     def finished(
-        self, batch_id: int, dead_letters: int, nacked: Mapping[int, Nack] | None = None
+        self, batch_id: int, dead_letters: Collection[int], nacked: Mapping[int, Nack] | None = None
     ) -> None:
         """All that was sent is acknowledged, too."""
 
@@ -43,7 +43,7 @@ class Delivered:
     Args:
         batch_id: The engine's name for it.
         batch: What the agent sees.
-        dead_letters: How many of its records are not in `batch`, because they were rejected.
+        dead_letters: Rows of its records that are not in `batch`, because they were rejected.
         outcome: Whom to tell how it ended; told exactly once.
         bury: Writes rows of it to the dead letters: row → why.
     """
@@ -53,14 +53,14 @@ class Delivered:
         batch_id: int,
         batch: Batch,
         *,
-        dead_letters: int,
+        dead_letters: Collection[int],
         outcome: Outcome,
         bury: Callable[[Mapping[int, str]], Awaitable[None]],
     ) -> None:
         self.batch = batch
         self.open = True  # the agent has it now
         self._batch_id = batch_id
-        self._dead_letters = dead_letters
+        self._dead_letters = frozenset(dead_letters)
         self._outcome = outcome
         self._bury = bury
         self._pending: set[asyncio.Future[Any]] = set()
@@ -90,7 +90,7 @@ class Delivered:
             self._error = Nacked(batch.nack_all.reason, batch.nack_all.after_ns)
         if self._error is None:
             if batch.rejections:
-                self._dead_letters += len(batch.rejections)
+                self._dead_letters |= batch.rejections.keys()
                 self.hold(self._bury(batch.rejections))
             self._outcome.returned(self._batch_id, nacked=bool(batch.nacks))
         self._settle()

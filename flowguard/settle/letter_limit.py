@@ -53,6 +53,14 @@ class DeadLetters:
         object.__setattr__(self, "topic", topic)
         object.__setattr__(self, "max_ratio", float(max_ratio))
 
+    def topic_in(self, app: str) -> str:
+        """Return where they go in an app.
+
+        Args:
+            app: Its id.
+        """
+        return self.topic or f"{app}.dlq"
+
 
 @dataclass(slots=True)
 class Window:

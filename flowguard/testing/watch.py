@@ -283,7 +283,7 @@ class WatchedRuntime(FeedRuntime):
         self.watch.peak_bytes = max(self.watch.peak_bytes, self.memory.used_bytes)
 
     def finished(
-        self, batch_id: int, dead_letters: int, nacked: Mapping[int, Nack] | None = None
+        self, batch_id: int, dead_letters: Collection[int], nacked: Mapping[int, Nack] | None = None
     ) -> None:
         """Take in that a batch is settled."""
         if not self.dead:

@@ -216,5 +216,5 @@ class Overloaded:
                 self.settled[name, offset] += 1
                 self.latencies_ns[cut.lane].append(self.now_ns - self.log[name][offset].at_ns)
         self._observe(
-            Finished(batch_id=cut.batch_id, dead_letters=0, at_ns=self.now_ns, epoch_ms=EPOCH_MS)
+            Finished(batch_id=cut.batch_id, dead_letters=(), at_ns=self.now_ns, epoch_ms=EPOCH_MS)
         )

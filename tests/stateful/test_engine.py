@@ -143,6 +143,11 @@ class EngineMachine(RuleBasedStateMachine):
     @rule(pick=which, rejected=st.integers(0, 2))
     def finish(self, pick: int, rejected: int) -> None:
         cut = self.pick_running(pick)
+        if cut.batch_id not in self.returned:
+            self.returned.add(cut.batch_id)
+            self.d.give_back(cut)
+            # Looked at before it is settled, which may decide about what has just been passed.
+            self.nothing_of_an_ordered_sub_queue_starts_before_what_failed()
         self.settle(cut, min(rejected, cut.num_records))
 
     @precondition(lambda self: self.d.running)
@@ -361,6 +366,7 @@ class EngineMachine(RuleBasedStateMachine):
                 self.bury(0)
             else:
                 self.d.wait(20_000)
+                self.d.wait(20_000)  # a batch may begin to fill only when a probe is due
                 if not (self.d.running or self.d.diverting or self.d.burying):
                     break
         self.absorb()
@@ -447,7 +453,8 @@ class EngineMachine(RuleBasedStateMachine):
             for offset in part.piece.offsets.to_pylist()
         ]
         nacked = self.nacks.get(cut.batch_id, frozenset())
-        kept = [each for row, each in enumerate(rows) if row not in nacked]
+        kept_rows = [row for row in range(len(rows)) if row not in nacked]
+        kept = [rows[row] for row in kept_rows]
         if any((part.partition.name, offset) in self.poison for part, offset in kept):
             self.forget(cut)
             self.d.fail(cut)
@@ -456,9 +463,9 @@ class EngineMachine(RuleBasedStateMachine):
             self.d.give_back(cut)
         self.forget(cut)
         self.note_done(cut, kept)
-        self.letters[cut.lane] += min(rejected, sum(part.live for part, _ in kept))
-        rejected = min(rejected, len(kept))
-        self.d.settle(cut, dead_letters=rejected, nacked={row: Nack("") for row in nacked})
+        letters = kept_rows[:rejected]
+        self.letters[cut.lane] += sum(rows[row][0].live for row in letters)
+        self.d.settle(cut, dead_letters=letters, nacked={row: Nack("") for row in nacked})
 
 
 class UnorderedMachine(EngineMachine):

@@ -729,7 +729,7 @@ def test_a_snapshot_shows_latency_from_the_record_timestamp():
     d = driver()
     (cut,) = d.fetch(A, chunk_of([0, 1], lane=FAST, timestamps=[EPOCH_MS, EPOCH_MS - 995]))
     d.give_back(cut)
-    d.tell(Finished(batch_id=cut.batch_id, dead_letters=0, at_ns=d.now_ns, epoch_ms=EPOCH_MS + 5))
+    d.tell(Finished(batch_id=cut.batch_id, dead_letters=(), at_ns=d.now_ns, epoch_ms=EPOCH_MS + 5))
 
     lane = snapshot_of(d.engine, now_ns=d.now_ns, epoch_ms=EPOCH_MS).lanes[FAST]
 

@@ -321,7 +321,7 @@ def test_nacked_records_are_tried_again_and_the_others_are_settled():
     nacked = {1: Nack("no"), 4: Nack("no", after_ns=5_000_000_000)}
     driver.tell(
         Finished(
-            batch_id=cut.batch_id, dead_letters=0, at_ns=driver.now_ns, epoch_ms=EPOCH_MS,
+            batch_id=cut.batch_id, dead_letters=(), at_ns=driver.now_ns, epoch_ms=EPOCH_MS,
             nacked=nacked,
         )
     )  # fmt: skip

@@ -9,7 +9,7 @@ It stands for `runtime.py`. A worker that is crashed is thrown away with all it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, assert_never
 
@@ -325,17 +325,17 @@ class Worker:
                 cut.num_records, poisson(self._rng, self._plan.rejects * cut.num_records)
             )
         self._watch.settled(cut, self._agenda.now_ns, dead_letters=rejected)
-        self._finish(cut, rejected)
+        self._finish(cut, range(rejected))
 
     def _buried(self, cut: Cut) -> None:
         self._watch.settled(cut, self._agenda.now_ns, dead_letters=cut.num_records)
-        self._finish(cut, cut.num_records)
+        self._finish(cut, range(cut.num_records))
 
     def _diverted(self, cut: Cut) -> None:
         self._watch.diverted(cut, self._agenda.now_ns)
-        self._finish(cut, 0)
+        self._finish(cut, ())
 
-    def _finish(self, cut: Cut, dead_letters: int) -> None:
+    def _finish(self, cut: Cut, dead_letters: Collection[int]) -> None:
         self.observe(
             Finished(
                 batch_id=cut.batch_id, dead_letters=dead_letters, at_ns=self._agenda.now_ns,

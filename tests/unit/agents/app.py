@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -53,9 +53,9 @@ class Outcomes:
         self._note("returned", batch_id)
 
     def finished(
-        self, batch_id: int, dead_letters: int, nacked: Mapping[int, Nack] | None = None
+        self, batch_id: int, dead_letters: Collection[int], nacked: Mapping[int, Nack] | None = None
     ) -> None:
-        self._note("finished", batch_id, dead_letters)
+        self._note("finished", batch_id, len(dead_letters))
         self.nacked[batch_id] = dict(nacked or {})
 
     def failed(self, batch_id: int, error: BaseException) -> None:
@@ -104,7 +104,7 @@ class Served:
         self._last += 1
         batch = batch_of(self.app, self.agent.feed, values, slices, occasion=occasion)
         delivered = Delivered(
-            self._last, batch, dead_letters=0, outcome=self.outcomes, bury=self._bury
+            self._last, batch, dead_letters=(), outcome=self.outcomes, bury=self._bury
         )
         self.agent.inbox_of(degraded=batch.degraded).put_nowait(delivered)
         return delivered

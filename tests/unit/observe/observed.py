@@ -60,7 +60,9 @@ def busy_engine() -> Engine:
     (start,) = (each for each in commands if isinstance(each, StartBatch))
     engine.observe(Returned(batch_id=start.cut.batch_id, at_ns=MILLISECOND))
     engine.observe(
-        Finished(batch_id=start.cut.batch_id, dead_letters=3, at_ns=MILLISECOND, epoch_ms=EPOCH_MS)
+        Finished(
+            batch_id=start.cut.batch_id, dead_letters=range(3), at_ns=MILLISECOND, epoch_ms=EPOCH_MS
+        )
     )
     return engine
 
