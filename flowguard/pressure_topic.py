@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from flowguard.intake.unawaited import look_at
 from flowguard.observe.pressure import TTL_S, Told
 
 if TYPE_CHECKING:
@@ -152,9 +153,3 @@ class ControlTopic:
         sent = await producer.send(topic, key, value, None, None, None)
         sent.add_done_callback(look_at)
         await asyncio.shield(sent)  # aiokafka's own; it is not ours to cancel
-
-
-def look_at(sent: asyncio.Future[Any]) -> None:
-    """Look at how a write ended, also if nobody waits for it any more."""
-    if not sent.cancelled():
-        sent.exception()

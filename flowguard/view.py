@@ -525,8 +525,7 @@ class View:
 
     def land(self, flight: Flight) -> None:
         """End a flight that is settled."""
-        del self.flights[flight.cut.batch_id]
-        self.exhausted.pop(flight, None)
+        self._forget(flight)
         self._free_seat(flight)
         self._unsettled_by_lane[flight.cut.lane] -= 1
         if flight.failed or flight.nacked:
@@ -643,7 +642,12 @@ class View:
     def forget(self, flight: Flight) -> None:
         """Let go of a batch that was set back and has no records any more."""
         self._unclose(flight, flight.closed)
+        self._forget(flight)
+
+    def _forget(self, flight: Flight) -> None:
         del self.flights[flight.cut.batch_id]
+        self.exhausted.pop(flight, None)
+        self._unburied.discard(flight)
 
     def due_burials(self, now_ns: int) -> list[Flight]:
         """Return the batches whose dead letters are to be written again now."""
@@ -734,9 +738,7 @@ class View:
         if flight.failed:
             self._open_without(flight, gone)
             if not flight.parts:
-                self.exhausted.pop(flight, None)
-                self._unburied.discard(flight)
-                del self.flights[flight.cut.batch_id]
+                self._forget(flight)
         else:
             still = flight.queues
             self._open(flight, [part for part in gone if part.queue not in still])
@@ -793,9 +795,7 @@ class View:
         self._open_without(flight, flight.let_go())
         if not flight.parts:
             self.retries.remove(flight.cut)
-            self.exhausted.pop(flight, None)
-            self._unburied.discard(flight)
-            del self.flights[flight.cut.batch_id]
+            self._forget(flight)
 
     def drop_lane(self, partition: Partition, lane: int) -> list[int]:
         """Let go of everything of a lane of a partition that does not go on.

@@ -511,11 +511,20 @@ def wait_until(ready: Callable[[], bool], seconds: float, why: Callable[[], str]
 
 def main() -> int:
     """Run a broker in the foreground until Ctrl-C."""
+    return run_in_foreground(KafkaBroker)
+
+
+def run_in_foreground(start: Callable[[], Any]) -> int:
+    """Run a broker, or several, until Ctrl-C; return the exit code.
+
+    Args:
+        start: Makes what is running while it is entered.
+    """
     signal.signal(signal.SIGTERM, stop_on_signal)
     try:
-        with KafkaBroker() as broker:
-            print(f"{broker.description}, ready after {broker.started_in_s:.1f} s", flush=True)
-            print(f"bootstrap servers: {broker.bootstrap}   (Ctrl-C stops it)", flush=True)
+        with start() as kafka:
+            print(f"{kafka.description}, ready after {kafka.started_in_s:.1f} s", flush=True)
+            print(f"bootstrap servers: {kafka.bootstrap}   (Ctrl-C stops it)", flush=True)
             signal.pause()
     except NoKafka as error:
         print(error, file=sys.stderr)

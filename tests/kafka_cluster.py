@@ -28,9 +28,8 @@ from tests.kafka_broker import (
     HOST,
     VERSION,
     JarsCluster,
-    NoKafka,
     find_jars,
-    stop_on_signal,
+    run_in_foreground,
     wait_until,
 )
 
@@ -228,18 +227,7 @@ class KafkaCluster:
 
 def main() -> int:
     """Run three nodes in the foreground until Ctrl-C."""
-    signal.signal(signal.SIGTERM, stop_on_signal)
-    try:
-        with KafkaCluster() as cluster:
-            print(f"{cluster.description}, ready after {cluster.started_in_s:.1f} s", flush=True)
-            print(f"bootstrap servers: {cluster.bootstrap}   (Ctrl-C stops them)", flush=True)
-            signal.pause()
-    except NoKafka as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        pass
-    return 0
+    return run_in_foreground(KafkaCluster)
 
 
 if __name__ == "__main__":

@@ -17,12 +17,12 @@ from faust.types.agents import ActorRefT, AgentT
 from mode.utils.aiter import aiter
 from mode.utils.futures import maybe_async
 
-from flowguard.agents.call import Called, call
+from flowguard.agents.call import LEFT_LOOP, Called, call
 from flowguard.agents.delivered import Inbox
 from flowguard.agents.error_log import ErrorLog
 from flowguard.agents.feed import Feed
 from flowguard.agents.stream import FeedStream
-from flowguard.agents.time_limit import TimeLimit
+from flowguard.agents.time_limit import TimeLimit, timeout_of
 from flowguard.batch import Batch
 from flowguard.dispatch.concurrency import Adaptive
 from flowguard.dispatch.sizing import BatchSize
@@ -31,7 +31,7 @@ from flowguard.serving import OCCASIONS
 from flowguard.settle.letter_limit import DeadLetters
 from flowguard.settle.retry import Retry
 from flowguard.suggest import nearest
-from flowguard.units import SECOND, Duration, duration_ns
+from flowguard.units import Duration
 from flowguard.view import AgentPlan
 
 __all__ = ["FeedAgent"]
@@ -40,21 +40,7 @@ __all__ = ["FeedAgent"]
 #: it cannot spin.
 IDLE_RESTART_S = 1.0
 
-
-def timeout_of(timeout: Duration) -> float:
-    """Return how long a batch may take, in seconds.
-
-    Raises:
-        ConfigError: It is no duration, or none at all.
-    """
-    timeout_ns = duration_ns(timeout, name="timeout")
-    if timeout_ns <= 0:
-        raise ConfigError(f"timeout={timeout!r} leaves no time; use more, or None for no limit")
-    return timeout_ns / SECOND
-
-
 NO_AGENT = "it returned {name}; write async def, with async for batch in batches: inside"
-LEFT_LOOP = "the function left its loop (return or break); that acknowledges nothing"
 
 
 @dataclass(slots=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+from flowguard.errors import ConfigError
 from flowguard.observe.stall import stack_of
-from flowguard.units import format_duration
+from flowguard.units import SECOND, Duration, duration_ns, format_duration
 
-__all__ = ["TimeLimit"]
+__all__ = ["TimeLimit", "timeout_of"]
 
 
 class TimeLimit:
@@ -53,3 +54,15 @@ class TimeLimit:
         return TimeoutError(
             f"it took longer than timeout={format_duration(self._limit_s)}; it was at {where}"
         )
+
+
+def timeout_of(timeout: Duration) -> float:
+    """Return how long a batch may take, in seconds.
+
+    Raises:
+        ConfigError: It is no duration, or none at all.
+    """
+    timeout_ns = duration_ns(timeout, name="timeout")
+    if timeout_ns <= 0:
+        raise ConfigError(f"timeout={timeout!r} leaves no time; use more, or None for no limit")
+    return timeout_ns / SECOND

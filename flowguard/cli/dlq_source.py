@@ -9,14 +9,16 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from flowguard.agents.agent import FeedAgent
 from flowguard.app import App
 from flowguard.cli.broker import Access, access_of, access_to
 from flowguard.cli.dlq_letters import Selection
 from flowguard.cli.exit_codes import USAGE, CommandError
 from flowguard.cli.find_app import find_app
 from flowguard.cli.moments import moment_ms
-from flowguard.cli.output import config_option, optional_app_option
+from flowguard.cli.output import broker_option, config_option, optional_app_option
 from flowguard.cli.worker import configure
+from flowguard.settle.letter_limit import DeadLetters
 from flowguard.suggest import nearest
 
 __all__ = [
@@ -83,14 +85,8 @@ def source_options(command: Command) -> Callable[..., Any]:
         multiple=True,
         help="Only this dead-letter topic; without it all of the app.",
     )
-    add_broker = click.option(
-        "--broker",
-        metavar="URL",
-        envvar="FLOWGUARD_BROKER",
-        help="Kafka, such as kafka://HOST:PORT; without it the app's.",
-    )
     add_app = optional_app_option("The app whose dead letters are meant.")
-    return add_app(add_broker(add_topic(config_option(with_source))))
+    return add_app(broker_option(add_topic(config_option(with_source))))
 
 
 def source_of(
@@ -114,10 +110,10 @@ def source_of(
 
 def letter_topics(app: App) -> tuple[str, ...]:
     """Return the dead-letter topics of an app: its own, and those of single agents."""
-    own = [getattr(getattr(each, "dead_letters", None), "topic", None)
-           for each in app.agents.values()]  # fmt: skip
-    named = [each for each in own if isinstance(each, str)]
-    return tuple(dict.fromkeys([f"{app.conf.id}.dlq", *named]))
+    app_id = app.conf.id
+    agents = [each for each in app.agents.values() if isinstance(each, FeedAgent)]
+    named = [each.dead_letters.topic_in(app_id) for each in agents]
+    return tuple(dict.fromkeys([DeadLetters().topic_in(app_id), *named]))
 
 
 def selection_options(command: Command) -> Callable[..., Any]:

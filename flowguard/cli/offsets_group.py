@@ -14,7 +14,7 @@ from flowguard.cli.broker import Access, access_of, access_to
 from flowguard.cli.exit_codes import USAGE, CommandError
 from flowguard.cli.find_app import find_app
 from flowguard.cli.groups import Commit, committed_offsets
-from flowguard.cli.output import config_option, optional_app_option
+from flowguard.cli.output import broker_option, config_option, optional_app_option
 from flowguard.cli.spans import Span, spans_of
 from flowguard.cli.worker import configure
 from flowguard.suggest import nearest
@@ -81,14 +81,8 @@ def group_options(command: Command) -> Callable[..., Any]:
                              help="Only of this topic; may be repeated.")  # fmt: skip
     add_group = click.option("--group", metavar="NAME",
                              help="The consumer group; without it the app's id.")  # fmt: skip
-    add_broker = click.option(
-        "--broker",
-        metavar="URL",
-        envvar="FLOWGUARD_BROKER",
-        help="Kafka, such as kafka://HOST:PORT; without it the app's.",
-    )
     add_app = optional_app_option("The app whose offsets are meant.")
-    return add_app(add_broker(add_group(add_topic(config_option(with_group)))))
+    return add_app(broker_option(add_group(add_topic(config_option(with_group)))))
 
 
 def group_of(

@@ -14,6 +14,7 @@ from flowguard.stress.charts import require_pygal
 
 __all__ = [
     "app_option",
+    "broker_option",
     "config_option",
     "html_option",
     "optional_app_option",
@@ -85,6 +86,16 @@ def config_option(command: Command) -> Command:
         "--config",
         metavar="FILE",
         help="TOML file of settings; default [tool.flowguard] of pyproject.toml.",
+    )(command)
+
+
+def broker_option(command: Command) -> Command:
+    """Add `--broker URL`, as `broker`, to a command that may have the app's instead."""
+    return click.option(
+        "--broker",
+        metavar="URL",
+        envvar="FLOWGUARD_BROKER",
+        help="Kafka, such as kafka://HOST:PORT; without it the app's.",
     )(command)
 
 

@@ -35,6 +35,7 @@ from aiokafka.structs import OffsetAndMetadata
 
 from flowguard.intake.assignment import Place
 from flowguard.intake.assignor import FeedAssignor, is_complete, is_cooperative
+from flowguard.intake.unawaited import look_at
 
 __all__ = ["FeedCoordinator", "Replaced"]
 
@@ -281,12 +282,6 @@ class FeedCoordinator(GroupCoordinator):  # type: ignore[misc]  # aiokafka is un
             self.replaced = True
             self._on_replaced(str(self._group_instance_id))
         self.reset_generation()
-
-
-def look_at(stored: asyncio.Future[None]) -> None:
-    """Look at how a commit ended for which nobody waits any more."""
-    if not stored.cancelled():
-        stored.exception()
 
 
 def codes_of(request: Any, response: Any) -> set[int]:

@@ -42,6 +42,7 @@ from flowguard.intake.parcel import (
 )
 from flowguard.intake.produce_broker import BACKOFF_S, EXPECTED, Broker, Request
 from flowguard.intake.produce_connection import ProduceConnection
+from flowguard.intake.unawaited import look_at
 
 __all__ = ["BatchSender", "Compression"]
 
@@ -447,9 +448,3 @@ class BatchSender:
             connection.abandon()  # it may be half open
             raise
         return connection
-
-
-def look_at(done: asyncio.Future[None]) -> None:
-    """Look at how a future ended, so that nobody is warned if its sender went away."""
-    if not done.cancelled():
-        done.exception()

@@ -17,14 +17,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from flowguard.settle.retry import backoff_ns
+from flowguard.settle.retry import backoff_ns, jittered
 from flowguard.units import SECOND
 
 __all__ = ["Outage"]
-
-#: A wait is between this share of its backoff and the whole, so that workers that lost the
-#: same dependency do not come back to it together.
-JITTER_FROM: Final = 0.5
 
 #: It is there if it answered so lately, and has not refused so many in a row since. More in a
 #: row happen by chance to one that refuses every fifth batch once in a thousand.
@@ -117,5 +113,4 @@ class Outage:
             self.why = ""
 
     def _backoff_ns(self) -> int:
-        share = JITTER_FROM + (1.0 - JITTER_FROM) * self._chance()
-        return round(backoff_ns(self._refusals + 1) * share)
+        return jittered(backoff_ns(self._refusals + 1), self._chance())

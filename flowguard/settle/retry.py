@@ -13,7 +13,7 @@ from flowguard.errors import ConfigError
 from flowguard.suggest import reject_unknown
 from flowguard.units import MILLISECOND, SECOND, Duration, duration_ns
 
-__all__ = ["Retry", "RetryQueue", "backoff_ns"]
+__all__ = ["Retry", "RetryQueue", "backoff_ns", "jittered"]
 
 #: A record that has failed so often by itself becomes a dead letter, unless an agent says more.
 FAILURES_MAX: Final = 5
@@ -69,7 +69,7 @@ class Retry:
             chance: 0..1.
         """
         wait_ns = min(self.backoff_ns_max, self.backoff_ns_min << min(failures - 1, 40))
-        return round(wait_ns * (JITTER_FROM + (1.0 - JITTER_FROM) * chance))
+        return jittered(wait_ns, chance)
 
 
 def parse_backoff(backoff: Duration) -> tuple[int, int]:
@@ -90,6 +90,15 @@ def parse_backoff(backoff: Duration) -> tuple[int, int]:
             f"Retry.backoff={backoff!r} begins with its longest wait; write {longest}..{first}"
         )
     return ends
+
+
+def jittered(wait_ns: int, chance: float) -> int:
+    """Return a part of a wait, at least half of it.
+
+    Args:
+        chance: 0..1.
+    """
+    return round(wait_ns * (JITTER_FROM + (1.0 - JITTER_FROM) * chance))
 
 
 def backoff_ns(attempt: int) -> int:
