@@ -9,10 +9,17 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import pytest
+from hypothesis import Phase, settings
 
 from flowguard.stress.embedded import EmbeddedBroker
 from tests.kafka_broker import KafkaBroker, NoKafka
 from tests.kafka_cluster import KafkaCluster
+
+# To make a failing example small takes minutes, and is done where someone waits for it.
+if os.environ.get("CI"):
+    phases = [phase for phase in Phase if phase not in {Phase.shrink, Phase.explain}]
+    settings.register_profile("first-failure", settings.get_profile("ci"), phases=phases)
+    settings.load_profile("first-failure")
 
 RUNNING = pytest.StashKey[KafkaBroker]()
 CLUSTER = pytest.StashKey[KafkaCluster]()

@@ -75,6 +75,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.nacks: dict[int, frozenset[int]] = {}  # of batches that came back with them
         self.ended: dict[tuple[object, ...], set[int]] = defaultdict(set)  # in this assignment
         self.letters = [0] * len(self.lanes)
+        self.failed_last: dict[tuple[str, TopicPartition, int], int] = {}  # by itself, in turn
 
     def new_worker(self) -> EngineDriver:
         plans = [
@@ -161,6 +162,7 @@ class EngineMachine(RuleBasedStateMachine):
         cut = self.pick_running(pick)
         after_ns = None if after_ms is None else after_ms * MILLISECOND
         self.forget(cut)
+        self.note_failed(cut)
         self.d.fail(cut, transient=transient, rejected=rejected, retry_after_ns=after_ns)
 
     @precondition(lambda self: any(self.log.values()))
@@ -197,6 +199,7 @@ class EngineMachine(RuleBasedStateMachine):
         cut = self.pick_running(pick)
         attempt = cut.attempt
         self.forget(cut)
+        self.note_failed(cut)
         retry_after_ns = None if after_ms is None else after_ms * MILLISECOND
         self.d.refuse(cut, common=common, retry_after_ns=retry_after_ns)
         assert cut.attempt == attempt
@@ -250,6 +253,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.newest_started, self.seen_batch = {}, 0
         self.letters = [0] * len(self.lanes)
         self.ended.clear()
+        self.failed_last.clear()
 
     # What must be so.
 
@@ -311,9 +315,16 @@ class EngineMachine(RuleBasedStateMachine):
                 assert not (shared and older) or self.was_tried_just_before(other, flight)
 
     def was_tried_just_before(self, cut: Cut, flight: Flight) -> bool:
-        """Tell whether a batch failed as often as it may, and last after another one did."""
+        """Tell whether a batch failed as often as it may, and after the records of another one.
+
+        That those failed among others says nothing: the halves of what passes go on passing.
+        """
         passed = self.flight(cut)
-        return passed.exhausted and not passed.doomed and passed.failed_ns > flight.failed_ns
+        places = [
+            max(self.failed_last.get(place, 0) for place in self.places_of(each))
+            for each in (passed, flight)
+        ]
+        return passed.exhausted and not passed.doomed and places[0] > places[1]
 
     @invariant()
     def nothing_of_an_ordered_sub_queue_starts_before_what_failed(self) -> None:
@@ -403,6 +414,20 @@ class EngineMachine(RuleBasedStateMachine):
             # Even if its partition is gone: it was processed.
             self.done_by[cut.agent, part.partition.name].add(offset)
 
+    def note_failed(self, cut: Cut, rows: frozenset[int] = frozenset({0})) -> None:
+        """Note which records failed by themselves, or were named by the agent."""
+        turn = 1 + max(self.failed_last.values(), default=0)
+        if cut.num_records == len(rows) == 1 or cut.batch_id in self.nacks:
+            places = self.places_of(self.flight(cut))
+            self.failed_last |= {places[row]: turn for row in rows}
+
+    def places_of(self, flight: Flight) -> list[tuple[str, TopicPartition, int]]:
+        return [
+            (flight.cut.agent, part.partition.name, offset)
+            for part in flight.parts
+            for offset in part.piece.offsets.to_pylist()
+        ]
+
     def pick_running(self, pick: int) -> Cut:
         return self.d.running[pick % len(self.d.running)]
 
@@ -457,10 +482,13 @@ class EngineMachine(RuleBasedStateMachine):
         kept = [rows[row] for row in kept_rows]
         if any((part.partition.name, offset) in self.poison for part, offset in kept):
             self.forget(cut)
+            self.note_failed(cut)
             self.d.fail(cut)
             return
         if cut.batch_id not in self.returned:
             self.d.give_back(cut)
+        if nacked:
+            self.note_failed(cut, nacked)
         self.forget(cut)
         self.note_done(cut, kept)
         letters = kept_rows[:rejected]
