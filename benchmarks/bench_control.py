@@ -115,7 +115,7 @@ class Worker:
             cut = self.running.pop(0)
             self.tell(Returned(batch_id=cut.batch_id, at_ns=self.now_ns))
             self.tell(
-                Finished(batch_id=cut.batch_id, dead_letters=0, at_ns=self.now_ns, epoch_ms=0)
+                Finished(batch_id=cut.batch_id, dead_letters=(), at_ns=self.now_ns, epoch_ms=0)
             )
             if number % (BATCHES_PER_S // TICKS_PER_S) == 0:
                 self.tell(Ticked(at_ns=self.now_ns))

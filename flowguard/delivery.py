@@ -231,6 +231,8 @@ class Delivery:
         """Forget what was never delivered."""
         for task in list(self._starting):
             task.cancel()
+        for writer in self._letters.values():
+            writer.stop()
 
 
 def letters_in(cut: Cut, rows: Iterable[int]) -> dict[TopicPartition, tuple[int, int]]:

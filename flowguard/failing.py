@@ -1,17 +1,21 @@
 """What becomes of a batch that failed.
 
-    several records ─▶ two halves, at once, until the record that fails is alone
+    several records ─▶ the first half is tried at once, the rest waits for what comes of it:
+                       it fails ─▶ its half; the rest may be sound, and stays together
+                       it does not ─▶ the first half of those among the rest that may fail
     one record ─▶ waits, is tried again ─▶ has failed as often as it may
                                              ├─ the agent works: dead letter
                                              └─ nothing succeeds: it waits, and the next one
                                                 is tried right behind it
 
-- To find the record that fails is no attempt; only its own failures count.
+- One of several records that fails takes ten more tries to find among 1,024, and one for all
+  that is left. To find it is no attempt; only its own failures count.
 - That the agent works is shown by any batch of its that was settled between two failures of
   the record. Without that it is not known whether the record is to blame or something that
   all need: then nothing becomes a dead letter, however long it takes.
 - Of many failures in a row with nothing in between, something is taken to be missing: the
   batches are held, and one at a time is tried.
+- What is decided holds up nothing: while a dead letter is written, what is behind it goes on.
 - Order is kept: what comes behind a record that is exhausted is only tried right after it,
   and if that succeeds, the record becomes a dead letter and is not tried again.
 """
@@ -99,18 +103,55 @@ class Failing:
         several = flight.cut.num_records > 1
         flight.passing &= several
         if several and not fact.unavailable:
-            rest = view.split(flight, flight.cut.num_records // 2, self._engine.next_batch_id())
-            self._engine.name_view(rest, view)
-            for half in (flight, rest):
-                half.refusals = 0
-                half.served_before = view.served
-                view.retry(half, fact.at_ns)
+            self._narrow(view, flight, fact.at_ns, held)
         elif held:
             if not fact.unavailable:  # nobody said that something is missing
                 self._count(view, flight)
             view.retry(flight, fact.at_ns + view.serving.wait_ns(flight))
         else:
             self._count_failure(view, flight, fact)
+
+    # Finding the record that fails.
+
+    def _narrow(self, view: View, flight: Flight, now_ns: int, held: bool) -> None:
+        """Try the first half of several records one of which fails, before the others.
+
+        If all seem to fail, one record tells as much.
+        """
+        count = 1 if held else flight.cut.num_records // 2
+        suspects = flight.cut.num_records - count
+        if (rest := view.rest_of(flight)) is None:
+            rest = self._split(view, flight, count)
+        else:
+            view.hand_back(flight, count, rest)
+        self._let_lead(flight, rest, suspects)
+        for each in (flight, rest):
+            each.refusals = 0
+            each.served_before = view.served
+            view.retry(each, now_ns)
+
+    def _go_on_with_rest(self, view: View, flight: Flight, now_ns: int) -> None:
+        """Narrow what is left, as the records before it were not those that fail."""
+        if (rest := view.rest_of(flight)) is None:
+            return
+        suspects, rest.leader = rest.suspects, None
+        count = (suspects + 1) // 2
+        if not 0 < count < rest.cut.num_records:
+            return  # it is tried as it is
+        others = self._split(view, rest, count)
+        if suspects > count:
+            self._let_lead(rest, others, suspects - count)
+        view.retry(others, now_ns)
+
+    def _split(self, view: View, flight: Flight, count: int) -> Flight:
+        rest = view.split(flight, count, self._engine.next_batch_id())
+        self._engine.name_view(rest, view)
+        return rest
+
+    def _let_lead(self, flight: Flight, rest: Flight, suspects: int) -> None:
+        flight.rest, rest.leader, rest.suspects = rest, flight, suspects
+
+    # One record.
 
     def _count_failure(self, view: View, flight: Flight, fact: Failed) -> None:
         self._count(view, flight)
@@ -122,7 +163,8 @@ class Failing:
         view.retry(flight, fact.at_ns + wait_ns)
 
     def _count(self, view: View, flight: Flight) -> None:
-        """Count a failure of a record by itself."""
+        """Count a failure of a record by itself: what is behind it need not wait for it."""
+        flight.rest = None
         if not flight.failures:
             flight.first_failed_ns = flight.failed_ns
         flight.failures += 1
@@ -148,6 +190,7 @@ class Failing:
                 self._bury(view, other)
             else:
                 view.retries.add(other.cut, due_ns=now_ns)  # now it shows which it was
+        self._go_on_with_rest(view, flight, now_ns)
 
     def nacked(self, view: View, flight: Flight, fact: Finished) -> None:
         """Take the records out of a batch that its agent wants again; the rest is settled.
@@ -199,6 +242,7 @@ class Failing:
         letters = {name: (count, count) for name, count in counts.items()}
         whys = self.why_not(view.plan.name, lane, letters)
         if not whys:
+            flight.refusals = 0
             self._begin_burial(view, flight)
             return
         view.retry(flight, flight.failed_ns)  # some of it goes with its lane

@@ -118,6 +118,10 @@ class Flight:
         passing: It may go before those that are exhausted and failed from `passes_from_ns` on.
         doomed: It is on its way to the dead letters, or waits to go there.
         nacked: The agent came back from it, and wants some of its records again.
+        rest: What waits behind it until it is known which of them holds the record that fails.
+        leader: What it is the rest of.
+        suspects: Among so many of its first records is one that fails, if none of the leader
+            does.
     """
 
     cut: Cut
@@ -139,11 +143,19 @@ class Flight:
     passes_from_ns: int = -1
     doomed: bool = False
     nacked: bool = False
+    rest: Flight | None = None
+    leader: Flight | None = None
+    suspects: int = 0
 
     @property
     def failed(self) -> bool:
         """Tell whether it failed and is not settled."""
         return bool(self.why)
+
+    @property
+    def aside(self) -> bool:
+        """Tell whether nothing waits for it: its dead letter is on its way, and was not refused."""
+        return self.doomed and not self.refusals
 
     @property
     def queues(self) -> set[int]:
@@ -173,4 +185,5 @@ class Flight:
     def keep(self, parts: list[Part]) -> None:
         """Go on with these records."""
         self.parts = parts
+        self.suspects = 0
         self.cut.slices = tuple(part.piece for part in parts)

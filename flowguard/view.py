@@ -340,10 +340,15 @@ class View:
         flight = self.flights[cut.batch_id]
         return (
             not flight.doomed
+            and not self._is_led(flight)
             and self._may_sit(cut.lane)
             and not flight.revoking
             and not (self._ordered and self._follows_another(flight))
         )
+
+    def _is_led(self, flight: Flight) -> bool:
+        """Tell whether a batch waits for what comes of the records before it."""
+        return flight.leader is not None and self.rest_of(flight.leader) is flight
 
     def _follows_another(self, flight: Flight) -> bool:
         """Tell whether a failed batch must wait for another one of its sub-queues.
@@ -366,6 +371,8 @@ class View:
         What has passed an exhausted one decides about it, so its end is waited for.
         """
         waits = other.cut in self.retries
+        if other.aside:
+            return False
         if other.place > flight.place:
             return flight.exhausted and not waits
         passes = flight.passing and other.failed_ns >= flight.passes_from_ns
@@ -599,6 +606,25 @@ class View:
             self._close_for(each)
         return other
 
+    def rest_of(self, flight: Flight) -> Flight | None:
+        """Return what waits for this batch, which is still there; None if nothing does."""
+        here = self.flights.get(flight.cut.batch_id) is flight
+        rest = flight.rest
+        return rest if here and rest is not None and rest.cut in self.retries else None
+
+    def hand_back(self, flight: Flight, count: int, rest: Flight) -> None:
+        """Let a batch that was set back go on with its first records, and its rest have the others.
+
+        Args:
+            count: How many it keeps; fewer than it has.
+        """
+        kept, others = divide(flight.parts, count)
+        for each, parts in ((flight, kept), (rest, others + rest.parts)):
+            self._unclose(each, each.closed)
+            each.keep(parts)
+            if self._ordered:
+                self._close_for(each)
+
     def _like(
         self, flight: Flight, parts: list[Part], batch_id: int, place: tuple[int, ...]
     ) -> Flight:
@@ -663,13 +689,20 @@ class View:
         return [due_ns for due_ns, cut in waiting if self.flights[cut.batch_id].doomed]
 
     def bury(self, flight: Flight) -> None:
-        """Note that a batch that was set back is on its way to the dead letters."""
+        """Note that a batch that was set back is on its way to the dead letters.
+
+        What is behind it may go on; only where the letter was refused it waits, so that not ever
+        more is done that cannot be committed.
+        """
         flight.doomed = True
         self.retries.remove(flight.cut)
         self._unburied.discard(flight)
         self.exhausted.pop(flight, None)
         self._unsettled_by_lane[flight.cut.lane] += 1
-        if self._ordered and not flight.closed:
+        if flight.aside:
+            self._unclose(flight, flight.closed)
+            self._open(flight, flight.parts)
+        elif self._ordered and not flight.closed:
             self._close_for(flight)
 
     def _close_for(self, flight: Flight) -> None:

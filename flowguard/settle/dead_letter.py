@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias
 
 import pyarrow as pa
 
 from flowguard._native import wire
 from flowguard._native.murmur2 import partitions_of
-from flowguard.batch import join_columns
 from flowguard.chunk import Slice, TopicPartition
 from flowguard.errors import LettersNotWritten
 from flowguard.settle.egress import Header, Outgoing
@@ -46,8 +47,19 @@ class LetterPort(Protocol):
         """Send records and wait until they are acknowledged."""
 
 
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """The letters of one batch, and who waits for them to be acknowledged."""
+
+    letters: list[DeadLetter]
+    written: asyncio.Future[None]
+
+
 class DeadLetterWriter:
     """Write rejected records to the app's dead-letter topic.
+
+    One write is under way at a time; what comes meanwhile goes together with the next one. If
+    that fails, each batch of it goes by itself, so that none suffers for the letters of another.
 
     Args:
         topic: Where to; `<app>.dlq`.
@@ -60,6 +72,8 @@ class DeadLetterWriter:
         self._port = port
         self._partition_count = 0
         self._remembered: dict[Position, None] = {}  # oldest first
+        self._waiting: list[Bundle] = []
+        self._sending: asyncio.Task[None] | None = None
 
     async def write(
         self,
@@ -100,9 +114,6 @@ class DeadLetterWriter:
         error: str,
         again: bool,
     ) -> None:
-        if not self._partition_count:
-            await self._port.declare(self.topic)
-            self._partition_count = await self._port.partition_count(self.topic)
         positions = positions_of(slices, reasons)
         if again or attempt > 1:
             positions = {
@@ -112,9 +123,50 @@ class DeadLetterWriter:
         if not reasons:
             return
         letters = letters_of(slices, reasons, attempt=attempt, error=error)
-        await self._port.send_columns(self.topic, outgoing_of(letters, self._partition_count))
+        await self._send(letters)
         self.written_total += len(letters)
         self._remember(positions.values())
+
+    async def _send(self, letters: list[DeadLetter]) -> None:
+        """Send letters with the others that wait, and wait until these are acknowledged."""
+        loop = asyncio.get_running_loop()
+        bundle = Bundle(letters, loop.create_future())
+        self._waiting.append(bundle)
+        if self._sending is None:
+            self._sending = loop.create_task(self._send_waiting())
+        await bundle.written
+
+    async def _send_waiting(self) -> None:
+        try:
+            while self._waiting:
+                bundles, self._waiting = self._waiting, []
+                await self._send_together(bundles)
+        finally:
+            self._sending = None
+
+    async def _send_together(self, bundles: list[Bundle]) -> None:
+        try:
+            await self._send_now([letter for bundle in bundles for letter in bundle.letters])
+        except Exception as error:  # belongs to whoever waits
+            if len(bundles) > 1:
+                await asyncio.gather(*(self._send_together([bundle]) for bundle in bundles))
+            elif not bundles[0].written.done():
+                bundles[0].written.set_exception(error)
+        else:
+            for bundle in bundles:
+                if not bundle.written.done():
+                    bundle.written.set_result(None)
+
+    def stop(self) -> None:
+        """Send nothing more."""
+        if self._sending is not None:
+            self._sending.cancel()
+
+    async def _send_now(self, letters: list[DeadLetter]) -> None:
+        if not self._partition_count:
+            await self._port.declare(self.topic)
+            self._partition_count = await self._port.partition_count(self.topic)
+        await self._port.send_columns(self.topic, outgoing_of(letters, self._partition_count))
 
     def _remember(self, positions: Iterable[Position]) -> None:
         for position in positions:
@@ -123,18 +175,28 @@ class DeadLetterWriter:
             del self._remembered[next(iter(self._remembered))]
 
 
+def split_rows(
+    slices: Sequence[Slice], rows: Iterable[int]
+) -> Iterator[tuple[Slice, list[int], list[int]]]:
+    """Return each slice with any of these rows: those, ascending, and where it has them."""
+    wanted = deque(sorted(rows))
+    start = 0
+    for piece in slices:
+        found = []
+        while wanted and wanted[0] < start + piece.count:
+            found.append(wanted.popleft())
+        if found:
+            yield piece, found, [row - start for row in found]
+        start += piece.count
+
+
 def positions_of(slices: Sequence[Slice], rows: Iterable[int]) -> dict[int, Position]:
     """Return where in the log these rows are, ascending by row."""
-    found = {}
-    wanted = deque(sorted(rows))
-    before = 0
-    for piece in slices:
-        offsets = piece.columns.column("offset")
-        while wanted and wanted[0] < before + len(offsets):
-            row = wanted.popleft()
-            found[row] = (piece.chunk.partition, offsets[row - before].as_py())
-        before += len(offsets)
-    return found
+    return {
+        row: (piece.chunk.partition, piece.offsets[place].as_py())
+        for piece, found, places in split_rows(slices, rows)
+        for row, place in zip(found, places, strict=True)
+    }
 
 
 def letters_of(
@@ -144,15 +206,15 @@ def letters_of(
 
     A value that is too large is left out; its digest tells which one it was.
     """
-    rows = sorted(reasons)
-    columns = join_columns(slices).take(pa.array(rows, pa.int64()))
-    all_headers = wire.decode_headers(columns.column("headers")).to_pylist()
-    return [
-        letter_of(record, headers, reasons[row], attempt, error)
-        for row, record, headers in zip(
-            rows, columns.drop_columns(["headers"]).to_pylist(), all_headers, strict=True
-        )
-    ]
+    letters = []
+    for piece, rows, places in split_rows(slices, reasons):
+        columns = piece.columns.take(pa.array(places, pa.int64()))
+        all_headers = wire.decode_headers(columns.column("headers")).to_pylist()
+        records = columns.drop_columns(["headers"]).to_pylist()
+        for row, record, headers in zip(rows, records, all_headers, strict=True):
+            record |= piece.chunk.partition._asdict()
+            letters.append(letter_of(record, headers, reasons[row], attempt, error))
+    return letters
 
 
 def letter_of(

@@ -311,7 +311,8 @@ class EngineMachine(RuleBasedStateMachine):
             for other in waiting if cut.again else ():
                 shared = self.live_parts(cut) & self.live_parts(other)
                 older = self.flight(other).place < flight.place and other.lane == cut.lane
-                older = older and other.agent == cut.agent
+                # No agent gets a dead letter again: what began while it was written may go on.
+                older = older and other.agent == cut.agent and not self.flight(other).doomed
                 assert not (shared and older) or self.was_tried_just_before(other, flight)
 
     def was_tried_just_before(self, cut: Cut, flight: Flight) -> bool:
@@ -334,6 +335,7 @@ class EngineMachine(RuleBasedStateMachine):
             flight = view.flights.get(cut.batch_id)
             for other in view.flights.values() if flight is not None and flight.seated else ():
                 before = other.place < flight.place and other.cut.lane == cut.lane
+                before = before and not other.aside
                 if not (before and self.live_parts(cut) & self.live_parts(other.cut)):
                     continue
                 assert other.cut in view.retries or not (flight.failed or other.doomed)

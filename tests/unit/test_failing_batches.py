@@ -18,27 +18,77 @@ def driver(**options: Any) -> EngineDriver:
     return made
 
 
-# Halves.
+# Finding the record that fails.
 
 
-def test_a_batch_that_fails_is_halved_at_once_until_the_bad_record_is_alone() -> None:
-    d = driver(records_max=8, seats=2, retries=Retry(max=2))
-    (cut,) = d.records(A, range(8), SLOW)
+def work(d: EngineDriver, bad: set[int]) -> list[list[int]]:
+    """Let the agent work until nothing is left to do now; return what it was given, in order."""
     tried: list[list[int]] = []
     while d.running:
         (cut,) = d.running
         tried.append(only_offsets(cut))
         assert cut.attempt == 1
-        if 5 in only_offsets(cut):
-            d.fail(cut)
-        else:
+        if bad.isdisjoint(only_offsets(cut)):
             d.finish(cut)
-    assert tried == [[*range(8)], [0, 1, 2, 3], [4, 5, 6, 7], [4, 5], [4], [5]]
+        else:
+            d.fail(cut)
+    return tried
+
+
+def test_a_batch_that_fails_is_halved_at_once_until_the_bad_record_is_alone() -> None:
+    d = driver(records_max=8, seats=2, retries=Retry(max=2))
+    d.records(A, range(8), SLOW)
+
+    tried = work(d, {5})
+
+    # Where the first half did not fail, the other must: it is not tried as a whole.
+    assert tried == [[*range(8)], [0, 1, 2, 3], [4, 5], [4], [5]]
     assert d.commit()[A] == 5
 
     (again,) = d.wait(100)
 
     assert only_offsets(again) == [5] and again.attempt == 2
+
+
+def test_what_is_behind_the_bad_record_stays_together() -> None:
+    d = driver(records_max=16, seats=2, retries=Retry(max=2), order="none")
+    d.records(A, range(16), SLOW)
+
+    tried = work(d, {2})
+
+    halves = [[*range(16)], [*range(8)], [0, 1, 2, 3], [0, 1], [2]]
+    assert tried == [*halves, [*range(3, 16)]]
+
+
+def test_each_of_several_bad_records_is_found() -> None:
+    d = driver(records_max=64, seats=2, retries=Retry(max=2), order="none")
+    d.records(A, range(64), SLOW)
+    bad = {0, 1, 31, 40, 63}
+
+    tried = work(d, bad)
+
+    alone = {offsets[0] for offsets in tried if len(offsets) == 1}
+    assert bad <= alone
+    assert len(tried) <= 1 + 7 * len(bad)  # six halvings and the rest for each of them
+    found = [offset for offsets in tried if bad.isdisjoint(offsets) for offset in offsets]
+    assert sorted(found) == sorted(set(range(64)) - bad)
+
+
+def test_the_rest_is_tried_as_it_is_where_a_partition_of_it_has_gone() -> None:
+    d = driver(records_max=8, seats=1, retries=Retry(max=2), order="none")
+    (first,) = d.records(A, [0], SLOW)
+    d.records(A, range(1, 5), SLOW)
+    d.records(B, range(4), SLOW)
+    (both,) = d.finish(first)
+    assert both.num_records == 8
+    (half,) = d.fail(both)
+    gone = {A, B} - {half.slices[0].chunk.partition}
+    (half,) = d.fail(half)  # two of it are with the rest again
+
+    d.revoke(*gone)
+    (rest,) = d.finish(half)
+
+    assert only_offsets(rest) == [each + 2 for each in only_offsets(half)]
 
 
 def test_a_record_that_was_rejected_becomes_a_dead_letter_at_once_and_others_go_on() -> None:
@@ -47,8 +97,10 @@ def test_a_record_that_was_rejected_becomes_a_dead_letter_at_once_and_others_go_
 
     d.fail(cut, rejected=True)
 
-    assert d.burying == [cut] and d.running == []
-    (following,) = d.bury(cut)
+    # What is behind it does not wait until the letter is written.
+    assert d.burying == [cut]
+    (following,) = d.running
+    d.bury(cut)
     assert only_offsets(following) == [1]
     assert d.counts(SLOW) == {"read": 2, "dead_letters": 1, "in_flight": 1}
     assert d.commit()[A] == 1
@@ -115,23 +167,23 @@ def test_what_is_exhausted_is_not_tried_while_what_passed_it_is_not_acknowledged
 
 def test_a_dead_letter_that_is_not_taken_keeps_its_partition_closed_and_is_written_again() -> None:
     d = driver(seats=2)
-    (bad, *_) = d.records(A, range(4), SLOW)
+    (bad, *_) = d.records(A, range(6), SLOW)
     (behind,) = d.fail(bad)
     (next_one, *_) = d.finish(behind)
-    d.finish(next_one)
-    assert d.running == []
+    (following,) = d.finish(next_one)
 
     d.refuse_burial(bad)
+    assert d.burying == []
+    assert d.finish(following) == []
 
-    assert d.running == [] and d.burying == []
     d.records(B, [0], SLOW)
     d.finish(d.running[0])
     assert d.burying == [], "it waits, whatever else succeeds"
     d.wait(100)
     assert d.burying == [bad]
     (rest,) = d.bury(bad)
-    assert only_offsets(rest) == [3]
-    assert d.commit()[A] == 3
+    assert only_offsets(rest) == [4]
+    assert d.commit()[A] == 4
     assert d.counts(SLOW)["dead_letters"] == 1
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 
 import pytest
 
 from flowguard.chunk import TopicPartition
-from flowguard.errors import SettleError
+from flowguard.errors import LettersNotWritten, SettleError
 from flowguard.settle import dead_letter
 from flowguard.settle.dead_letter import VALUE_BYTES_MAX, DeadLetterWriter, letters_of
 from flowguard.settle.egress import Outgoing
@@ -167,3 +168,54 @@ async def test_what_the_topic_did_not_take_is_not_counted_and_raises():
         await writer.write(slices(), {0: "bad"}, attempt=1, error="Undecodable")
 
     assert writer.written_total == 0
+
+
+class SlowPort(FakePort):
+    """Where a write is under way until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on = asyncio.Event()
+        self.refused: bytes | None = None  # a write with this key fails
+
+    async def send_columns(self, topic: str, outgoing: Outgoing) -> None:
+        await self.go_on.wait()
+        if self.refused and self.refused in outgoing.keys.to_pylist():
+            raise SettleError("no")
+        await super().send_columns(topic, outgoing)
+
+
+async def test_letters_that_come_during_a_write_go_together_with_the_next():
+    port = SlowPort()
+    writer = DeadLetterWriter("app.dlq", port)
+    writing = [
+        asyncio.create_task(writer.write(slices(), {row: "bad"}, attempt=1, error="Undecodable"))
+        for row in range(3)
+    ]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    port.go_on.set()
+    await asyncio.gather(*writing)
+
+    assert [each.keys.to_pylist() for _, each in port.sent] in ([[b"a", None, b"c"]], [
+        [b"a"], [None, b"c"],
+    ])  # fmt: skip
+    assert writer.written_total == 3
+
+
+async def test_letters_that_are_refused_do_not_hold_up_those_of_other_batches():
+    port = SlowPort()
+    port.go_on.set()
+    port.refused = b"c"
+    writer = DeadLetterWriter("app.dlq", port)
+
+    ended = await asyncio.gather(
+        *(writer.write(slices(), {row: "bad"}, attempt=1, error="Undecodable") for row in range(3)),
+        return_exceptions=True,
+    )
+
+    assert [type(each) for each in ended] == [type(None), type(None), LettersNotWritten]
+    assert sorted(key or b"" for _, each in port.sent for key in each.keys.to_pylist()) == [
+        b"", b"a",
+    ]  # fmt: skip
+    assert writer.written_total == 2
