@@ -85,7 +85,8 @@ class Batch:
         self.rejections: dict[int, str] = {}  # by row of all its slices
         self.nacks: dict[int, Nack] = {}
         self.nack_all: Nack | None = None
-        self._unframed: list[list[int]] = []  # left out before the frame was made
+        self._framed: pl.DataFrame | None = None
+        self._unframed: list[list[int]] = []  # left out since the frame was made
         self._delivery = delivery
         self._len = sum(piece.count for piece in slices) - len(rejected)
 
@@ -144,15 +145,11 @@ class Batch:
         rows = rows_of(selection, len(self))
         if not rows:
             return []
-        hidden = set(self._rejected)
-        visible = [row for row in range(len(self) + len(hidden)) if row not in hidden]
-        if "_frame" in self.__dict__:
-            keep = np.ones(len(self), dtype=bool)
-            keep[rows] = False
-            self.__dict__["_frame"] = self._frame.filter(keep)
-        else:
-            self._unframed = [*self._unframed, rows]
-        found = [visible[row] for row in rows]
+        visible = np.arange(len(self) + len(self._rejected))
+        if self._rejected:
+            visible = np.delete(visible, self._rejected)
+        found: list[int] = visible[rows].tolist()
+        self._unframed.append(rows)
         self._rejected = sorted([*self._rejected, *found])
         self._len -= len(rows)
         for name in ("_columns", "deadline", "traceparent"):
@@ -190,13 +187,15 @@ class Batch:
             return shared_traceparent([self._columns.column("headers")])
         return shared_traceparent(piece.columns.column("headers") for piece in self._slices)
 
-    @cached_property
+    @property
     def _frame(self) -> pl.DataFrame:
-        frame = self._make_frame()
-        for rows in self._unframed:
+        frame = self._make_frame() if self._framed is None else self._framed
+        unframed, self._unframed = self._unframed, []
+        for rows in unframed:
             keep = np.ones(len(frame), dtype=bool)
             keep[rows] = False
             frame = frame.filter(keep)
+        self._framed = frame
         return frame
 
     @cached_property

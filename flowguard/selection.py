@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 __all__ = ["rows_of"]
@@ -25,14 +27,16 @@ def rows_of(selection: Any, length: int) -> list[int]:
         selection = [selection]
     if isinstance(selection, set | frozenset | range):
         selection = list(selection)
+    if isinstance(selection, np.ndarray) and selection.dtype == bool and selection.ndim == 1:
+        return rows_in(selection, length)
     try:
         series = pl.Series(selection)
     except TypeError as error:
         raise TypeError(f"{selection!r} is neither row numbers nor a mask") from error
     if series.dtype == pl.Boolean:
-        if len(series) != length:
-            raise ValueError(f"the mask has {len(series)} values, the batch {length} records")
-        return series.fill_null(False).arg_true().to_list()
+        if series.null_count():
+            series = series.fill_null(False)
+        return rows_in(series.to_numpy(), length)
     if not len(series):
         return []
     if not series.dtype.is_integer():
@@ -42,3 +46,10 @@ def rows_of(selection: Any, length: int) -> list[int]:
         wrong = rows[0] if rows[0] < 0 else rows[-1]
         raise ValueError(f"there is no row {wrong}; the batch has {length} records")
     return rows
+
+
+def rows_in(mask: npt.NDArray[np.bool_], length: int) -> list[int]:
+    """Return the rows that a mask names."""
+    if len(mask) != length:
+        raise ValueError(f"the mask has {len(mask)} values, the batch {length} records")
+    return np.flatnonzero(mask).tolist()

@@ -24,6 +24,15 @@ __all__ = ["DeadLetter", "DeadLetterWriter", "LetterPort", "letters_of"]
 #: Larger values are not kept: the broker refuses a record over 1 MiB unless told otherwise.
 VALUE_BYTES_MAX: Final = 900 * 1024
 
+#: Reading so few records by themselves costs less than reading them together.
+FEW_ROWS: Final = 4
+
+#: As they are on the wire.
+NO_HEADERS: Final = wire.encode_headers([])
+
+#: Letters wait so long for others to go with them. Nobody waits for a letter but the commit.
+LINGER_S: Final = 0.005
+
 #: So many letters are remembered while their batch is tried again. One that is forgotten is
 #: only written a second time.
 REMEMBERED_MAX: Final = 16_384
@@ -139,6 +148,7 @@ class DeadLetterWriter:
     async def _send_waiting(self) -> None:
         try:
             while self._waiting:
+                await asyncio.sleep(LINGER_S)
                 bundles, self._waiting = self._waiting, []
                 await self._send_together(bundles)
         finally:
@@ -208,22 +218,29 @@ def letters_of(
     """
     letters = []
     for piece, rows, places in split_rows(slices, reasons):
-        columns = piece.columns.take(pa.array(places, pa.int64()))
-        all_headers = wire.decode_headers(columns.column("headers")).to_pylist()
-        records = columns.drop_columns(["headers"]).to_pylist()
-        for row, record, headers in zip(rows, records, all_headers, strict=True):
+        for row, record in zip(rows, records_at(piece.columns, places), strict=True):
             record |= piece.chunk.partition._asdict()
-            letters.append(letter_of(record, headers, reasons[row], attempt, error))
+            letters.append(letter_of(record, reasons[row], attempt, error))
     return letters
 
 
-def letter_of(
-    record: Mapping[str, Any],
-    headers: Sequence[Mapping[str, Any]],
-    reason: str,
-    attempt: int,
-    error: str,
-) -> DeadLetter:
+def records_at(columns: pa.RecordBatch, places: Sequence[int]) -> list[dict[str, Any]]:
+    """Return records as dicts, their headers as dicts of name and value."""
+    if len(places) <= FEW_ROWS:  # to take them costs more than all else
+        records = [columns.slice(place, 1).to_pylist()[0] for place in places]
+    else:
+        records = columns.take(pa.array(places, pa.int64())).to_pylist()
+    with_headers = [record for record in records if record["headers"] != NO_HEADERS]
+    encoded = pa.array([record["headers"] for record in with_headers], pa.binary())
+    decoded = wire.decode_headers(encoded).to_pylist() if with_headers else []
+    for record in records:
+        record["headers"] = []
+    for record, headers in zip(with_headers, decoded, strict=True):
+        record["headers"] = headers
+    return records
+
+
+def letter_of(record: Mapping[str, Any], reason: str, attempt: int, error: str) -> DeadLetter:
     """Return one record as a dead letter."""
     value: bytes | None = record["value"]
     if value is not None and len(value) > VALUE_BYTES_MAX:
@@ -239,7 +256,7 @@ def letter_of(
         "fg-orig-offset": str(record["offset"]),
         "fg-orig-timestamp": str(record["timestamp"]),
     }
-    kept: list[Header] = [(each["name"], each["value"]) for each in headers]
+    kept: list[Header] = [(each["name"], each["value"]) for each in record["headers"]]
     kept += [(name, text.encode()) for name, text in notes.items()]
     return DeadLetter(key=record["key"], value=value, timestamp=record["timestamp"], headers=kept)
 
