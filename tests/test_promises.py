@@ -23,6 +23,7 @@ import pytest
 from flowguard.agents.delivered import Delivered
 from flowguard.control.memory import MemoryBudget
 from flowguard.facts import Assigned
+from flowguard.intake.assignment import Claim, Shares, share_out
 from flowguard.lanes.lane import Lane
 from flowguard.lanes.overflow import Conflate, Divert, Shed, Spill
 from flowguard.spill.manifest import FrameQueue
@@ -391,6 +392,54 @@ def test_promise_6_a_lower_lane_has_its_floor() -> None:
     assert 1 in lanes and lanes.count(0) > lanes.count(1)
 
 
+# 7. Elasticity. Deeper: unit/intake/test_assignment.py, kafka/test_membership.py, which measures
+# the second.
+
+
+def test_promise_7_a_worker_that_joins_stops_only_what_moves_to_it() -> None:
+    alone = share_out({"orders": 4}, {"first": Claim(ORDERS)})
+    claims = {"first": claim(alone, "first"), "second": Claim(ORDERS)}
+
+    joined = share_out({"orders": 4}, claims)
+
+    assert joined.given["second"] == set(), "their owner is still at work on them"
+    assert len(joined.given["first"]) == len(joined.withheld) == 2
+    claims = {name: claim(joined, name) for name in claims}
+    assert share_out({"orders": 4}, claims).given == {
+        "first": joined.given["first"], "second": joined.withheld,
+    }  # fmt: skip
+
+
+def test_promise_7_a_worker_that_leaves_stops_nothing_of_the_others() -> None:
+    alone = share_out({"orders": 4}, {"first": Claim(ORDERS)})
+    joined = share_out({"orders": 4}, {"first": claim(alone, "first"), "second": Claim(ORDERS)})
+
+    left = share_out({"orders": 4}, {"first": claim(joined, "first")})
+
+    assert left.given["first"] >= joined.given["first"] and not left.withheld
+
+
+def test_promise_7_nothing_is_repeated_of_partitions_that_come_back() -> None:
+    d = driver(seats=2, records_max=2)
+    (at_work, *_) = d.records(A, range(4))
+    d.revoking(A)
+
+    d.assign(A=0)  # another worker came or went, this one keeps it
+    d.finish(at_work)
+
+    assert [only_offsets(cut) for cut in d.running] == [[2, 3]]
+    d.finish(d.running[0])
+    assert d.commit()[A] == 4
+
+
+ORDERS = frozenset({"orders"})
+
+
+def claim(shares: Shares, member: str) -> Claim:
+    """Return what a member says of itself after it got its share."""
+    return Claim(ORDERS, frozenset(shares.given[member]), generation=1)
+
+
 #: Promise, file, what it says, what would break the promise.
 MUTATIONS = [
     ("promise_1_nothing_is_finished", "agents/delivered.py",
@@ -440,6 +489,12 @@ MUTATIONS = [
     ("promise_6_a_reserve", "view.py", "return self.seats_free > kept", "return True"),
     ("promise_6_a_lower", "view.py", "CAP: Final = 0.8\nFLOOR: Final = 0.05",
      "CAP: Final = 0.9999\nFLOOR: Final = 0.0"),
+    ("promise_7_a_worker_that_joins", "intake/assignment.py",
+     "if place in contested or owner not in (None, taker):", "if place in contested:"),
+    ("promise_7_a_worker_that_leaves", "intake/assignment.py",
+     "for number in held[member][:target]", "for number in held[member][:0]"),
+    ("promise_7_nothing_is_repeated", "engine.py",
+     "held.committed.offset == offset and held.why is None", "False"),
 ]  # fmt: skip
 
 
