@@ -18,6 +18,11 @@ TARGET_SHARE: Final = 4
 #: Where the search starts when nothing is known of the agent.
 RECORDS_FIRST: Final = 64
 
+#: So few records say nothing of what one more would take: most of it may be the call. After so
+#: many full batches that changed nothing one may have a record more, to see.
+FEW_RECORDS: Final = 4
+PROBE_EACH: Final = 64
+
 #: More records a batch gain nothing once its fixed part is a twentieth of it, and it takes
 #: so long that what flowguard itself does for a batch (about a millisecond) is little.
 FIXED_PART: Final = 20
@@ -79,7 +84,8 @@ class BatchLimit:
     proportion as soon as one takes longer. Where shrinking does not help, because a call
     takes its time whatever its size, that fixed part is left out of account, and half of the
     time allowed is for records all the same: or a slow call would be made for a handful of
-    records again and again. Without a target the limit is `records_max`.
+    records again and again. Now and then a batch of very few has one more. Without a target the
+    limit is `records_max`.
 
     Beside that a slow loop (`review`) lowers what batches may have while more records would
     only make them longer: what they cost is a fixed part, and the same for each record.
@@ -101,11 +107,13 @@ class BatchLimit:
         self._reviewed_ns: int | None = None
         self._fixed_ns = 0
         self._late: tuple[int, int] | None = None  # the last batch, if it took too long
+        self._unchanged = 0  # full batches since the limit moved, or was tried
 
     @property
     def records(self) -> int:
         """Return the most records of the next batch."""
-        most = min(self._learnt, self._worthwhile)
+        probes = self._learnt < FEW_RECORDS and self._unchanged >= PROBE_EACH
+        most = min(self._learnt + probes, self._worthwhile)
         return max(1, min(self.records_max, int(most * self.bulk_factor)))
 
     def review(
@@ -156,11 +164,17 @@ class BatchLimit:
         self._learn_fixed(records, service_ns)
         room_ns = max(self.service_ns_max - self._fixed_ns, self.service_ns_max // 2)
         taken_ns = service_ns - self._fixed_ns
+        before = self._learnt
         self._late = (records, service_ns) if taken_ns > room_ns else None
         if taken_ns > room_ns:
-            self._learnt = max(1, min(self._learnt, records * room_ns // taken_ns))
-        elif records >= self._learnt and taken_ns * 2 < room_ns:
-            self._learnt = min(self.records_max, self._learnt * 2)
+            self._learnt = max(1, min(before, records * room_ns // taken_ns))
+        elif records >= before:
+            doubled = 2 * before if taken_ns * 2 < room_ns else 0
+            self._learnt = min(self.records_max, max(records, doubled))
+        if records > before or self._learnt != before:
+            self._unchanged = 0
+        elif records == before:
+            self._unchanged += 1
 
     def _learn_fixed(self, records: int, service_ns: int) -> None:
         """Put the line through two late batches of different size; no batch is faster."""

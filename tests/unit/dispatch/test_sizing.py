@@ -115,6 +115,32 @@ def test_a_fixed_part_leaves_half_of_the_time_to_records():
     assert 50 <= limit.records <= 110
 
 
+@pytest.mark.parametrize("waiting_ms", [0, 8])
+def test_a_few_records_do_not_stay_a_few_where_more_cost_little_more(waiting_ms: int):
+    """2 ms a call and 1 ms a record, 25 ms of target: alone each takes half of a quarter of it."""
+    limit = BatchLimit(4096, target_ns=25 * MILLISECOND)
+    limit.sample(records=64, service_ns=640 * MILLISECOND)
+    assert limit.records == 1
+
+    for _ in range(1_000):
+        service_ns = (2 + waiting_ms + limit.records) * MILLISECOND
+        limit.sample(records=limit.records, service_ns=service_ns)
+
+    assert limit.records in (3, 4)
+
+
+def test_a_batch_is_larger_than_what_is_known_to_be_in_time_now_and_then_only():
+    limit = BatchLimit(4096, target_ns=12 * MILLISECOND)
+    sizes = []
+
+    for _ in range(2_000):
+        sizes.append(limit.records)
+        limit.sample(records=limit.records, service_ns=limit.records * MILLISECOND)
+
+    assert set(sizes[20:]) == {3, 4}
+    assert sizes[20:].count(4) <= 2_000 / 60
+
+
 def test_an_agent_that_becomes_slow_gets_smaller_batches():
     limit = BatchLimit(4096, target_ns=40 * MILLISECOND)
     for _ in range(20):
