@@ -28,8 +28,8 @@ from flowguard.errors import LettersNotWritten
 from flowguard.intake.codec import Decoded
 from flowguard.intake.codec.raw import RawCodec
 from flowguard.parting import count_rows
-from flowguard.settle.dead_letter import DeadLetterWriter
 from flowguard.settle.divert import Diverter
+from flowguard.settle.letter_writer import DeadLetterWriter
 
 if TYPE_CHECKING:
     from flowguard.app import App

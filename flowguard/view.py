@@ -10,6 +10,7 @@ from typing import Final, Literal
 from flowguard._native.scheduler import Scheduler
 from flowguard.backlog import FLOW_QUEUES, Backlog
 from flowguard.chunk import NO_FLOW, Chunk, Slice
+from flowguard.closures import Closures
 from flowguard.commands import Cut
 from flowguard.control.decision import Decision, DecisionLog
 from flowguard.control.limit import Outcome
@@ -150,11 +151,10 @@ class View:
         self._rates = rates
         self._bytes_max = bytes_max
         self._unsettled_by_lane = [0] * len(lanes)
-        # By failed batches, and by what is diverted: lane, sub-queue.
-        self._closed: Counter[tuple[int, int]] = Counter()
+        self._closures = Closures(self.scheduler, self.flights, ordered=self._ordered)
         self._revoking: set[Partition] = set()
         self._has_target = False  # it has had records of a lane with a target
-        self.waits = QueueWaits(lanes, self.backlog.waiting, self._closed)
+        self.waits = QueueWaits(lanes, self.backlog.waiting, self._closures.counts)
         self.serving = Serving(
             plan.fallback_on,
             [lane.target_ns for lane in lanes],
@@ -427,8 +427,8 @@ class View:
             flight.passing = self._ordered and bool(passed_ns)
             if flight.passing:
                 flight.passes_from_ns = max(passed_ns)
-        elif self._ordered and not flight.closed:
-            self._close_for(flight)  # another one was let pass
+        else:
+            self._closures.close_for(flight)  # another one was let pass
         if not flight.passing:
             flight.passes_from_ns = -1
         if flight.exhausted:
@@ -496,10 +496,10 @@ class View:
         """Free the seat of a batch whose agent came back, and let its sub-queues go on."""
         self._ended(flight, "ok", now_ns)
         self._free_seat(flight)
-        if flight.nacked and self._ordered and not flight.closed:
-            self._close_for(flight)
-        elif not (flight.failed or flight.nacked):
-            self._open(flight, flight.parts)
+        if flight.nacked:
+            self._closures.close_for(flight)
+        elif not flight.failed:
+            self._closures.open(flight, flight.parts)
         if flight.cut.degraded:
             return  # what a fallback takes says nothing of the function that it stands in for
         service_ns = now_ns - flight.cut.started_ns
@@ -536,8 +536,7 @@ class View:
         self._free_seat(flight)
         self._unsettled_by_lane[flight.cut.lane] -= 1
         if flight.failed or flight.nacked:
-            self._unclose(flight, flight.closed)
-            self._open(flight, flight.parts)
+            self._closures.end(flight)
 
     # What fails.
 
@@ -548,9 +547,8 @@ class View:
         self._unsettled_by_lane[flight.cut.lane] -= 1
         flight.failed_ns = now_ns
         gone = flight.let_go()
-        if self._ordered and not flight.closed:
-            self._close_for(flight)
-        self._open_without(flight, gone)
+        self._closures.close_for(flight)
+        self._closures.open_without(flight, gone)
 
     def retry(self, flight: Flight, due_ns: int) -> None:
         """Let a batch that was set back be tried again.
@@ -572,8 +570,7 @@ class View:
             first.passes_from_ns = flight.passes_from_ns if chained else flight.failed_ns
             self.retries.add(first.cut, due_ns=flight.failed_ns)
         else:
-            self._unclose(flight, flight.closed)
-            self._open(flight, flight.parts)
+            self._closures.end(flight)
             self._lets_new_pass = self._ordered
 
     def _followers(self, flight: Flight) -> list[Flight]:
@@ -600,10 +597,9 @@ class View:
         kept, rest = divide(flight.parts, count)
         other = self._like(flight, rest, batch_id, place=(*flight.place, 1))
         flight.place = (*flight.place, 0)
-        self._unclose(flight, flight.closed)
         flight.keep(kept)
-        for each in (flight, other) if self._ordered else ():
-            self._close_for(each)
+        self._closures.renew(flight)
+        self._closures.close_for(other)
         return other
 
     def rest_of(self, flight: Flight) -> Flight | None:
@@ -620,10 +616,8 @@ class View:
         """
         kept, others = divide(flight.parts, count)
         for each, parts in ((flight, kept), (rest, others + rest.parts)):
-            self._unclose(each, each.closed)
             each.keep(parts)
-            if self._ordered:
-                self._close_for(each)
+            self._closures.renew(each)
 
     def _like(
         self, flight: Flight, parts: list[Part], batch_id: int, place: tuple[int, ...]
@@ -651,13 +645,13 @@ class View:
             groups: Rows, counted through all its records; ascending, one group behind the other.
         """
         picked, kept = pick(flight.parts, groups)
-        self._unclose(flight, flight.closed)
+        self._closures.release(flight, flight.closed)
         others = [
             self._like(flight, parts, next(batch_ids), place=(*flight.place, number))
             for number, parts in enumerate(picked)
         ]
-        for other in others if self._ordered else ():
-            self._close_for(other)
+        for other in others:
+            self._closures.close_for(other)
         flight.keep(kept)
         return others
 
@@ -667,7 +661,7 @@ class View:
 
     def forget(self, flight: Flight) -> None:
         """Let go of a batch that was set back and has no records any more."""
-        self._unclose(flight, flight.closed)
+        self._closures.release(flight, flight.closed)
         self._forget(flight)
 
     def _forget(self, flight: Flight) -> None:
@@ -700,63 +694,15 @@ class View:
         self.exhausted.pop(flight, None)
         self._unsettled_by_lane[flight.cut.lane] += 1
         if flight.aside:
-            self._unclose(flight, flight.closed)
-            self._open(flight, flight.parts)
-        elif self._ordered and not flight.closed:
-            self._close_for(flight)
-
-    def _close_for(self, flight: Flight) -> None:
-        """Keep the sub-queues of a batch closed until it is settled.
-
-        What it has of a partition that is gone closes nothing for whoever has it again.
-        """
-        flight.closed = {part.queue for part in flight.live}
-        for queue in flight.closed:
-            self._closed[flight.cut.lane, queue] += 1
-            self.scheduler.close(flight.cut.lane, queue)
+            self._closures.end(flight)
+        else:
+            self._closures.close_for(flight)
 
     def _free_seat(self, flight: Flight) -> None:
         """Free the seat of a batch, once."""
         if flight.seated:
             flight.seated = False
             self.seats_by_lane[flight.cut.lane] -= 1
-
-    def _open(self, flight: Flight, parts: Iterable[Part]) -> None:
-        """Let the sub-queues of a batch go on, unless something else holds them back."""
-        if not self._ordered:
-            return
-        lane = flight.cut.lane
-        for part in parts:
-            gone = part.partition.gone or part.partition.revoking
-            held_back = gone and part.queue < FLOW_QUEUES
-            held_back = held_back or self._closed[lane, part.queue] > 0
-            if not held_back and not self._in_hand(flight, part):
-                self.scheduler.open(lane, part.queue)
-
-    def _in_hand(self, flight: Flight, part: Part) -> bool:
-        """Tell whether an agent has another batch of the same sub-queue.
-
-        It may have got it after this one came back, before what was sent for this one failed.
-        What it has of a partition from an earlier assignment does not count.
-        """
-        return any(
-            each.queue == part.queue
-            and (each.queue >= FLOW_QUEUES or each.partition is part.partition)
-            for other in self.flights.values()
-            if other.seated and other.cut.lane == flight.cut.lane and other is not flight
-            for each in other.parts
-        )
-
-    def _open_without(self, flight: Flight, gone: Iterable[Part]) -> None:
-        """Let the flows go on that a failed batch held only for partitions that are gone."""
-        self._unclose(flight, flight.closed - flight.queues)
-        self._open(flight, gone)
-
-    def _unclose(self, flight: Flight, queues: set[int]) -> None:
-        """Note that a failed batch no longer keeps these sub-queues closed."""
-        for queue in queues:
-            self._closed[flight.cut.lane, queue] -= 1
-        flight.closed = flight.closed - queues
 
     # What leaves without a seat.
 
@@ -769,24 +715,22 @@ class View:
     def give_up(self, flight: Flight, gone: Sequence[Part]) -> None:
         """Let the sub-queues go on of records that a batch has no longer; it was not started."""
         if flight.failed:
-            self._open_without(flight, gone)
+            self._closures.open_without(flight, gone)
             if not flight.parts:
                 self._forget(flight)
         else:
             still = flight.queues
-            self._open(flight, [part for part in gone if part.queue not in still])
+            self._closures.open(flight, [part for part in gone if part.queue not in still])
 
     def divert(self, flight: Flight) -> None:
         """Keep the sub-queues closed of records that are on their way to another topic."""
         self.diversions.append(flight)
-        if self._ordered:
-            self._close_for(flight)
+        self._closures.close_for(flight)
 
     def end_diversion(self, flight: Flight) -> None:
         """Let the sub-queues go on, unless the agent has a batch of theirs."""
         self.diversions.remove(flight)
-        self._unclose(flight, flight.closed)
-        self._open(flight, flight.parts)
+        self._closures.end(flight)
 
     # Rebalance.
 
@@ -808,7 +752,7 @@ class View:
             if flight.seated and flight.holds(partition)
         }
         for lane in range(len(self.lanes)):
-            if not self._ordered or not (lane in busy or self._closed[lane, number]):
+            if not self._ordered or not (lane in busy or self._closures.counts[lane, number]):
                 self.scheduler.open(lane, number)
 
     def drop(self, partition: Partition) -> None:
@@ -817,7 +761,7 @@ class View:
         self._revoking.discard(partition)
         self.backlog.drop(partition)
         for flight in [*self.flights.values(), *self.diversions]:
-            self._unclose(flight, flight.closed & {partition.number})
+            self._closures.release(flight, flight.closed & {partition.number})
             if flight.cut in self.retries:
                 self._drop_from(flight)
         for lane in range(len(self.lanes)):
@@ -825,7 +769,7 @@ class View:
 
     def _drop_from(self, flight: Flight) -> None:
         """Take the records of a partition that is gone out of a batch that waits for its retry."""
-        self._open_without(flight, flight.let_go())
+        self._closures.open_without(flight, flight.let_go())
         if not flight.parts:
             self.retries.remove(flight.cut)
             self._forget(flight)

@@ -76,7 +76,7 @@ def letter(
               "offset": 1000 + number, "timestamp": BASE_MS + 1000 * number,
               "value": None if tombstone else value or b"{%d" % number}  # fmt: skip
     own = [{"name": name, "value": content} for name, content in headers]
-    made = letter_of(record, own, reason, 1, kind)
+    made = letter_of(record | {"headers": own}, reason, 1, kind)
     return Record(made["value"], made["key"], made["headers"], partition, made["timestamp"])
 
 

@@ -41,7 +41,7 @@ def letter(
     record = {"key": b"k", "value": value, "timestamp": timestamp_ms, "topic": topic,
               "partition": 3, "offset": 1000 + offset}  # fmt: skip
     own = [{"name": name, "value": content} for name, content in headers]
-    made = letter_of(record, own, reason, 1, kind)
+    made = letter_of(record | {"headers": own}, reason, 1, kind)
     return Letter(
         topic="shop.dlq", partition=0, offset=offset, timestamp_ms=made["timestamp"],
         key=made["key"], value=made["value"], headers=made["headers"],

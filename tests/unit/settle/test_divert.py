@@ -11,7 +11,7 @@ from flowguard.chunk import TopicPartition
 from flowguard.errors import SettleError
 from flowguard.settle.divert import Diverter, outgoing_of
 from tests.builders import EPOCH_MS, chunk_of, slice_of
-from tests.unit.settle.test_dead_letter import FakePort as LettersPort
+from tests.unit.settle.test_letter_writer import FakePort as LettersPort
 
 
 class FakePort(LettersPort):
