@@ -8,8 +8,7 @@ DivertBatch ─▶ another topic
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
-from copy import copy
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -20,7 +19,7 @@ from flowguard.agents.delivered import Delivered, Outcome
 from flowguard.agents.event import FaustDelivery
 from flowguard.agents.feed import Feed
 from flowguard.batch import Batch
-from flowguard.chunk import TopicPartition
+from flowguard.chunk import Slice, TopicPartition
 from flowguard.commands import Cut
 from flowguard.control.memory import MemoryBudget
 from flowguard.declared import Declared
@@ -151,18 +150,26 @@ class Delivery:
             self._outcome.finished(cut.batch_id, range(cut.num_records))
 
     async def _write_letters(
-        self, cut: Cut, reasons: Mapping[int, str], error: str, *, attempt: int, again: bool
+        self,
+        agent: str,
+        lane: int,
+        slices: Sequence[Slice],
+        reasons: Mapping[int, str],
+        error: str,
+        *,
+        attempt: int,
+        again: bool,
     ) -> None:
         """Write rows of a batch to the dead letters, unless there are too many.
 
         Raises:
             LettersNotWritten: They were not acknowledged, or are too many.
         """
-        stops = self._outcome.too_many_letters(cut.agent, cut.lane, letters_in(cut, reasons))
-        writer = self.letters_of(cut.agent)
+        stops = self._outcome.too_many_letters(agent, lane, letters_in(slices, reasons))
+        writer = self.letters_of(agent)
         if stops:
             raise LettersNotWritten("; ".join(stops.values()), topic=writer.topic, stops=stops)
-        await writer.write(cut.slices, reasons, attempt=attempt, error=error, again=again)
+        await writer.write(slices, reasons, attempt=attempt, error=error, again=again)
 
     async def _decode_aside(self, cut: Cut, feed: Feed) -> None:
         """Decode on another thread; columns that are being inferred one batch at a time."""
@@ -197,7 +204,10 @@ class Delivery:
         )
         if decoded is not None:
             self._count_frame(cut.batch_id, decoded.frame)
-        write = partial(self._write_letters, copy(cut), attempt=cut.attempt, again=cut.again)
+        write = partial(  # as it is now: what becomes of the batch may change the cut
+            self._write_letters, cut.agent, cut.lane, cut.slices,
+            attempt=cut.attempt, again=cut.again,
+        )  # fmt: skip
         delivered = Delivered(
             cut.batch_id,
             batch,
@@ -235,10 +245,12 @@ class Delivery:
             writer.stop()
 
 
-def letters_in(cut: Cut, rows: Iterable[int]) -> dict[TopicPartition, tuple[int, int]]:
+def letters_in(
+    slices: Sequence[Slice], rows: Iterable[int]
+) -> dict[TopicPartition, tuple[int, int]]:
     """Return for each partition how many of these rows it has, and how many records."""
     found: dict[TopicPartition, tuple[int, int]] = {}
-    for piece, letters in zip(cut.slices, count_rows(cut.slices, rows), strict=True):
+    for piece, letters in zip(slices, count_rows(slices, rows), strict=True):
         name = piece.chunk.partition
         counted, records = found.get(name, (0, 0))
         found[name] = counted + letters, records + piece.count
