@@ -451,6 +451,7 @@ class View:
         """Let batches become larger or smaller as what they cost says, now and then."""
         limiter = self.seats.limiter
         shadow = BATCH_SIZE in self.shadow
+        in_use = self.limit.records
         review = self.limit.review(
             now_ns,
             fixed_ns=limiter.cost.fixed_ns,
@@ -459,8 +460,8 @@ class View:
             window_ns=limiter.window_ns,
             enforce=not shadow,
         )
-        if review is None:
-            return
+        if review is None or (not shadow and self.limit.records == in_use):
+            return  # a target keeps batches smaller than that anyway
         before, after, why = review
         if not shadow:
             self.invalidate("the batch size changed")

@@ -284,6 +284,15 @@ def test_batches_without_a_target_become_as_short_as_is_worth_it():
     assert "a record takes" in steps[-1].why
 
 
+def test_what_a_target_keeps_small_anyway_is_no_decision_about_the_batch_size():
+    d = shop(lanes=(Lane("urgent", target="40ms"),), records_max=4096)
+
+    sizes = serve(d, seconds=40)
+
+    assert sizes[-1] <= 10
+    assert [each for each in d.engine.decisions if each.loop == "batch-size"] == []
+
+
 def test_in_shadow_mode_the_batch_size_is_only_said():
     d = shop(records_max=1000, shadow=frozenset({"batch-size"}))
 
