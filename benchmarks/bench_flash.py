@@ -104,7 +104,9 @@ def work_flowguard(
     async def tell() -> None:
         state = state_document(app.runtime.snapshot(), app=group, worker="bench")
         state.pop("partitions")
-        pipe.send({"at": time.time(), **state})
+        ladder = [each for each in app.runtime.engine.decisions if each.loop == "ladder"]
+        steps = [abs(each.after - each.before) for each in ladder]
+        pipe.send({"at": time.time(), "rungs_at_once": max(steps, default=0), **state})
 
     programs.run_worker(app)
 
@@ -330,7 +332,7 @@ def judge(turn: Turn) -> bool:
     peak = max(state["memory"]["used"] for state in turn.states)
     shed = turn.states[-1]["lanes"]["rt"]["shed"]
     steps = rungs(turn)
-    leap = max((abs(after[1] - before[1]) for before, after in pairwise(steps)), default=0)
+    leap = max(state["rungs_at_once"] for state in turn.states)
     offered = sum(rate * (1 if lane == "rt" else FACTOR) for lane, rate in RATES.items())
     can = capacity(turn)
     turns, clear, drained = shed_turns_a_minute(turn), clear_s(turn), turn.done_s
