@@ -19,7 +19,7 @@ from flowguard._native import wire
 from flowguard.chunk import Slice, TopicPartition
 from flowguard.facts import Nack
 from flowguard.lanes.lane import Lane
-from flowguard.selection import rows_of
+from flowguard.selection import all_but, rows_of
 from flowguard.trace_context import shared_traceparent
 from flowguard.units import Duration, duration_ns
 
@@ -192,9 +192,7 @@ class Batch:
         frame = self._make_frame() if self._framed is None else self._framed
         unframed, self._unframed = self._unframed, []
         for rows in unframed:
-            keep = np.ones(len(frame), dtype=bool)
-            keep[rows] = False
-            frame = frame.filter(keep)
+            frame = frame.filter(all_but(rows, len(frame)))
         self._framed = frame
         return frame
 
@@ -302,5 +300,4 @@ def without_rows(columns: pa.RecordBatch, rows: Sequence[int]) -> pa.RecordBatch
     """Return the columns without these rows, ascending; the very same if there are none."""
     if not rows:
         return columns
-    gone = set(rows)
-    return columns.take(pa.array([row for row in range(columns.num_rows) if row not in gone]))
+    return columns.filter(pa.array(all_but(rows, columns.num_rows)))

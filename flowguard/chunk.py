@@ -8,13 +8,14 @@ A *slice* is a run of records of a chunk; cutting one copies nothing.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-__all__ = ["NO_FLOW", "Chunk", "Slice", "TopicPartition"]
+__all__ = ["NO_FLOW", "Chunk", "Slice", "TopicPartition", "rows_by_slice"]
 
 #: The flow of records that queue by partition.
 NO_FLOW: Final = -1
@@ -158,3 +159,20 @@ class Slice:
     def num_bytes(self) -> int:
         """Return the slice's share of the chunk's bytes."""
         return self.chunk.num_bytes * self.count // max(1, self.chunk.num_records)
+
+
+def rows_by_slice(slices: Iterable[Slice], rows: Iterable[int]) -> list[list[int]]:
+    """Return for each slice which of these rows it has, ascending.
+
+    Args:
+        rows: Counted through all slices; those that are returned begin at 0 in each.
+    """
+    wanted = sorted(rows)
+    found = []
+    start = 0
+    for piece in slices:
+        end = start + piece.count
+        inside = wanted[bisect_left(wanted, start) : bisect_left(wanted, end)]
+        found.append([row - start for row in inside])
+        start = end
+    return found

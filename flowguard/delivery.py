@@ -19,14 +19,13 @@ from flowguard.agents.delivered import Delivered, Outcome
 from flowguard.agents.event import FaustDelivery
 from flowguard.agents.feed import Feed
 from flowguard.batch import Batch
-from flowguard.chunk import Slice, TopicPartition
+from flowguard.chunk import Slice, TopicPartition, rows_by_slice
 from flowguard.commands import Cut
 from flowguard.control.memory import MemoryBudget
 from flowguard.declared import Declared
 from flowguard.errors import LettersNotWritten
 from flowguard.intake.codec import Decoded
 from flowguard.intake.codec.raw import RawCodec
-from flowguard.parting import count_rows
 from flowguard.settle.divert import Diverter
 from flowguard.settle.letter_writer import DeadLetterWriter
 
@@ -250,10 +249,10 @@ def letters_in(
 ) -> dict[TopicPartition, tuple[int, int]]:
     """Return for each partition how many of these rows it has, and how many records."""
     found: dict[TopicPartition, tuple[int, int]] = {}
-    for piece, letters in zip(slices, count_rows(slices, rows), strict=True):
+    for piece, letters in zip(slices, rows_by_slice(slices, rows), strict=True):
         name = piece.chunk.partition
         counted, records = found.get(name, (0, 0))
-        found[name] = counted + letters, records + piece.count
+        found[name] = counted + len(letters), records + piece.count
     return {name: counts for name, counts in found.items() if counts[0]}
 
 

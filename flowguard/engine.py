@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias, assert_never
 
 from flowguard._native.histogram import LatencyHistogram
-from flowguard.chunk import Chunk, TopicPartition
+from flowguard.chunk import Chunk, TopicPartition, rows_by_slice
 from flowguard.commands import Command, Fetch, Resume, StartBatch
 from flowguard.control.decision import DecisionLog
 from flowguard.control.memory import MemoryBudget
@@ -52,7 +52,6 @@ from flowguard.holdings import Flight, Partition
 from flowguard.lanes.lane import Lane
 from flowguard.lanes.lane_set import LaneSet
 from flowguard.overflow import Overflow
-from flowguard.parting import count_rows
 from flowguard.settle.ledger import PartitionLedger
 from flowguard.snapshot import Counts
 from flowguard.spilling import Spilling
@@ -566,8 +565,8 @@ class Engine:
 
 def live_rows(flight: Flight, rows: Iterable[int]) -> int:
     """Return how many of these rows of a batch are still ours."""
-    counts = count_rows((part.piece for part in flight.parts), rows)
-    return sum(count for part, count in zip(flight.parts, counts, strict=True) if part.live)
+    found = rows_by_slice((part.piece for part in flight.parts), rows)
+    return sum(len(own) for part, own in zip(flight.parts, found, strict=True) if part.live)
 
 
 def scans_of(blocks: Blocks, next_offset: int) -> dict[tuple[int, int], tuple[int, int]]:

@@ -5,14 +5,12 @@ Rows are counted through all pieces of a batch.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from flowguard.chunk import Slice
 from flowguard.holdings import Part
 
-__all__ = ["count_rows", "divide", "pick"]
+__all__ = ["divide", "pick"]
 
 
 def divide(parts: Sequence[Part], count: int) -> tuple[list[Part], list[Part]]:
@@ -63,15 +61,3 @@ def pick(
             others.append(rest)
         before = end
     return picked, others
-
-
-def count_rows(pieces: Iterable[Slice], rows: Iterable[int]) -> list[int]:
-    """Return for each piece how many of these rows it has."""
-    wanted = sorted(rows)
-    counts: list[int] = []
-    before = 0
-    for piece in pieces:
-        end = before + piece.count
-        counts.append(bisect_left(wanted, end) - bisect_left(wanted, before))
-        before = end
-    return counts

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-__all__ = ["rows_of"]
+__all__ = ["all_but", "rows_of"]
 
 
 def rows_of(selection: Any, length: int) -> list[int]:
@@ -53,3 +54,10 @@ def rows_in(mask: npt.NDArray[np.bool_], length: int) -> list[int]:
     if len(mask) != length:
         raise ValueError(f"the mask has {len(mask)} values, the batch {length} records")
     return np.flatnonzero(mask).tolist()
+
+
+def all_but(rows: Sequence[int], length: int) -> npt.NDArray[np.bool_]:
+    """Return a mask of the other rows. Shape: `length`."""
+    mask = np.ones(length, bool)
+    mask[list(rows)] = False
+    return mask

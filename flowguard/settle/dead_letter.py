@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 import pyarrow as pa
 
 from flowguard._native import wire
 from flowguard._native.murmur2 import partitions_of
-from flowguard.chunk import Slice, TopicPartition
+from flowguard.chunk import Slice, TopicPartition, rows_by_slice
 from flowguard.settle.egress import Header, Outgoing
 
 Position: TypeAlias = tuple[TopicPartition, int]
@@ -32,28 +31,15 @@ class DeadLetter(dict[str, Any]):
     """One record: key, value, headers, timestamp."""
 
 
-def split_rows(
-    slices: Sequence[Slice], rows: Iterable[int]
-) -> Iterator[tuple[Slice, list[int], list[int]]]:
-    """Return each slice with any of these rows: those, ascending, and where it has them."""
-    wanted = deque(sorted(rows))
-    start = 0
-    for piece in slices:
-        found = []
-        while wanted and wanted[0] < start + piece.count:
-            found.append(wanted.popleft())
-        if found:
-            yield piece, found, [row - start for row in found]
-        start += piece.count
-
-
 def positions_of(slices: Sequence[Slice], rows: Iterable[int]) -> dict[int, Position]:
     """Return where in the log these rows are, ascending by row."""
-    return {
-        row: (piece.chunk.partition, piece.offsets[place].as_py())
-        for piece, found, places in split_rows(slices, rows)
-        for row, place in zip(found, places, strict=True)
-    }
+    rows = sorted(rows)
+    positions = [
+        (piece.chunk.partition, piece.offsets[place].as_py())
+        for piece, places in zip(slices, rows_by_slice(slices, rows), strict=True)
+        for place in places
+    ]
+    return dict(zip(rows, positions, strict=True))
 
 
 def letters_of(
@@ -63,12 +49,16 @@ def letters_of(
 
     A value that is too large is left out; its digest tells which one it was.
     """
-    letters = []
-    for piece, rows, places in split_rows(slices, reasons):
-        for row, record in zip(rows, records_at(piece.columns, places), strict=True):
-            record |= piece.chunk.partition._asdict()
-            letters.append(letter_of(record, reasons[row], attempt, error))
-    return letters
+    rows = sorted(reasons)
+    records = [
+        record | piece.chunk.partition._asdict()
+        for piece, places in zip(slices, rows_by_slice(slices, rows), strict=True)
+        for record in (records_at(piece.columns, places) if places else ())
+    ]
+    return [
+        letter_of(record, reasons[row], attempt, error)
+        for row, record in zip(rows, records, strict=True)
+    ]
 
 
 def records_at(columns: pa.RecordBatch, places: Sequence[int]) -> list[dict[str, Any]]:

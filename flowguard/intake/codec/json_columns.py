@@ -53,6 +53,7 @@ from flowguard.intake.codec.rows import (
     join_parts,
 )
 from flowguard.intake.schema import Schema
+from flowguard.selection import all_but
 
 __all__ = ["JsonColumns", "parse_json"]
 
@@ -215,8 +216,7 @@ class JsonColumns:
         if slow.table.schema != table.schema:  # inferred columns widened; the caller repeats
             return self._by_row(values.to_pylist())
         rejected = [Rejection(int(rows[row]), reason) for row, reason in slow.rejected]
-        kept = np.ones(len(values), bool)
-        kept[[row for row, _ in rejected]] = False
+        kept = all_but([row for row, _ in rejected], len(values))
         if not slow.table.num_rows:
             return Part(table.filter(pa.array(kept)), rejected)
         order = np.arange(len(values))
