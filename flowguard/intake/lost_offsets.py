@@ -52,7 +52,7 @@ class LostOffsets:
         find_offset: Coroutine: partition, "earliest" or "latest" → offset.
         begin_anew: Called with partition, epoch and offset where what is held of a partition is
             of another log, and has to be let go.
-        lives: Tells whether a topic was made anew; None takes all for the same.
+        lives: Tells which topic it is; None takes all for the same.
         moved: Called when a cursor can be read again.
     """
 
@@ -77,6 +77,9 @@ class LostOffsets:
         self._moved = moved
         self._clock = clock
         self._verifying: set[str] = set()
+        #: Of partitions, not topics: one that is let go while the answer is on its way, and comes
+        #: back with a position of the former topic, has not been told yet.
+        self._topic_ids: dict[TopicPartition, bytes] = {}
         self.tasks: set[asyncio.Task[None]] = set()
 
     def stop(self, cursor: Cursor, why: str) -> Stopped:
@@ -136,30 +139,38 @@ class LostOffsets:
             self._run(self._verify(self._lives, topic))
 
     async def _verify(self, lives: TopicLives, topic: str) -> None:
-        """Ask until it is known whether a topic is the same, and let its partitions go on."""
+        """Ask until it is known which topic it is, and let its partitions go on."""
         try:
-            same = await self._is_same(lives, topic)
+            topic_id = await self._find_id(lives, topic)
         finally:
             self._verifying.discard(topic)
         for cursor in self._of(topic):
             cursor.doubted = False
-            if not same and not cursor.stopped and not cursor.losing:
+            if self._is_other(cursor.name, topic_id) and not cursor.stopped and not cursor.losing:
                 cursor.losing = cursor.former = True
                 self._run(self._go_to_new(cursor))
         self._moved()
 
-    async def _is_same(self, lives: TopicLives, topic: str) -> bool:
-        """Return the answer of who leads the topic; True once it is not ours any more."""
+    async def _find_id(self, lives: TopicLives, topic: str) -> bytes | None:
+        """Return what who leads the topic says; None without ids, and once it is not ours."""
         while cursors := self._of(topic):
             leader = self._client.cluster.leader_for_partition(cursors[0].name)
             if leader is not None and leader >= 0:
                 try:
-                    return await lives.is_same(topic, leader)
+                    return await lives.id_of(topic, leader)
                 except EXPECTED as error:
                     logger.debug("%s: which topic it is cannot be told: %r", topic, error)
             self._client.force_metadata_update()
             await asyncio.sleep(RETRY_BACKOFF_S)
-        return True
+        return None
+
+    def _is_other(self, name: TopicPartition, topic_id: bytes | None) -> bool:
+        """Tell whether a partition was of another topic when it was last ours."""
+        if topic_id is None:
+            return False
+        before = self._topic_ids.get(name, topic_id)
+        self._topic_ids[name] = topic_id
+        return before != topic_id
 
     def _of(self, topic: str) -> list[Cursor]:
         return [cursor for cursor in self._cursors() if cursor.name.topic == topic]

@@ -1,4 +1,4 @@
-"""Whether a topic is still the one that was being read, or was deleted and made anew.
+"""Which topic it is that goes by a name: it may have been deleted and made anew.
 
 The offsets of a topic that was made anew begin anew. A position in the former one may well be
 in the log of the new one, and whoever went on there would pass over records in silence. Kafka
@@ -36,7 +36,7 @@ NO_ID: Final = bytes(16)
 
 
 class TopicLives:
-    """Remembers the id of each topic, and asks whether it is still the same.
+    """Asks which topic it is that goes by a name now.
 
     Args:
         client: aiokafka's.
@@ -44,12 +44,12 @@ class TopicLives:
 
     def __init__(self, client: Any) -> None:
         self._client = client
-        self._ids: dict[str, bytes] = {}
 
-    async def is_same(self, topic: str, node: int) -> bool:
-        """Ask a broker that leads a partition of it; True also if there are no ids to compare.
+    async def id_of(self, topic: str, node: int) -> bytes | None:
+        """Return the id that a broker knows; None from one before Kafka 3.1, which has none.
 
-        Others may not have heard yet that it was made anew.
+        To be asked of one that leads a partition: others may not have heard yet that the topic
+        was made anew.
 
         Raises:
             KafkaError, OSError, TimeoutError: It is not known now; to be asked again.
@@ -58,14 +58,12 @@ class TopicLives:
             try:
                 answer = await self._client.send(node, TopicIdRequest(topic))
             except (IncompatibleBrokerVersion, NotImplementedError):
-                return True  # a broker before 3.1
+                return None
         for error_code, name, topic_id, *_ in answer.topics:
             if error_code:
                 raise for_code(error_code)(topic)
             if name == topic:
-                before = self._ids.get(topic, topic_id)
-                self._ids[topic] = topic_id
-                return bool(before == topic_id)
+                return bytes(topic_id)
         raise StaleMetadata(f"broker {node} says nothing of topic {topic}")
 
 

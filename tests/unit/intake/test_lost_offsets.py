@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -29,9 +29,13 @@ class Lives(TopicLives):
         super().__init__(client=self)
         self.answers = list(answers)
         self.asked = 0
+        self.meanwhile: Callable[[], None] | None = None  # what happens before the answer is in
 
     async def send(self, node: int, request: Any) -> Any:
         self.asked += 1
+        if self.meanwhile is not None:
+            self.meanwhile()
+            self.meanwhile = None
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer
@@ -127,6 +131,24 @@ async def test_a_partition_that_had_no_position_in_the_former_topic_is_simply_re
 
     assert reader.stopped() == {}
     assert "made anew; it is read from its beginning" in caplog.text
+
+
+async def test_a_partition_that_was_let_go_while_its_topic_was_made_anew_is_told_when_it_returns(
+    broker: ScriptedBroker,
+) -> None:
+    broker.append(T0, 3)
+    async with reading(broker, plans=plans("stop"), find_offset=earliest_is_0) as reader:
+        lives = Lives(OLD, NEW)
+        begin_with(broker, lives, reader)
+        await until(lambda: reader.offsets(T0))
+        lives.meanwhile = lambda: reader.fetcher.assign({T1: (0, 1)})
+        await make_anew(broker, reader)
+        await until(lambda: lives.meanwhile is None)
+        broker.append(T0, 3)
+        reader.assign(T0, T1, offset=3, epoch=2)  # committed when it was let go
+        await until(reader.stopped)
+
+    assert reader.offsets(T0) == [0, 1, 2]
 
 
 async def test_nothing_is_read_until_it_is_certain_which_topic_it_is(
