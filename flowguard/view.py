@@ -505,7 +505,7 @@ class View:
             return  # what a fallback takes says nothing of the function that it stands in for
         service_ns = now_ns - flight.cut.started_ns
         self.serving.times.add(service_ns, now_ns)
-        self.limit.sample(records=flight.cut.num_records, service_ns=service_ns)
+        self.limit.sample(records=flight.cut.num_records, service_ns=service_ns, now_ns=now_ns)
         self.service_ns += (service_ns - self.service_ns) / (8 if self.service_ns else 1)
         self._correct(flight, service_ns)
 

@@ -77,11 +77,19 @@ class Review(NamedTuple):
     why: str
 
 
+class Doubt(NamedTuple):
+    """A batch took too long, though as many records had been in time before."""
+
+    since_ns: int
+    fitting: int  # how many records would have been in time
+
+
 class BatchLimit:
     """Learn how many records an agent handles in a quarter of the tightest target.
 
     Doubles while full batches take less than half of the time allowed, and shrinks in
-    proportion as soon as one takes longer. Where shrinking does not help, because a call
+    proportion when one takes longer: at once where so many were never in time, otherwise when a
+    second one says the same. Where shrinking does not help, because a call
     takes its time whatever its size, that fixed part is left out of account, and half of the
     time allowed is for records all the same: or a slow call would be made for a handful of
     records again and again. Now and then a batch of very few has one more. Without a target the
@@ -107,6 +115,8 @@ class BatchLimit:
         self._reviewed_ns: int | None = None
         self._fixed_ns = 0
         self._late: tuple[int, int] | None = None  # the last batch, if it took too long
+        self._in_time = 0  # the most records of a batch that did not take too long
+        self._doubt: Doubt | None = None
         self._unchanged = 0  # full batches since the limit moved, or was tried
 
     @property
@@ -157,8 +167,8 @@ class BatchLimit:
             self._worthwhile = after
         return Review(before, after, why)
 
-    def sample(self, *, records: int, service_ns: int) -> None:
-        """Learn from one finished batch."""
+    def sample(self, *, records: int, service_ns: int, now_ns: int) -> None:
+        """Learn from one batch that has just finished."""
         if self.service_ns_max is None:
             return
         self._learn_fixed(records, service_ns)
@@ -167,14 +177,37 @@ class BatchLimit:
         before = self._learnt
         self._late = (records, service_ns) if taken_ns > room_ns else None
         if taken_ns > room_ns:
-            self._learnt = max(1, min(before, records * room_ns // taken_ns))
-        elif records >= before:
-            doubled = 2 * before if taken_ns * 2 < room_ns else 0
-            self._learnt = min(self.records_max, max(records, doubled))
+            fitting = self._confirmed(records, records * room_ns // taken_ns, service_ns, now_ns)
+            self._learnt = max(1, min(before, fitting))
+            self._in_time = min(self._in_time, self._learnt)
+        else:
+            self._in_time = max(self._in_time, records)
+            self._doubt = None
+            if records >= before:
+                doubled = 2 * before if taken_ns * 2 < room_ns else 0
+                self._learnt = min(self.records_max, max(records, doubled))
         if records > before or self._learnt != before:
             self._unchanged = 0
         elif records == before:
             self._unchanged += 1
+
+    def _confirmed(self, records: int, fitting: int, service_ns: int, now_ns: int) -> int:
+        """Return how many records fit, as far as one batch that took too long can say.
+
+        Where as many were in time before, it may have been an accident, and the batches that ran
+        beside it have met with the same. One that began later has not: what fits is what the
+        better of both says.
+        """
+        if records > self._in_time:
+            return fitting
+        if self._doubt is None:
+            self._doubt = Doubt(now_ns, fitting)
+            return self._learnt
+        if now_ns - service_ns < self._doubt.since_ns:
+            return self._learnt
+        fitting = max(fitting, self._doubt.fitting)
+        self._doubt = None
+        return fitting
 
     def _learn_fixed(self, records: int, service_ns: int) -> None:
         """Put the line through two late batches of different size; no batch is faster."""

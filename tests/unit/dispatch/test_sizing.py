@@ -11,68 +11,78 @@ from flowguard.units import MICROSECOND, MILLISECOND, SECOND
 TARGET_NS = 40 * MILLISECOND  # a quarter of it is 10 ms
 
 
-def test_without_a_target_batches_are_as_large_as_the_agent_allows():
-    limit = BatchLimit(4096, target_ns=None)
+class Served(BatchLimit):
+    """A limit whose batches run one after the other."""
 
-    limit.sample(records=4096, service_ns=10_000 * MILLISECOND)
+    now_ns = 0
+
+    def serve(self, *, records: int, service_ns: int) -> None:
+        self.now_ns += service_ns
+        self.sample(records=records, service_ns=service_ns, now_ns=self.now_ns)
+
+
+def test_without_a_target_batches_are_as_large_as_the_agent_allows():
+    limit = Served(4096, target_ns=None)
+
+    limit.serve(records=4096, service_ns=10_000 * MILLISECOND)
 
     assert limit.records == 4096
 
 
 def test_with_a_target_the_search_starts_small():
-    assert BatchLimit(4096, target_ns=TARGET_NS).records == RECORDS_FIRST
-    assert BatchLimit(10, target_ns=TARGET_NS).records == 10
+    assert Served(4096, target_ns=TARGET_NS).records == RECORDS_FIRST
+    assert Served(10, target_ns=TARGET_NS).records == 10
 
 
 def test_full_batches_that_are_fast_make_the_next_ones_twice_as_large():
-    limit = BatchLimit(200, target_ns=TARGET_NS)
+    limit = Served(200, target_ns=TARGET_NS)
 
-    limit.sample(records=64, service_ns=4 * MILLISECOND)
+    limit.serve(records=64, service_ns=4 * MILLISECOND)
     assert limit.records == 128
-    limit.sample(records=128, service_ns=4 * MILLISECOND)
+    limit.serve(records=128, service_ns=4 * MILLISECOND)
 
     assert limit.records == 200
 
 
 def test_a_batch_that_was_not_full_says_nothing_about_larger_ones():
-    limit = BatchLimit(4096, target_ns=TARGET_NS)
+    limit = Served(4096, target_ns=TARGET_NS)
 
-    limit.sample(records=3, service_ns=MILLISECOND)
+    limit.serve(records=3, service_ns=MILLISECOND)
 
     assert limit.records == RECORDS_FIRST
 
 
 def test_a_batch_that_takes_too_long_shrinks_the_next_ones_in_proportion():
-    limit = BatchLimit(4096, target_ns=TARGET_NS)
+    limit = Served(4096, target_ns=TARGET_NS)
 
-    limit.sample(records=64, service_ns=40 * MILLISECOND)
+    limit.serve(records=64, service_ns=40 * MILLISECOND)
 
     assert limit.records == 16
 
 
 def test_the_limit_never_falls_below_one_record():
-    limit = BatchLimit(4096, target_ns=TARGET_NS)
+    limit = Served(4096, target_ns=TARGET_NS)
 
-    limit.sample(records=1, service_ns=60_000 * MILLISECOND)
+    limit.serve(records=1, service_ns=60_000 * MILLISECOND)
 
     assert limit.records == 1
 
 
 def test_a_slow_small_batch_never_makes_batches_larger():
-    limit = BatchLimit(4096, target_ns=TARGET_NS)
-    limit.sample(records=64, service_ns=640 * MILLISECOND)
+    limit = Served(4096, target_ns=TARGET_NS)
+    limit.serve(records=64, service_ns=640 * MILLISECOND)
     assert limit.records == 1
 
-    limit.sample(records=64, service_ns=11 * MILLISECOND)
+    limit.serve(records=64, service_ns=11 * MILLISECOND)
 
     assert limit.records == 1
 
 
 def test_batches_settle_where_they_take_between_half_and_all_of_the_time():
-    limit = BatchLimit(4096, target_ns=TARGET_NS)
+    limit = Served(4096, target_ns=TARGET_NS)
 
     for _ in range(50):
-        limit.sample(records=limit.records, service_ns=limit.records * 20_000)
+        limit.serve(records=limit.records, service_ns=limit.records * 20_000)
 
     assert 5 * MILLISECOND <= limit.records * 20_000 <= 10 * MILLISECOND
 
@@ -96,19 +106,19 @@ def test_batch_size_names_the_option_that_was_meant():
 
 
 def test_a_call_that_is_slow_whatever_its_size_does_not_shrink_batches_for_good():
-    limit = BatchLimit(4096, target_ns=50 * MILLISECOND)
+    limit = Served(4096, target_ns=50 * MILLISECOND)
 
     for _ in range(40):
-        limit.sample(records=limit.records, service_ns=500 * MILLISECOND)
+        limit.serve(records=limit.records, service_ns=500 * MILLISECOND)
 
     assert limit.records == 4096
 
 
 def test_a_fixed_part_leaves_half_of_the_time_to_records():
-    limit = BatchLimit(4096, target_ns=40 * MILLISECOND)
+    limit = Served(4096, target_ns=40 * MILLISECOND)
 
     for _ in range(60):
-        limit.sample(
+        limit.serve(
             records=limit.records, service_ns=20 * MILLISECOND + limit.records * MILLISECOND // 20
         )
 
@@ -118,38 +128,77 @@ def test_a_fixed_part_leaves_half_of_the_time_to_records():
 @pytest.mark.parametrize("waiting_ms", [0, 8])
 def test_a_few_records_do_not_stay_a_few_where_more_cost_little_more(waiting_ms: int):
     """2 ms a call and 1 ms a record, 25 ms of target: alone each takes half of a quarter of it."""
-    limit = BatchLimit(4096, target_ns=25 * MILLISECOND)
-    limit.sample(records=64, service_ns=640 * MILLISECOND)
+    limit = Served(4096, target_ns=25 * MILLISECOND)
+    limit.serve(records=64, service_ns=640 * MILLISECOND)
     assert limit.records == 1
 
     for _ in range(1_000):
         service_ns = (2 + waiting_ms + limit.records) * MILLISECOND
-        limit.sample(records=limit.records, service_ns=service_ns)
+        limit.serve(records=limit.records, service_ns=service_ns)
 
     assert limit.records in (3, 4)
 
 
 def test_a_batch_is_larger_than_what_is_known_to_be_in_time_now_and_then_only():
-    limit = BatchLimit(4096, target_ns=12 * MILLISECOND)
+    limit = Served(4096, target_ns=12 * MILLISECOND)
     sizes = []
 
     for _ in range(2_000):
         sizes.append(limit.records)
-        limit.sample(records=limit.records, service_ns=limit.records * MILLISECOND)
+        limit.serve(records=limit.records, service_ns=limit.records * MILLISECOND)
 
     assert set(sizes[20:]) == {3, 4}
     assert sizes[20:].count(4) <= 2_000 / 60
 
 
 def test_an_agent_that_becomes_slow_gets_smaller_batches():
-    limit = BatchLimit(4096, target_ns=40 * MILLISECOND)
+    limit = Served(4096, target_ns=40 * MILLISECOND)
     for _ in range(20):
-        limit.sample(records=limit.records, service_ns=limit.records * MICROSECOND)
+        limit.serve(records=limit.records, service_ns=limit.records * MICROSECOND)
 
     for _ in range(60):
-        limit.sample(records=limit.records, service_ns=limit.records * 100 * MICROSECOND)
+        limit.serve(records=limit.records, service_ns=limit.records * 100 * MICROSECOND)
 
     assert limit.records <= 100
+
+
+def in_time(limit: Served, records: int) -> Served:
+    """Return a limit that has seen so many records in time, and lets a batch have no more."""
+    for _ in range(20):
+        limit.serve(records=limit.records, service_ns=8 * MILLISECOND * limit.records // records)
+    return limit
+
+
+def test_one_batch_that_was_late_for_once_changes_nothing():
+    limit = in_time(Served(4096, target_ns=TARGET_NS), 100)
+    usual = limit.records
+
+    for records in (usual, 1, 20):  # a short pause of the machine shows in whatever runs
+        limit.serve(records=records, service_ns=60 * MILLISECOND)
+        limit.serve(records=records, service_ns=MILLISECOND)
+
+    assert limit.records >= usual > 1
+
+
+def test_batches_that_ran_beside_a_late_one_say_no_more_than_that_one():
+    limit = in_time(Served(4096, target_ns=TARGET_NS), 100)
+    usual = limit.records
+
+    for late_ms in range(4):
+        now_ns = limit.now_ns + (60 + late_ms) * MILLISECOND
+        limit.sample(records=usual, service_ns=60 * MILLISECOND, now_ns=now_ns)
+
+    assert limit.records == usual
+
+
+def test_a_second_late_batch_is_believed_and_the_better_of_both_decides():
+    limit = in_time(Served(4096, target_ns=TARGET_NS), 100)
+    usual = limit.records
+
+    limit.serve(records=usual, service_ns=400 * MILLISECOND)
+    limit.serve(records=usual, service_ns=20 * MILLISECOND)
+
+    assert limit.records == usual // 2
 
 
 # The slow loop.
@@ -256,7 +305,7 @@ def test_the_quarter_of_a_target_holds_whatever_a_review_says():
     limit.review(0, **costs(fixed_ms=100, record_us=1000))
     review_all(limit, 5, **costs(fixed_ms=100, record_us=1000))
 
-    limit.sample(records=64, service_ns=40 * MILLISECOND)
+    limit.sample(records=64, service_ns=40 * MILLISECOND, now_ns=0)
 
     assert limit.records == 16
 
