@@ -1,4 +1,4 @@
-"""A worker is killed and started again: how long until records flow; and a rolling restart.
+"""A worker is killed and started again: how long until records flow; rolling restart, elasticity.
 
     python benchmarks/bench_restart.py [--broker HOST:PORT] [--turns 5] [--only NAME,…]
 
@@ -10,17 +10,34 @@ memory, `faust` is plain Faust; `for good` is a worker of three that does not co
 Then three workers are restarted one after the other under load, with SIGTERM: the longest time
 without a settled record of any partition, what is lost, and what came twice.
 
+`elastic` is a flash crowd: 50 real-time records a second to each partition throughout; on a lane
+below as many, and then six times as many, which is more than one worker gets done. Two workers
+join that one during the crowd, and leave it again after the crowd: together or in turn, with
+SIGINT, which is how to scale down. Each step ends one second after the partitions are spread evenly
+and records flow in all of them. A partition stayed in a step if one worker settled all its
+real-time records meanwhile; the gap is the longest time without a settled real-time record of a
+partition. The quiet time and the beginning of the crowd are steps in which nobody joins or leaves:
+what is found there is the machine's.
+
+With SIGTERM, and nobody who comes back, partitions wait for the end of the session, 10 s. A lane
+with a target serves the oldest record first, so what came meanwhile goes before what is newer, of
+partitions that stayed, too. That gap is printed, and there is no mark for it.
+
 Exits 1 if flowguard takes longer than 5 s after a kill, 15 s for good, if a rolling restart leaves
-a partition without records for more than 5 s, or if anything is lost.
+a partition without records for more than 5 s, or if anything is lost; in `elastic` also if a
+partition that stays has no records for more than 1 s, or if anything comes twice.
 """
 
 from __future__ import annotations
 
 import argparse
+import bisect
 import itertools
 import json
+import math
 import os
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -28,12 +45,13 @@ import threading
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import programs
 from brokers import kafka
@@ -49,6 +67,21 @@ IN_MEMORY = "/dev/shm"
 RESTART_S = 5.0
 FOR_GOOD_S = 15.0
 GAP_S = 5.0
+STAYING_GAP_S = 1.0
+
+CROWD = 6  # times as many on the lane below
+BUSY_S = 0.001  # a record takes an agent's time, and none of a core's
+SEATS = 2
+BATCH = 100  # 0.1 s: what moves is finished long before the grace of 3 s is over
+STEADY_S = 5.0
+CALM_S = 1.0
+
+#: How two workers join and leave, and the signal that they leave with.
+WAYS = {
+    "together, SIGINT": (False, signal.SIGINT),
+    "in turn, SIGINT": (True, signal.SIGINT),
+    "together, SIGTERM": (False, signal.SIGTERM),
+}
 
 TURNS_OF_FAUST = 1  # each takes a minute
 
@@ -92,18 +125,70 @@ def work(
     programs.run_worker(app)
 
 
+def work_elastic(
+    broker: str, realtime: str, bulk: str, group: str, notes: str, datadir: str, pipe: Connection
+) -> None:
+    """Run a worker with a lane for each topic, whose agent notes what it is done with."""
+    import asyncio
+
+    import flowguard as fg
+    from flowguard.worker import Worker
+
+    out = {
+        lane: os.open(f"{notes}.{lane}", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        for lane in ("realtime", "bulk")
+    }
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    lanes = [fg.Lane("realtime", target="100ms", reserve=0.5), fg.Lane("bulk")]
+    options = programs.app_options(broker) | {"datadir": datadir}
+    options["topic_allow_declare"] = True  # of the control topic
+    app = fg.App(group, lanes=lanes, **options)
+    rule = fg.by_topic({realtime: lanes[0]}, default=lanes[1])
+
+    @app.agent(
+        app.feed(realtime, bulk, codec="raw", lanes=rule), concurrency=SEATS,
+        batch=fg.BatchSize(max=BATCH),
+    )  # fmt: skip
+    async def see_batch(batches: Any) -> None:
+        async for batch in batches:
+            await asyncio.sleep(BUSY_S * len(batch))
+            told = {
+                "at": time.time(),
+                "worker": os.getpid(),
+                "partitions": batch.records["partition"].to_pylist(),
+                "numbers": [int(value) for value in batch.records["value"].to_pylist()],
+            }
+            os.write(out[batch.lane.name], json.dumps(told).encode() + b"\n")
+
+    Worker(app, loglevel="warn", loop=loop).execute_from_commandline()
+
+
+class Settled(NamedTuple):
+    """A record that an agent is done with.
+
+    Args:
+        at: Seconds since 1970.
+        worker: Its process id, 0 if it did not tell.
+    """
+
+    at: float
+    number: int
+    worker: int
+
+
 @dataclass
 class Seen:
     """What all workers of a group have noted, in the order of their notes.
 
     Args:
-        at: By partition, when a record was settled, with its number.
+        at: What was settled, by partition.
         times: How often each was settled.
         up_at: When the last worker had imported what it needs, and began to join the group.
     """
 
     path: Path
-    at: dict[int, list[tuple[float, int]]] = field(default_factory=lambda: defaultdict(list))
+    at: dict[int, list[Settled]] = field(default_factory=lambda: defaultdict(list))
     times: Counter[tuple[int, int]] = field(default_factory=Counter)
     up_at: float = 0.0
     _read: int = 0
@@ -121,32 +206,64 @@ class Seen:
                     self.up_at = told["up"]
                     continue
                 for place in zip(told["partitions"], told["numbers"], strict=True):
-                    self.at[place[0]].append((told["at"], place[1]))
+                    settled = Settled(told["at"], place[1], told.get("worker", 0))
+                    self.at[place[0]].append(settled)
                     self.times[place] += 1
         return self
 
     def first_after(self, number: int) -> float | None:
         """Return when, in the last of the partitions, a record from this number on was settled."""
         firsts = [
-            next((at for at, each in self.at[partition] if each >= number), None)
+            next((each.at for each in self.at[partition] if each.number >= number), None)
             for partition in range(PARTITIONS)
         ]
         return None if None in firsts else max(at for at in firsts if at is not None)
 
-    def longest_gap(self, since: float) -> tuple[float, int]:
-        """Return the longest time without a settled record, and its partition."""
-        gaps = []
-        for partition, found in self.at.items():
-            times = sorted(at for at, _ in found if at >= since)
-            gaps += [(later - at, partition) for at, later in itertools.pairwise(times)]
-        return max(gaps)
+    def gaps(self, since: float, until: float = math.inf) -> dict[int, float]:
+        """Return the longest time without a settled record then, in seconds, by partition."""
+        return {
+            partition: max(
+                later.at - earlier.at
+                for earlier, later in itertools.pairwise(around(settled, since, until))
+            )
+            for partition, settled in self.at.items()
+        }
+
+    def stayed(self, since: float, until: float) -> set[int]:
+        """Return the partitions whose records one worker settled all that time."""
+        return {
+            partition
+            for partition, settled in self.at.items()
+            if len({each.worker for each in around(settled, since, until)}) == 1
+        }
+
+    def owners(self) -> Counter[int]:
+        """Return how many partitions each worker has, by who settled the latest record."""
+        return Counter(max(settled).worker for settled in self.at.values() if settled)
+
+    def repeated(self, partitions: set[int]) -> int:
+        """Return how often records of these partitions were settled once more."""
+        return sum(times - 1 for (number, _), times in self.times.items() if number in partitions)
+
+
+def around(settled: Iterable[Settled], since: float, until: float) -> list[Settled]:
+    """Return what was settled then, in order, with the last before and the first after."""
+    found = sorted(settled)
+    first = bisect.bisect_left(found, since, key=lambda each: each.at)
+    end = bisect.bisect_right(found, until, key=lambda each: each.at)
+    return found[max(0, first - 1) : end + 1]
 
 
 class Load:
-    """Sends numbers to all partitions, the same to each, at an even rate."""
+    """Sends numbers to all partitions, the same to each, at an even rate.
 
-    def __init__(self, broker: str, topic: str) -> None:
+    Args:
+        at_once: How many a partition gets at a time; may be changed meanwhile.
+    """
+
+    def __init__(self, broker: str, topic: str, *, at_once: int = 1) -> None:
         self.sent = 0
+        self.at_once = at_once
         self._topic = topic
         self._producer = Producer({"bootstrap.servers": broker, "linger.ms": 0})
         self._ending = threading.Event()
@@ -155,9 +272,10 @@ class Load:
     def _send(self) -> None:
         due_s = time.monotonic()
         while not self._ending.is_set():
-            for partition in range(PARTITIONS):
-                self._producer.produce(self._topic, b"%d" % self.sent, partition=partition)
-            self.sent += 1
+            for _ in range(self.at_once):
+                for partition in range(PARTITIONS):
+                    self._producer.produce(self._topic, b"%d" % self.sent, partition=partition)
+                self.sent += 1
             self._producer.poll(0)
             due_s += EVERY_S
             time.sleep(max(0.0, due_s - time.monotonic()))
@@ -275,7 +393,8 @@ def roll(broker: str, way: str, directory: Path) -> tuple[float, int, int]:
             took = flows_again(group, load, restarted_at)
             print(f"  {way}: worker {index} restarted, flowing after {took:.2f} s", flush=True)
             time.sleep(3.0)
-        gap, partition = group.seen.update().longest_gap(began)
+        gaps = group.seen.update().gaps(began)
+        partition, gap = max(gaps.items(), key=lambda each: each[1])
         print(f"  {way}: longest gap {gap:.2f} s, in partition {partition}")
         load.__exit__()
         sent = {(partition, n) for partition in range(PARTITIONS) for n in range(load.sent)}
@@ -286,13 +405,158 @@ def roll(broker: str, way: str, directory: Path) -> tuple[float, int, int]:
         return gap, len(sent - times.keys()), sum(times.values()) - len(times)
 
 
+class Crowd:
+    """Workers that come and go while two lanes are under load; one of them stays throughout.
+
+    Args:
+        way: What the lines that are printed begin with.
+    """
+
+    def __init__(self, broker: str, realtime: str, bulk: str, way: str, directory: Path) -> None:
+        notes = directory / realtime
+        self.realtime, self.bulk = Seen(Path(f"{notes}.realtime")), Seen(Path(f"{notes}.bulk"))
+        for seen in (self.realtime, self.bulk):
+            seen.path.touch()
+        self.workers: list[SpawnProcess] = []
+        self.staying_gap_s = self.moving_gap_s = 0.0
+        self.moved: set[int] = set()
+        self._way = way
+        self._task = {
+            "broker": broker, "realtime": realtime, "bulk": bulk, "group": realtime,
+            "notes": str(notes), "datadir": f"{notes}-data",
+        }  # fmt: skip
+
+    def join(self, count: int) -> None:
+        """Start so many workers."""
+        self.workers += [programs.start(work_elastic, **self._task)[0] for _ in range(count)]
+
+    def leave(self, count: int, how: signal.Signals) -> None:
+        """Tell so many workers to stop, and wait until they have."""
+        leaving = [self.workers.pop() for _ in range(count)]
+        for worker in leaving:
+            assert worker.pid is not None
+            os.kill(worker.pid, how)
+        for worker in leaving:
+            worker.join(PATIENCE_S)
+            if worker.exitcode != 0:
+                raise SystemExit(f"a worker ended with exit code {worker.exitcode}")
+
+    def until_spread(self, load: Load) -> None:
+        """Wait until each worker has as many partitions as any other, and records flow in all."""
+        shares = [PARTITIONS // len(self.workers)] * len(self.workers)
+        wait_until(
+            lambda: sorted(self.realtime.update().owners().values()) == shares,
+            f"{len(self.workers)} workers share the partitions",
+        )
+        number = load.sent
+        wait_until(lambda: self.realtime.update().first_after(number), "records flow")
+
+    @contextmanager
+    def step(self, what: str, load: Load, *, rebalance: bool = True) -> Iterator[None]:
+        """Say what the gaps were meanwhile; those of a rebalance count."""
+        began = time.time()
+        yield
+        self.until_spread(load)
+        took_s = time.time() - began
+        time.sleep(CALM_S)
+        ended = time.time()
+        gaps = self.realtime.update().gaps(began, ended)
+        stayed = self.realtime.stayed(began, ended)
+        staying = {number: gap for number, gap in gaps.items() if number in stayed}
+        moving = {number: gap for number, gap in gaps.items() if number not in stayed}
+        line = f"  {self._way}, {what}: {took_s:.1f} s; longest gap of those that stayed "
+        line += longest(staying)
+        if rebalance:
+            line += f", of those that moved {longest(moving)}"
+            self.staying_gap_s = max([self.staying_gap_s, *staying.values()])
+            self.moving_gap_s = max([self.moving_gap_s, *moving.values()])
+            self.moved |= moving.keys()
+        print(line, flush=True)
+
+    def outstanding(self, sent: tuple[int, int]) -> int:
+        """Return how many records are not settled.
+
+        Args:
+            sent: To each partition of the real-time topic, and of the other.
+        """
+        settled = len(self.realtime.update().times) + len(self.bulk.update().times)
+        return PARTITIONS * sum(sent) - settled
+
+    def repeated(self, partitions: set[int]) -> int:
+        """Return how often records of these partitions of both topics were settled once more."""
+        return self.realtime.repeated(partitions) + self.bulk.repeated(partitions)
+
+    def end(self) -> None:
+        """Kill all."""
+        for worker in self.workers:
+            worker.kill()
+            worker.join()
+        shutil.rmtree(self._task["datadir"], ignore_errors=True)
+
+
+def longest(gaps: dict[int, float]) -> str:
+    """Return the longest gap, and of which partition it is."""
+    if not gaps:
+        return "none"
+    partition, gap = max(gaps.items(), key=lambda each: each[1])
+    return f"{gap:.2f} s ([{partition}] of {len(gaps)})"
+
+
+def stretch(broker: str, way: str, directory: Path, *, in_turn: bool, how: signal.Signals) -> bool:
+    """Go from one worker to three and back in a flash crowd; return whether the marks are held."""
+    realtime = f"flowguard-elastic-{uuid.uuid4().hex[:8]}"
+    bulk = f"{realtime}-bulk"
+    at_once = [1, 1] if in_turn else [2]
+    with topics(broker, realtime, bulk, partitions=PARTITIONS):
+        crowd = Crowd(broker, realtime, bulk, way, directory)
+        try:
+            with Load(broker, realtime) as steady, Load(broker, bulk) as surging:
+                crowd.join(1)
+                wait_until(lambda: crowd.realtime.update().first_after(0), "records flow at first")
+                time.sleep(STEADY_S)
+                with crowd.step("quiet", steady, rebalance=False):
+                    time.sleep(STEADY_S)
+                surging.at_once = CROWD
+                with crowd.step("the crowd comes", steady, rebalance=False):
+                    time.sleep(STEADY_S)
+                for count in at_once:
+                    before = len(crowd.workers)
+                    with crowd.step(f"{before} → {before + count}", steady):
+                        crowd.join(count)
+                surging.at_once = 1
+                for count in at_once:
+                    before = len(crowd.workers)
+                    with crowd.step(f"{before} → {before - count}", steady):
+                        crowd.leave(count, how)
+            sent = (steady.sent, surging.sent)
+            until = time.monotonic() + PATIENCE_S
+            while crowd.outstanding(sent) and time.monotonic() < until:
+                time.sleep(0.2)
+        finally:
+            crowd.end()
+    lost, repeated = crowd.outstanding(sent), crowd.repeated(set(range(PARTITIONS)))
+    held = not lost and not repeated
+    mark = ""
+    if how == signal.SIGINT:
+        held &= crowd.staying_gap_s <= STAYING_GAP_S
+        mark = f", at most {STAYING_GAP_S:.0f} s"
+    return programs.mark(
+        f"elastic, {way}, 1 → 3 → 1 workers",
+        held,
+        f"longest gap {crowd.staying_gap_s:.2f} s of a partition that stays{mark} "
+        f"({crowd.moving_gap_s:.2f} s of one that moves); of {PARTITIONS * sum(sent)} records "
+        f"lost {lost}, repeated {repeated} ({crowd.repeated(crowd.moved)} in the "
+        f"{len(crowd.moved)} partitions that came back)",
+    )
+
+
 def main() -> int:
     """Measure, and say whether the targets are held."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--broker", metavar="HOST:PORT", help="default: one of its own")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--only", default="", help="names with commas: static, dynamic, faust, "
-                        "for-good, rolling")  # fmt: skip
+                        "for-good, rolling, elastic")  # fmt: skip
     given = parser.parse_args()
     only = set(filter(None, given.only.split(",")))
     held = True
@@ -330,6 +594,9 @@ def main() -> int:
                 held &= programs.mark(line, gap <= GAP_S and not lost, value)
             else:
                 print(f"       {line}: {value}", flush=True)
+        for way, (in_turn, how) in WAYS.items():
+            if wanted("elastic"):
+                held &= stretch(broker, way, directory, in_turn=in_turn, how=how)
     return 0 if held else 1
 
 

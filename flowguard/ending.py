@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 __all__ = ["SAME_SIGNAL_S", "Ending", "Stopping"]
 
@@ -36,6 +36,7 @@ OK: Final = 0
 INTERRUPTED: Final = 130
 
 
+@runtime_checkable
 class Stopping(Protocol):
     """What is stopped."""
 

@@ -20,9 +20,11 @@ import socket
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
+import faust
 from mode import get_logger
 
 from flowguard.chunk import TopicPartition
+from flowguard.ending import Stopping
 from flowguard.facts import Assigned, Revoking
 from flowguard.intake.place import Place, take_place
 
@@ -71,6 +73,18 @@ class Membership:
                 "when this worker is killed, its partitions wait for the end of its session, "
                 "because %s; give it an --instance-id to change that", self.place.why,
             )  # fmt: skip
+
+    def hear_of_interrupts(self) -> None:
+        """Learn of the SIGINT that ends Faust's own worker, which tells nobody why it stops."""
+        root = self._runtime.app.beacon.root
+        worker = None if root is None else root.data
+        if isinstance(worker, faust.Worker) and not isinstance(worker, Stopping):
+
+            def interrupted() -> None:
+                self.leaving = True
+                worker._on_sigint()
+
+            worker.loop.add_signal_handler(signal.SIGINT, interrupted)
 
     @property
     def _member(self) -> FeedCoordinator | None:

@@ -615,6 +615,7 @@ class FeedRuntime(Service):
     async def on_start(self) -> None:
         """Get ready for the first record before there is one."""
         sys.setswitchinterval(SWITCH_INTERVAL_S)
+        self.membership.hear_of_interrupts()
         await self.membership.take_place()
         feeds = [*self.declared.feeds.values(), *self.app.declared_feeds]
         await asyncio.to_thread(warm_up, {str(feed.options.codec) for feed in feeds})

@@ -18,7 +18,7 @@ import pytest
 from confluent_kafka.admin import NewPartitions
 
 from tests.kafka.outside import Outside, Record, json_of
-from tests.kafka.worker import Worker, Workers, eventually
+from tests.kafka.worker import FAUST, FLOWGUARD, Worker, Workers, eventually
 
 SOURCE = """
 app = fg.App(APP, broker=BROKER, **SETTINGS)
@@ -85,11 +85,12 @@ def start(
     workers: Workers, flow: Flow, *topics: str, busy_s: float = 0.0, **more: object
 ) -> Worker:
     settings = more.pop("settings", {})
-    options = more.pop("options", ())
+    options, command = more.pop("options", ()), more.pop("command", FLOWGUARD)
     assert isinstance(options, tuple)
+    assert isinstance(command, tuple)
     return workers.start(
         SOURCE, TOPICS=list(topics), DONE=flow.done, BUSY_S=busy_s, SETTINGS=settings,
-        options=options,
+        options=options, command=command,
     )  # fmt: skip
 
 
@@ -181,11 +182,12 @@ def test_the_partitions_of_a_killed_worker_that_does_not_come_back_flow_elsewher
     assert took_s < 2 * SESSION_S
 
 
+@pytest.mark.parametrize("command", [FLOWGUARD, FAUST], ids=["flowguard", "faust"])
 def test_sigint_leaves_the_group_and_sigterm_does_not(
-    workers: Workers, flow: Flow, topic: Callable[..., str]
+    command: tuple[str, ...], workers: Workers, flow: Flow, topic: Callable[..., str]
 ) -> None:
     orders = topic("orders", PARTITIONS)
-    first = start(workers, flow, orders, settings=LONG)
+    first = start(workers, flow, orders, settings=LONG, command=command)
     second = workers.adopt(first.twin())
     for worker in (first, second):
         worker.until(lambda worker=worker: has(worker, PARTITIONS // 2))  # type: ignore[misc]
