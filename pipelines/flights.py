@@ -45,7 +45,7 @@ COLUMNS: Final = {
     "distance": "int64",
 }
 
-realtime = fg.Lane("realtime", target="200ms", reserve=0.5)
+realtime = fg.Lane("realtime", target="400ms", reserve=0.5)
 backfill = fg.Lane("backfill")
 
 app = fg.App(

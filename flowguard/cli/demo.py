@@ -46,7 +46,7 @@ def demo(
 ) -> int:
     """Replay a year of flights beside a flood, on an embedded broker.
 
-    A worker scores departures as they happen, half a day a second, while another topic wants
+    A worker scores departures as they happen, six hours a second, while another topic wants
     the whole year scored again, three times faster than the worker can. It ends with a
     scorecard, and exits with 0 if all its objectives held.
     """

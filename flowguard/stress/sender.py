@@ -77,6 +77,7 @@ class Sender:
         )
         await producer.start()
         try:
+            await producer.partitions_for(self.topic)  # or the first records would wait for it
             begin_ms = await orders.begin_ms()
             reporter = asyncio.create_task(self._report(begin_ms))
             try:
