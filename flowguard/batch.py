@@ -99,6 +99,33 @@ class Batch:
         )
         return f"<Batch: {len(self)} records, lane {self.lane.name}, {', '.join(places)}>"
 
+    @property
+    def whole(self) -> bool:
+        """Tell whether it has all records that it was handed out with."""
+        return not self._rejected
+
+    def part(self, start: int, count: int) -> Batch:
+        """Return some records of one that was whole at first as a batch; nothing is copied."""
+        slices = []
+        left = count
+        skipped = start
+        for piece in self._slices:
+            first = min(skipped, piece.count)
+            taken = min(piece.count - first, left)
+            if taken:
+                slices.append(Slice(piece.chunk, piece.start + first, taken))
+            skipped -= first
+            left -= taken
+        return Batch(
+            feed=self.feed,
+            lane=self.lane,
+            slices=slices,
+            frame=lambda: self._make_frame().slice(start, count),
+            attempt=self.attempt,
+            delivery=self._delivery,
+            occasion=self.occasion,
+        )
+
     # What becomes of its records.
 
     def reject(self, rows: Any, reason: str) -> None:

@@ -24,6 +24,7 @@ from flowguard.commands import Cut
 from flowguard.control.memory import MemoryBudget
 from flowguard.declared import Declared
 from flowguard.errors import LettersNotWritten
+from flowguard.facts import Found
 from flowguard.intake.codec import Decoded
 from flowguard.intake.codec.raw import RawCodec
 from flowguard.settle.divert import Diverter
@@ -49,7 +50,14 @@ class BatchOutcome(Outcome, Protocol):
         """Return of each partition that may have no more dead letters why."""
         ...
 
-    def failed(self, batch_id: int, error: BaseException, *, logged: bool = False) -> None:
+    def failed(
+        self,
+        batch_id: int,
+        error: BaseException,
+        *,
+        logged: bool = False,
+        found: Found | None = None,
+    ) -> None:
         """It must be tried again; `logged`: why was said already."""
 
 

@@ -201,7 +201,7 @@ class Engine:
             case Returned():
                 return self._returned(fact)
             case Finished():
-                return self._finished(fact)
+                return self.finished(fact)
             case Failed():
                 return self._failed(fact)
             case Ticked():
@@ -306,7 +306,8 @@ class Engine:
         self.stir([view])
         return []
 
-    def _finished(self, fact: Finished) -> list[Command]:
+    def finished(self, fact: Finished) -> list[Command]:
+        """Take in that a batch is settled; return what must happen now."""
         if self.overflow.is_diversion(fact.batch_id):
             self.stir([self.overflow.diverted(fact)])
             return []

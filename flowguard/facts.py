@@ -166,6 +166,21 @@ class Finished:
     nacked: Mapping[int, Nack] = field(default_factory=dict)
 
 
+class Found(NamedTuple):
+    """What an agent knows of the records of a batch for which it raised.
+
+    Args:
+        done: So many of the first are done, and what was sent for them is acknowledged.
+        failing: So many behind them have failed, together if they are several; what comes after
+            them was not tried.
+        dead_letters: Rows among the first that were rejected.
+    """
+
+    done: int
+    failing: int
+    dead_letters: Collection[int] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
     """The agent raised, or something sent for the batch was not acknowledged.
@@ -181,6 +196,8 @@ class Failed:
         rejected: The agent says that the records are bad.
         transient: It looks as if something were not there, though nobody said so.
         stops: Partition → why the batch's lane stops there.
+        found: Which of its records are done all the same, and which fail; None: all fail together.
+        epoch_ms: The wall clock, where some are done.
     """
 
     batch_id: int
@@ -194,6 +211,8 @@ class Failed:
     rejected: bool = False
     transient: bool = False
     stops: Mapping[TopicPartition, str] = field(default_factory=dict)
+    found: Found | None = None
+    epoch_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

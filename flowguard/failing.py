@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Final
 from flowguard.chunk import TopicPartition
 from flowguard.commands import BuryBatch, Command, Resume
 from flowguard.control.limit import Outcome
-from flowguard.facts import Failed, Finished
+from flowguard.facts import Failed, Finished, Found
 from flowguard.holdings import Flight, Partition
 from flowguard.settle.retry import backoff_ns
 from flowguard.view import View
@@ -69,6 +69,8 @@ class Failing:
         flight.why, flight.kind = fact.why, fact.kind
         if flight.doomed:
             self._not_buried(view, flight, fact)
+        elif fact.found is not None and len(flight.live) == len(flight.parts):
+            self._take_apart(view, flight, fact, fact.found)
         else:
             held = self._is_held(view, flight, fact)
             view.set_back(flight, fact.at_ns, outcome=outcome_of(fact))
@@ -110,6 +112,37 @@ class Failing:
             view.retry(flight, fact.at_ns + view.serving.wait_ns(flight))
         else:
             self._count_failure(view, flight, fact)
+
+    def _take_apart(self, view: View, flight: Flight, fact: Failed, found: Found) -> None:
+        """Settle what is done of a batch, and set aside what fails; what is behind waits."""
+        view.set_back(flight, fact.at_ns, outcome=outcome_of(fact))
+        failing, count = flight, found.failing
+        if (led := view.rest_of(flight)) is not None:
+            count = flight.cut.num_records - found.done  # nothing comes between it and its rest
+        if found.done:
+            failing = self._split(view, flight, found.done)
+            failing.failed_ns = fact.at_ns
+            flight.rest = None
+            if led is not None:
+                self._let_lead(failing, led, led.suspects)
+            self._finish(view, flight, fact, found)
+        if count < failing.cut.num_records:
+            view.retry(self._split(view, failing, count), fact.at_ns)
+        held = self._is_held(view, failing, fact)
+        self._set_aside(view, failing, fact, held)
+
+    def _finish(self, view: View, flight: Flight, fact: Failed, found: Found) -> None:
+        """Settle a batch that was set back."""
+        for part in flight.live:
+            self._engine.tally.started(part.piece)
+        view.count_unsettled(flight)
+        finished = Finished(
+            batch_id=flight.cut.batch_id,
+            dead_letters=found.dead_letters,
+            at_ns=fact.at_ns,
+            epoch_ms=fact.epoch_ms,
+        )
+        self._commands += self._engine.finished(finished)
 
     # Finding the record that fails.
 

@@ -53,6 +53,7 @@ from flowguard.facts import (
     Fact,
     Fetched,
     Finished,
+    Found,
     LogsBegin,
     Nack,
     Returned,
@@ -371,12 +372,27 @@ class FeedRuntime(Service):
         )
         self._landed.set()
 
-    def failed(self, batch_id: int, error: BaseException, *, logged: bool = False) -> None:
-        """Take in that a batch must be tried again; `logged`: why was said already."""
+    def failed(
+        self,
+        batch_id: int,
+        error: BaseException,
+        *,
+        logged: bool = False,
+        found: Found | None = None,
+    ) -> None:
+        """Take in that a batch, or what is left of it, must be tried again.
+
+        Args:
+            logged: Why was said already.
+            found: What its agent knows of its records.
+        """
         self.delivery.let_frame_go(batch_id)
         if isinstance(error, SettleError) and not logged:  # an agent reports what it raises
             self.log.warning("a batch is held and tried again: %s", error)
-        self.observe(failure_of(error, batch_id=batch_id, at_ns=self.clock.now_ns()))
+        at_ns, epoch_ms = self.clock.now_ns(), self.clock.epoch_ms()
+        self.observe(
+            failure_of(error, batch_id=batch_id, at_ns=at_ns, found=found, epoch_ms=epoch_ms)
+        )
         self._landed.set()
 
     def observe(self, *facts: Fact) -> None:

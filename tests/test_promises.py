@@ -46,7 +46,7 @@ class Told:
     def finished(self, batch_id: int, dead_letters: Any, nacked: Any = None) -> None:
         self.names.append("finished")
 
-    def failed(self, batch_id: int, error: BaseException) -> None:
+    def failed(self, batch_id: int, error: BaseException, *, found: Any = None) -> None:
         self.names.append("failed")
 
 

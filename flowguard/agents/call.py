@@ -13,7 +13,7 @@ from flowguard.agents.delivered import Delivered
 from flowguard.agents.stream import FeedStream
 from flowguard.batch import Batch
 from flowguard.errors import HookError
-from flowguard.facts import Nack
+from flowguard.facts import Found, Nack
 from flowguard.settle.service import EgressService
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Nobody:
     ) -> None:
         """Nothing to do."""
 
-    def failed(self, batch_id: int, error: BaseException) -> None:
+    def failed(self, batch_id: int, error: BaseException, *, found: Found | None = None) -> None:
         """Nothing to do."""
 
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
+from flowguard.agents.failures import concerns_records
+from flowguard.agents.narrowing import Narrowing
 from flowguard.batch import Batch
 from flowguard.errors import Nacked
-from flowguard.facts import Nack
+from flowguard.facts import Found, Nack
 
 __all__ = ["Delivered", "current_delivered"]
+
+#: A batch that failed keeps its seat for so long, while the record that fails is looked for.
+NARROW_WITHIN_S: Final = 0.01
 
 current: ContextVar[Delivered | None] = ContextVar("flowguard_delivered", default=None)
 
@@ -33,8 +38,12 @@ class Outcome(Protocol):
     ) -> None:
         """All that was sent is acknowledged, too."""
 
-    def failed(self, batch_id: int, error: BaseException) -> None:
-        """The agent raised, or something sent was not acknowledged."""
+    def failed(self, batch_id: int, error: BaseException, *, found: Found | None = None) -> None:
+        """The agent raised, or something sent was not acknowledged.
+
+        Args:
+            found: Which records are done all the same; None: all have failed.
+        """
 
 
 class Delivered:
@@ -65,6 +74,20 @@ class Delivered:
         self._bury = bury
         self._pending: set[asyncio.Future[Any]] = set()
         self._error: BaseException | None = None
+        self._whole: Batch | None = None  # if it may be tried in parts
+        self._began_s: float | None = None
+        self._narrowing: Narrowing | None = None
+
+    def begin(self, now_s: float) -> None:
+        """Note that the agent gets it, or a part of it.
+
+        Args:
+            now_s: By the event loop's time.
+        """
+        if self._began_s is None:
+            self._began_s = now_s
+            if self.batch.whole and len(self.batch) > 1 and not self.batch.degraded:
+                self._whole = self.batch
 
     def hold(self, sent: Awaitable[Any]) -> None:
         """Let the batch wait until something sent for it is acknowledged."""
@@ -73,18 +96,63 @@ class Delivered:
         future.add_done_callback(self._acknowledged)
 
     def returned(self) -> None:
-        """Note that the agent came back for its next batch."""
-        self._close()
+        """Note that the agent came back for its next batch, or for more of this one."""
+        if self._narrowing is None:
+            self._close()
+        else:
+            self._part_returned(self._narrowing)
 
     def failed(self, error: BaseException) -> None:
-        """Note that the agent raised, or left its loop."""
-        self._error = self._error or error
-        self._close()
+        """Note that the agent raised, or left its loop; it may go on with a part of it."""
+        narrowing = self._narrowing
+        if self._whole is None or self._error is not None or not concerns_records(error):
+            if narrowing is None:
+                self._error = self._error or error
+            else:
+                narrowing.give_up(error)
+            self._close()
+            return
+        if narrowing is None:
+            narrowing = self._narrowing = Narrowing(len(self._whole), error)
+        else:
+            narrowing.failed(error)
+        self._go_on(narrowing)
+
+    def _part_returned(self, narrowing: Narrowing) -> None:
+        part = self.batch
+        if part.nack_all is not None:
+            self.failed(Nacked(part.nack_all.reason, part.nack_all.after_ns))
+        elif part.nacks:
+            nack = next(iter(part.nacks.values()))
+            narrowing.give_up(Nacked(nack.reason, nack.after_ns))
+            self._close()
+        else:
+            if part.rejections:
+                rows = {narrowing.done + row: why for row, why in part.rejections.items()}
+                self._dead_letters |= rows.keys()
+                self.hold(self._bury(rows))
+            narrowing.succeeded()
+            self._go_on(narrowing)
+
+    def _go_on(self, narrowing: Narrowing) -> None:
+        """Let the agent have the next part, or report what is known."""
+        assert self._whole is not None
+        assert self._began_s is not None
+        late = asyncio.get_running_loop().time() - self._began_s > NARROW_WITHIN_S
+        if narrowing.over or self._error is not None or (late and narrowing.suspects):
+            self._close()
+        else:
+            self.batch = self._whole.part(*narrowing.next())
 
     def _close(self) -> None:
         if not self.open:
             return
         self.open = False
+        if self._narrowing is not None:
+            if self._error is None and self._narrowing.error is None:
+                self._outcome.returned(self._batch_id)
+            self._settle()
+            return
         batch = self.batch
         if self._error is None and batch.nack_all is not None:
             self._error = Nacked(batch.nack_all.reason, batch.nack_all.after_ns)
@@ -108,10 +176,14 @@ class Delivered:
         """Report how it ended, once nothing sent for it is under way."""
         if self._pending:
             return
-        if self._error is None:
-            self._outcome.finished(self._batch_id, self._dead_letters, self.batch.nacks)
-        else:
+        narrowing = self._narrowing
+        if self._error is not None:
             self._outcome.failed(self._batch_id, self._error)
+        elif narrowing is not None and narrowing.error is not None:
+            found = narrowing.found(self._dead_letters)
+            self._outcome.failed(self._batch_id, narrowing.error, found=found)
+        else:
+            self._outcome.finished(self._batch_id, self._dead_letters, self.batch.nacks)
 
 
 Inbox = asyncio.Queue[Delivered]

@@ -7,6 +7,7 @@ from typing import Final
 from aiokafka import errors as kafka_errors
 
 from flowguard.errors import (
+    HookError,
     LettersNotWritten,
     Nacked,
     RegistryError,
@@ -14,9 +15,9 @@ from flowguard.errors import (
     SettleError,
     Unavailable,
 )
-from flowguard.facts import Failed
+from flowguard.facts import Failed, Found
 
-__all__ = ["failure_of"]
+__all__ = ["concerns_records", "failure_of"]
 
 #: What Kafka refuses because of the records, and not because of its own state.
 TO_BLAME: Final = (
@@ -30,7 +31,25 @@ TO_BLAME: Final = (
 TRANSIENT: Final = (OSError, TimeoutError)
 
 
-def failure_of(error: BaseException, *, batch_id: int, at_ns: int) -> Failed:
+def concerns_records(error: BaseException) -> bool:
+    """Tell whether it may be for its records that an agent raised.
+
+    And not for something that is missing, or that flowguard does not permit.
+    """
+    missing = isinstance(error, (Unavailable, SettleError, HookError, *TRANSIENT)) or is_missing(
+        error
+    )
+    return isinstance(error, Exception) and not missing
+
+
+def failure_of(
+    error: BaseException,
+    *,
+    batch_id: int,
+    at_ns: int,
+    found: Found | None = None,
+    epoch_ms: int = 0,
+) -> Failed:
     """Return what the engine must know of an exception."""
     alone = isinstance(error, LettersNotWritten)
     common = is_missing(error) and not alone
@@ -47,6 +66,8 @@ def failure_of(error: BaseException, *, batch_id: int, at_ns: int) -> Failed:
         rejected=isinstance(error, Rejected),
         transient=isinstance(error, TRANSIENT),
         stops=error.stops if isinstance(error, LettersNotWritten) else {},
+        found=found,
+        epoch_ms=epoch_ms,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 from faust.streams import Stream
 from mode.utils.aiter import aiter
@@ -30,6 +30,7 @@ class FeedStream(Stream[Any]):
 
     inbox: Any = None  # asyncio.Queue[Delivered], set by the agent when it starts
     current: Delivered | None = None
+    parted: Delivered | None = None  # failed, and goes on with some of its records
     began_s = 0.0  # when it got that, by the event loop's time
     time_limit = TimeLimit(None)  # set by the agent when it enters the function
 
@@ -40,17 +41,27 @@ class FeedStream(Stream[Any]):
     async def _batches(self) -> AsyncIterator[Any]:
         self._finalized = True
         while not self.should_stop:
-            delivered = await self.inbox.get()
+            delivered = await self._next_batch()
             self._begin(delivered)
             # What comes after this yield is reached only when the function asks for its
             # next batch: an exception, break or return ends the generator instead.
             yield delivered.batch
             self._end()
             delivered.returned()
+            self.parted = delivered if delivered.open else None
+
+    async def _next_batch(self) -> Delivered:
+        """Return the batch of which some records are to be tried now, or the next one."""
+        if (parted := self.parted) is None:
+            return cast("Delivered", await self.inbox.get())
+        self.parted = None
+        await asyncio.sleep(0)  # others come between two tries
+        return parted
 
     def _begin(self, delivered: Delivered) -> None:
         self.current = delivered
         self.began_s = asyncio.get_running_loop().time()
+        delivered.begin(self.began_s)
         self.time_limit.begin()
         event = BatchEvent(self.app, delivered.batch)
         self.current_event = event  # Faust's context variable keeps a weak reference only
@@ -76,6 +87,7 @@ class FeedStream(Stream[Any]):
         if delivered is None:
             return False
         delivered.failed(error)
+        self.parted = delivered if delivered.open else None
         return True
 
     async def events(self) -> AsyncIterator[Any]:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from flowguard.agents.delivered import current_delivered
 from flowguard.chunk import Slice, TopicPartition
 from flowguard.commands import BuryBatch, Command, Cut, DivertBatch, StartBatch, Unprocessed
-from flowguard.facts import Nack, Stored
+from flowguard.facts import Found, Nack, Stored
 from flowguard.runtime import FeedRuntime
 from flowguard.testing.log import Log
 
@@ -188,10 +188,15 @@ class Watch:
         if attempt.diverted:
             return
         self._note(self._took_effect, attempt.cut, nacked)
-        timestamps = [column_of(piece, 1) for piece in attempt.cut.slices]
-        self._latencies[attempt.cut.lane].append(
-            np.maximum(0, epoch_ms - np.concatenate(timestamps))
-        )
+        timestamps = np.concatenate([column_of(piece, 1) for piece in attempt.cut.slices])
+        done = np.delete(timestamps, list(nacked))
+        self._latencies[attempt.cut.lane].append(np.maximum(0, epoch_ms - done))
+
+    def done_in_part(self, batch_id: int, epoch_ms: int, done: int) -> None:
+        """Note that a batch goes back, but for its first records, which are settled."""
+        attempt = self._attempts.get(batch_id)
+        if attempt is not None:
+            self.finished(batch_id, epoch_ms, range(done, attempt.cut.num_records))
 
     def failed(self, batch_id: int) -> None:
         """Note that a batch goes back."""
@@ -290,11 +295,14 @@ class WatchedRuntime(FeedRuntime):
             self.watch.finished(batch_id, self.clock.epoch_ms(), (nacked or {}).keys())
             super().finished(batch_id, dead_letters, nacked)
 
-    def failed(self, batch_id: int, *args: Any, **kwargs: Any) -> None:
-        """Take in that a batch must be tried again."""
+    def failed(self, batch_id: int, *args: Any, found: Found | None = None, **kwargs: Any) -> None:
+        """Take in that a batch, or what is left of it, must be tried again."""
         if not self.dead:
-            self.watch.failed(batch_id)
-            super().failed(batch_id, *args, **kwargs)
+            if found is None:
+                self.watch.failed(batch_id)
+            else:
+                self.watch.done_in_part(batch_id, self.clock.epoch_ms(), found.done)
+            super().failed(batch_id, *args, found=found, **kwargs)
 
     def commit_points(self, names: Any) -> Any:
         """Return how far partitions may be committed."""

@@ -15,7 +15,7 @@ from flowguard.agents.delivered import Delivered
 from flowguard.agents.event import FaustDelivery
 from flowguard.batch import Batch
 from flowguard.chunk import Slice, TopicPartition
-from flowguard.facts import Nack
+from flowguard.facts import Found, Nack
 from tests.builders import chunk_of, slice_of
 
 P0, P1 = TopicPartition("orders", 0), TopicPartition("orders", 1)
@@ -46,6 +46,7 @@ class Outcomes:
 
     def __init__(self) -> None:
         self.told: list[tuple[Any, ...]] = []
+        self.found: dict[int, Found | None] = {}
         self.nacked: dict[int, dict[int, Nack]] = {}
         self._changed = asyncio.Event()
 
@@ -58,7 +59,8 @@ class Outcomes:
         self._note("finished", batch_id, len(dead_letters))
         self.nacked[batch_id] = dict(nacked or {})
 
-    def failed(self, batch_id: int, error: BaseException) -> None:
+    def failed(self, batch_id: int, error: BaseException, *, found: Found | None = None) -> None:
+        self.found[batch_id] = found
         self._note("failed", batch_id, error)
 
     def _note(self, *what: Any) -> None:
