@@ -15,7 +15,8 @@ from flowguard.facts import Found, Nack
 
 __all__ = ["Delivered", "current_delivered"]
 
-#: A batch that failed keeps its seat for so long, while the record that fails is looked for.
+#: An agent that spends more on a batch leaves the search to whoever handed it out: meanwhile the
+#: batch keeps its seat.
 NARROW_WITHIN_S: Final = 0.01
 
 current: ContextVar[Delivered | None] = ContextVar("flowguard_delivered", default=None)
@@ -75,7 +76,8 @@ class Delivered:
         self._pending: set[asyncio.Future[Any]] = set()
         self._error: BaseException | None = None
         self._whole: Batch | None = None  # if it may be tried in parts
-        self._began_s: float | None = None
+        self._began_s = 0.0
+        self._spent_s: float | None = None
         self._narrowing: Narrowing | None = None
 
     def begin(self, now_s: float) -> None:
@@ -84,8 +86,9 @@ class Delivered:
         Args:
             now_s: By the event loop's time.
         """
-        if self._began_s is None:
-            self._began_s = now_s
+        self._began_s = now_s
+        if self._spent_s is None:
+            self._spent_s = 0.0
             if self.batch.whole and len(self.batch) > 1 and not self.batch.degraded:
                 self._whole = self.batch
 
@@ -137,9 +140,10 @@ class Delivered:
     def _go_on(self, narrowing: Narrowing) -> None:
         """Let the agent have the next part, or report what is known."""
         assert self._whole is not None
-        assert self._began_s is not None
-        late = asyncio.get_running_loop().time() - self._began_s > NARROW_WITHIN_S
-        if narrowing.over or self._error is not None or (late and narrowing.suspects):
+        assert self._spent_s is not None
+        self._spent_s += asyncio.get_running_loop().time() - self._began_s
+        late = self._spent_s > NARROW_WITHIN_S and narrowing.suspects
+        if narrowing.over or self._error is not None or late:
             self._close()
         else:
             self.batch = self._whole.part(*narrowing.next())

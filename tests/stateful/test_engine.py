@@ -19,7 +19,7 @@ from flowguard.chunk import NO_FLOW, Chunk, TopicPartition
 from flowguard.commands import Cut, Unprocessed
 from flowguard.control.limit import Step, Window, WindowRule
 from flowguard.dispatch.concurrency import Adaptive
-from flowguard.facts import Assigned, Nack
+from flowguard.facts import Assigned, Found, Nack
 from flowguard.holdings import Flight, Part
 from flowguard.lanes.lane import Lane
 from flowguard.lanes.overflow import Conflate, Divert, Shed
@@ -164,6 +164,28 @@ class EngineMachine(RuleBasedStateMachine):
         self.forget(cut)
         self.note_failed(cut)
         self.d.fail(cut, transient=transient, rejected=rejected, retry_after_ns=after_ns)
+
+    @precondition(lambda self: self.unreturned())
+    @rule(pick=which, done=st.integers(0, 4), failing=st.integers(1, 4), missing=st.booleans())
+    def find(self, pick: int, done: int, failing: int, missing: bool) -> None:
+        """Let an agent do the first records of a batch, and fail on those behind them.
+
+        If something is missing then, that holds for all of them.
+        """
+        cut = self.unreturned()[pick % len(self.unreturned())]
+        flight, count = self.flight(cut), cut.num_records
+        done = min(done, count - 1)
+        failing = count - done if missing else min(failing, count - done)
+        if len(flight.live) == len(flight.parts):  # otherwise nothing is told apart
+            records = [(part, n) for part in flight.parts for n in part.piece.offsets.to_pylist()]
+            self.note_done(cut, records[:done])
+            led = self.d.engine.views[cut.agent].rest_of(flight) is not None
+            if (count - done if led else failing) == 1:
+                self.failed_last[self.places_of(flight)[done]] = self.next_turn()
+        else:
+            self.note_failed(cut)
+        self.forget(cut)
+        self.d.fail(cut, found=Found(done, failing), unavailable=missing)
 
     @precondition(lambda self: any(self.log.values()))
     @rule(pick=which)
@@ -418,10 +440,13 @@ class EngineMachine(RuleBasedStateMachine):
 
     def note_failed(self, cut: Cut, rows: frozenset[int] = frozenset({0})) -> None:
         """Note which records failed by themselves, or were named by the agent."""
-        turn = 1 + max(self.failed_last.values(), default=0)
+        turn = self.next_turn()
         if cut.num_records == len(rows) == 1 or cut.batch_id in self.nacks:
             places = self.places_of(self.flight(cut))
             self.failed_last |= {places[row]: turn for row in rows}
+
+    def next_turn(self) -> int:
+        return 1 + max(self.failed_last.values(), default=0)
 
     def places_of(self, flight: Flight) -> list[tuple[str, TopicPartition, int]]:
         return [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flowguard.facts import Failed, Returned
+from flowguard.facts import Failed, Found, Returned
 from flowguard.settle.retry import Retry
 from flowguard.units import MILLISECOND
 from tests.builders import A, B, EngineDriver, only_offsets
@@ -48,6 +48,65 @@ def test_a_batch_that_fails_is_halved_at_once_until_the_bad_record_is_alone() ->
     (again,) = d.wait(100)
 
     assert only_offsets(again) == [5] and again.attempt == 2
+
+
+def test_what_its_agent_has_done_of_a_failed_batch_is_settled_and_the_rest_waits() -> None:
+    d = driver(records_max=8, seats=2, retries=Retry(max=2))
+    (cut,) = d.records(A, range(8), SLOW)
+
+    d.fail(cut, found=Found(done=5, failing=1, dead_letters=[1]))
+
+    assert d.commit()[A] == 5
+    book = d.engine.books[SLOW].counts
+    assert (book.settled, book.dead_letters, book.in_flight, book.held) == (4, 1, 0, 3)
+    assert d.running == [], "what is behind the record waits for it"
+
+    (again,) = d.wait(100)
+    assert only_offsets(again) == [5] and again.attempt == 2
+    assert [only_offsets(each) for each in d.finish(again)] == [[6, 7]]
+
+
+def test_several_records_that_fail_together_are_told_apart_by_themselves() -> None:
+    d = driver(records_max=8, seats=2, retries=Retry(max=2))
+    (cut,) = d.records(A, range(8), SLOW)
+
+    (half,) = d.fail(cut, found=Found(done=2, failing=4))
+
+    assert only_offsets(half) == [2, 3]
+    assert d.commit()[A] == 2
+
+
+def test_a_record_that_fails_while_others_of_its_batch_are_done_is_to_blame() -> None:
+    d = driver(records_max=8)
+    (cut,) = d.records(A, range(8), SLOW)
+
+    d.fail(cut, found=Found(done=3, failing=1))
+
+    (letter,) = d.burying
+    assert only_offsets(letter) == [3]
+
+
+def test_a_record_that_fails_while_nothing_is_done_is_not_to_blame_yet() -> None:
+    d = driver(records_max=8)
+    (cut,) = d.records(A, range(8), SLOW)
+
+    d.fail(cut, found=Found(done=0, failing=1))
+
+    assert d.burying == []
+
+
+def test_nothing_is_told_apart_in_a_batch_of_which_a_partition_is_gone() -> None:
+    d = driver(records_max=8, seats=1)
+    (first,) = d.records(B, range(1), SLOW)
+    d.records(A, range(4), SLOW)
+    d.records(B, range(1, 5), SLOW)
+    (cut,) = d.finish(first)
+    assert cut.num_records == 8
+    d.revoke(A)
+
+    d.fail(cut, found=Found(done=2, failing=1))
+
+    assert d.commit() == {B: 1}
 
 
 def test_what_is_behind_the_bad_record_stays_together() -> None:
