@@ -22,7 +22,7 @@ import pytest
 
 from flowguard.agents.delivered import Delivered
 from flowguard.control.memory import MemoryBudget
-from flowguard.facts import Assigned
+from flowguard.facts import Assigned, Found
 from flowguard.intake.assignment import Claim, Shares, share_out
 from flowguard.lanes.lane import Lane
 from flowguard.lanes.overflow import Conflate, Divert, Shed, Spill
@@ -89,6 +89,15 @@ async def test_promise_1_an_exception_is_a_failure_never_an_acknowledgement() ->
     delivered_to(told).failed(ValueError())
 
     assert told.names == ["failed"]
+
+
+def test_promise_1_of_a_batch_that_is_done_in_part_no_more_is_committed() -> None:
+    d = driver(records_max=10)
+    (cut,) = d.records(A, range(10), 1)
+
+    d.fail(cut, found=Found(done=4, failing=2))
+
+    assert d.commit()[A] == 4
 
 
 def test_promise_1_offsets_are_committed_only_below_the_first_unfinished_record() -> None:
@@ -445,8 +454,11 @@ MUTATIONS = [
     ("promise_1_nothing_is_finished", "agents/delivered.py",
      "        if self._pending:\n            return\n", ""),
     ("promise_1_an_exception", "agents/delivered.py",
-     "        if self._error is None:\n            self._outcome.finished",
-     "        if True:\n            self._outcome.finished"),
+     "        if self._error is not None:\n            self._outcome.failed",
+     "        if False:\n            self._outcome.failed"),
+    ("promise_1_of_a_batch_that_is_done_in_part", "failing.py",
+     "failing = self._split(view, flight, found.done)",
+     "failing = self._split(view, flight, found.done + 1)"),
     ("promise_1_offsets", "settle/ledger.py",
      "return self.runs[0].first_offset if", "return self.runs[-1].first_offset + 1 if"),
     ("promise_1_a_crash", "settle/ledger.py",
