@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flowguard._native import wire
-from flowguard.chunk import Slice, TopicPartition
+from flowguard.chunk import Slice, TopicPartition, run_of
 from flowguard.facts import Nack
 from flowguard.lanes.lane import Lane
 from flowguard.selection import all_but, rows_of
@@ -106,20 +106,10 @@ class Batch:
 
     def part(self, start: int, count: int) -> Batch:
         """Return some records of one that was whole at first as a batch; nothing is copied."""
-        slices = []
-        left = count
-        skipped = start
-        for piece in self._slices:
-            first = min(skipped, piece.count)
-            taken = min(piece.count - first, left)
-            if taken:
-                slices.append(Slice(piece.chunk, piece.start + first, taken))
-            skipped -= first
-            left -= taken
         return Batch(
             feed=self.feed,
             lane=self.lane,
-            slices=slices,
+            slices=run_of(self._slices, start, count),
             frame=lambda: self._make_frame().slice(start, count),
             attempt=self.attempt,
             delivery=self._delivery,

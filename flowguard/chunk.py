@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-__all__ = ["NO_FLOW", "Chunk", "Slice", "TopicPartition", "rows_by_slice"]
+__all__ = ["NO_FLOW", "Chunk", "Slice", "TopicPartition", "rows_by_slice", "run_of"]
 
 #: The flow of records that queue by partition.
 NO_FLOW: Final = -1
@@ -159,6 +159,23 @@ class Slice:
     def num_bytes(self) -> int:
         """Return the slice's share of the chunk's bytes."""
         return self.chunk.num_bytes * self.count // max(1, self.chunk.num_records)
+
+
+def run_of(slices: Iterable[Slice], start: int, count: int) -> list[Slice]:
+    """Return slices of some records that follow one another; nothing is copied.
+
+    Args:
+        start: The first of them, counted through all slices.
+    """
+    found = []
+    before = 0
+    for piece in slices:
+        first = max(0, start - before)
+        end = min(piece.count, start + count - before)
+        if first < end:
+            found.append(Slice(piece.chunk, piece.start + first, end - first))
+        before += piece.count
+    return found
 
 
 def rows_by_slice(slices: Iterable[Slice], rows: Iterable[int]) -> list[list[int]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 import polars as pl
@@ -203,7 +203,7 @@ class Delivery:
             feed=feed,
             lane=self._declared.lanes[cut.lane],
             slices=cut.slices,
-            frame=lambda: (decoded or decode(feed, cut)).frame,
+            frame=cache(lambda: (decoded or decode(feed, cut)).frame),
             rejected=sorted(rejected),
             attempt=cut.attempt,
             delivery=self._events,

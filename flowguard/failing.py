@@ -9,7 +9,7 @@
                                                 is tried right behind it
 
 - An agent that fails quickly looks for the record itself (`agents/narrowing.py`): what it has done
-  until then is settled, and what it did not get to waits. All below is for the others.
+  until then is settled, and what it did not get to waits. Others are given the halves as below.
 - One of several records that fails takes ten more tries to find among 1,024, and one for all
   that is left. To find it is no attempt; only its own failures count.
 - That the agent works is shown by any batch of its that was settled between two failures of

@@ -36,10 +36,9 @@ def concerns_records(error: BaseException) -> bool:
 
     And not for something that is missing, or that flowguard does not permit.
     """
-    missing = isinstance(error, (Unavailable, SettleError, HookError, *TRANSIENT)) or is_missing(
-        error
-    )
-    return isinstance(error, Exception) and not missing
+    if not isinstance(error, Exception) or isinstance(error, TRANSIENT):
+        return False
+    return not (isinstance(error, Unavailable | SettleError | HookError) or is_missing(error))
 
 
 def failure_of(

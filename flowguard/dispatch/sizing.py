@@ -87,13 +87,12 @@ class Doubt(NamedTuple):
 class BatchLimit:
     """Learn how many records an agent handles in a quarter of the tightest target.
 
-    Doubles while full batches take less than half of the time allowed, and shrinks in
-    proportion when one takes longer: at once where so many were never in time, otherwise when a
-    second one says the same. Where shrinking does not help, because a call
-    takes its time whatever its size, that fixed part is left out of account, and half of the
-    time allowed is for records all the same: or a slow call would be made for a handful of
-    records again and again. Now and then a batch of very few has one more. Without a target the
-    limit is `records_max`.
+    Doubles while full batches take less than half of the time allowed, and shrinks in proportion
+    when one takes longer: at once where so many were never in time, otherwise when a second one
+    says the same. Where shrinking does not help, because a call takes its time whatever its size,
+    that fixed part is left out of account, and half of the time allowed is for records all the
+    same: or a slow call would be made for a handful of records again and again. Now and then a
+    batch of very few has one more. Without a target the limit is `records_max`.
 
     Beside that a slow loop (`review`) lowers what batches may have while more records would
     only make them longer: what they cost is a fixed part, and the same for each record.

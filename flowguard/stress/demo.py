@@ -38,11 +38,12 @@ REALTIME: Final = "realtime"
 BACKFILL: Final = "backfill"
 SINK: Final = "risk"
 
+TARGET_S: Final = 0.4  # as in `pipelines/flights.py`
+
 LANES: Final = (
-    LaneSetup(name=REALTIME, topic="departures", target=0.4),
+    LaneSetup(name=REALTIME, topic="departures", target=TARGET_S),
     LaneSetup(name=BACKFILL, topic="rescore", must_finish=False),  # it never can
 )
-TARGET_S: Final = 0.4
 
 #: What runs the worker, as the command `flowguard` would.
 RUN_WORKER: Final = (

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 import flowguard as fg
 from flowguard.agents import delivered as delivered_module
 from flowguard.agents.narrowing import Narrowing
+from flowguard.chunk import Slice, run_of
 from flowguard.facts import Found
+from tests.builders import chunk_of
 from tests.unit.agents.app import serving
 
 BAD = ValueError("bad")
@@ -119,7 +121,7 @@ async def test_what_takes_long_is_left_to_whoever_handed_it_out(
     _, found = await told_of(agent)
 
     assert agent.given == [[*range(8)]]
-    assert found is None or found == Found(0, 8, frozenset())
+    assert found == Found(0, 8, frozenset())
 
 
 @pytest.mark.parametrize(
@@ -184,3 +186,23 @@ async def test_a_part_of_which_rows_are_wanted_again_ends_the_search() -> None:
 
     assert str(told[2]) == "again"
     assert found == Found(4, 4, frozenset())
+
+
+@given(
+    counts=st.lists(st.integers(1, 5), min_size=1, max_size=4),
+    start=st.integers(0, 19),
+    count=st.integers(1, 20),
+)
+def test_a_run_of_records_is_the_same_through_several_slices(
+    counts: list[int], start: int, count: int
+) -> None:
+    slices, offsets = [], []
+    for number, each in enumerate(counts):
+        chunk = chunk_of(range(100 * number, 100 * number + each + 2))
+        slices.append(Slice(chunk, 1, each))
+        offsets += slices[-1].offsets.to_pylist()
+
+    found = run_of(slices, start, count)
+
+    assert [n for piece in found for n in piece.offsets.to_pylist()] == offsets[start:][:count]
+    assert all(piece.count for piece in found)
