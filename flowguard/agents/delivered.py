@@ -56,6 +56,11 @@ class Delivered:
         dead_letters: Rows of its records that are not in `batch`, because they were rejected.
         outcome: Whom to tell how it ended; told exactly once.
         bury: Writes rows of it to the dead letters: row → why.
+
+    Attributes:
+        batch: What the agent has now: all of it, or a part.
+        open: The agent is not done with it.
+        parts: With which of its records the agent was called again, after all of them failed.
     """
 
     def __init__(
@@ -68,7 +73,8 @@ class Delivered:
         bury: Callable[[Mapping[int, str]], Awaitable[None]],
     ) -> None:
         self.batch = batch
-        self.open = True  # the agent has it now
+        self.open = True
+        self.parts: list[range] = []
         self._batch_id = batch_id
         self._dead_letters = frozenset(dead_letters)
         self._outcome = outcome
@@ -146,7 +152,9 @@ class Delivered:
         if narrowing.over or self._error is not None or late:
             self._close()
         else:
-            self.batch = self._whole.part(*narrowing.next())
+            start, count = narrowing.next()
+            self.batch = self._whole.part(start, count)
+            self.parts.append(range(start, start + count))
 
     def _close(self) -> None:
         if not self.open:

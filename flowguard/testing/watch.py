@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -27,9 +27,12 @@ from flowguard.testing.log import Log
 __all__ = ["LatencySummary", "Watch", "WatchedRuntime"]
 
 Offsets = npt.NDArray[np.int64]
+Rows = npt.NDArray[np.bool_]
+Times = npt.NDArray[np.int32]  # one for each record, or one for all of them
 Place = tuple[str, TopicPartition]  # an agent and a partition that it reads
 
 GROWS_BY: Final = 1024
+ONCE: Final[Times] = np.ones(1, np.int32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,10 +65,11 @@ class Tally:
     def __init__(self) -> None:
         self._counts = np.zeros(GROWS_BY, np.int32)
 
-    def add(self, offsets: Offsets) -> None:
-        """Count these offsets once more; none of them twice."""
-        self._counts = self.up_to(int(offsets[-1]) + 1)
-        self._counts[offsets] += 1
+    def add(self, offsets: Offsets, times: Times = ONCE) -> None:
+        """Count these offsets once more, or so many times more; each stands in it once."""
+        if len(offsets):
+            self._counts = self.up_to(int(offsets[-1]) + 1)
+            self._counts[offsets] += times
 
     def up_to(self, end: int) -> npt.NDArray[np.int32]:
         """Return the counts, at least as many as this."""
@@ -82,14 +86,38 @@ class Attempt:
 
     Args:
         diverted: It goes to another topic, or to the dead letters, instead of to its agent.
-        sends: What was sent for it and is not acknowledged yet.
-        wrote: Something that was sent for it is in the log.
+        parts: With which of its rows the agent was called again, after all of them failed.
+        sends: What was sent for it and is not acknowledged yet → in which call.
+        wrote: In which calls of the agent something was sent that is in the log now.
     """
 
     cut: Cut
     diverted: bool = False
-    sends: set[asyncio.Future[Any]] = field(default_factory=set)
-    wrote: bool = False
+    parts: Sequence[range] = ()
+    sends: dict[asyncio.Future[Any], int] = field(default_factory=dict)
+    wrote: set[int] = field(default_factory=set)
+
+    @property
+    def calls(self) -> list[range]:
+        """Return the rows that the agent had in each call."""
+        return [range(self.cut.num_records), *self.parts]
+
+    def effects(self, done: Rows) -> Times:
+        """Return how often each row took effect.
+
+        In a call that wrote something, each of its rows did; the last call for a row that is
+        done also if it wrote nothing.
+
+        Args:
+            done: Rows that are done.
+        """
+        times = np.zeros(self.cut.num_records, np.int32)
+        silent = done.copy()
+        for number, rows in enumerate(self.calls):
+            calls = slice(rows.start, rows.stop)
+            times[calls] += number in self.wrote
+            silent[calls] = done[calls] & (number not in self.wrote)
+        return times + silent
 
 
 class Watch:
@@ -129,8 +157,8 @@ class Watch:
         """
         for attempt in self._attempts.values():
             self.allowed += attempt.cut.num_records
-            if attempt.wrote or attempt.sends:
-                self._note(self._took_effect, attempt.cut)
+            attempt.wrote.update(attempt.sends.values())
+            self._failed(attempt)
         self._attempts = {}
         self.given_back()
 
@@ -164,17 +192,25 @@ class Watch:
         """Note that a batch was handed out."""
         self._attempts[cut.batch_id] = Attempt(copy(cut), diverted)
 
-    def sent(self, batch_id: int, sending: asyncio.Future[Any]) -> None:
-        """Note that something is sent for a batch."""
+    def sent(
+        self, batch_id: int, sending: asyncio.Future[Any], parts: Sequence[range] = ()
+    ) -> None:
+        """Note that something is sent for a batch.
+
+        Args:
+            parts: With which of its rows the agent was called again, after all of them failed;
+                the last of them is what it sends for. It grows with each such call.
+        """
         attempt = self._attempts.get(batch_id)
         if attempt is None:
             return
-        attempt.sends.add(sending)
+        attempt.parts = parts
+        attempt.sends[sending] = len(parts)
 
         def acknowledged(future: asyncio.Future[Any]) -> None:
-            attempt.sends.discard(future)
+            call = attempt.sends.pop(future)
             if not future.cancelled() and future.exception() is None:
-                attempt.wrote = True
+                attempt.wrote.add(call)
 
         sending.add_done_callback(acknowledged)
 
@@ -183,26 +219,24 @@ class Watch:
         attempt = self._attempts.pop(batch_id, None)
         if attempt is None:
             return
-        self._note(self._done, attempt.cut, nacked)
-        self._finished_total += attempt.cut.num_records - len(nacked)
-        if attempt.diverted:
-            return
-        self._note(self._took_effect, attempt.cut, nacked)
-        timestamps = np.concatenate([column_of(piece, 1) for piece in attempt.cut.slices])
-        done = np.delete(timestamps, list(nacked))
-        self._latencies[attempt.cut.lane].append(np.maximum(0, epoch_ms - done))
+        done = np.ones(attempt.cut.num_records, np.bool_)
+        done[list(nacked)] = False
+        # What it sent was hardly for rows that it wants again.
+        self._finished(attempt, epoch_ms, done, attempt.effects(done) * done)
 
-    def done_in_part(self, batch_id: int, epoch_ms: int, done: int) -> None:
+    def done_in_part(self, batch_id: int, epoch_ms: int, num_done: int) -> None:
         """Note that a batch goes back, but for its first records, which are settled."""
-        attempt = self._attempts.get(batch_id)
-        if attempt is not None:
-            self.finished(batch_id, epoch_ms, range(done, attempt.cut.num_records))
+        attempt = self._attempts.pop(batch_id, None)
+        if attempt is None:
+            return
+        done = np.arange(attempt.cut.num_records) < num_done
+        self._finished(attempt, epoch_ms, done, attempt.effects(done))
 
     def failed(self, batch_id: int) -> None:
         """Note that a batch goes back."""
         attempt = self._attempts.pop(batch_id, None)
-        if attempt is not None and attempt.wrote:
-            self._note(self._took_effect, attempt.cut)
+        if attempt is not None:
+            self._failed(attempt)
 
     def unprocessed(self, command: Unprocessed) -> None:
         """Note which records leave without an agent."""
@@ -213,16 +247,19 @@ class Watch:
             for agent in self._readers.get(command.partition.topic, ()):
                 self._done[agent, command.partition].add(offsets)
 
-    def _note(self, tallies: dict[Place, Tally], cut: Cut, without: Collection[int] = ()) -> None:
-        before = 0
-        for piece in cut.slices:
-            offsets = column_of(piece, 0)
-            if without:
-                rows = range(before, before + piece.count)
-                offsets = offsets[[row not in without for row in rows]]
-            before += piece.count
-            if len(offsets):
-                tallies[cut.agent, piece.chunk.partition].add(offsets)
+    def _finished(self, attempt: Attempt, epoch_ms: int, done: Rows, effects: Times) -> None:
+        cut = attempt.cut
+        add(self._done, cut, done.astype(np.int32))
+        self._finished_total += int(done.sum())
+        if attempt.diverted:
+            return
+        add(self._took_effect, cut, effects)
+        timestamps = np.concatenate([column_of(piece, 1) for piece in cut.slices])
+        self._latencies[cut.lane].append(np.maximum(0, epoch_ms - timestamps[done]))
+
+    def _failed(self, attempt: Attempt) -> None:
+        none_done = np.zeros(attempt.cut.num_records, np.bool_)
+        add(self._took_effect, attempt.cut, attempt.effects(none_done))
 
     # Answers.
 
@@ -261,6 +298,15 @@ class Watch:
         if rank is not None:
             return LatencySummary.of(self._latencies[rank])
         return LatencySummary.of(part for parts in self._latencies.values() for part in parts)
+
+
+def add(tallies: dict[Place, Tally], cut: Cut, times: Times) -> None:
+    """Count the records of a batch so many times more each, by its agent and where they are."""
+    before = 0
+    for piece in cut.slices:
+        rows = slice(before, before + piece.count)
+        tallies[cut.agent, piece.chunk.partition].add(column_of(piece, 0), times[rows])
+        before += piece.count
 
 
 def committed_of(committed: Mapping[TopicPartition, Stored], name: TopicPartition) -> int:
@@ -332,7 +378,7 @@ class WatchedRuntime(FeedRuntime):
         """Take in that something is sent by whoever runs now."""
         delivered = current_delivered()
         if delivered is not None and not self.dead:
-            self.watch.sent(delivered._batch_id, future)
+            self.watch.sent(delivered._batch_id, future, delivered.parts)
 
     def _carry_out(self, command: Command) -> None:
         match command:

@@ -117,6 +117,25 @@ async def test_a_crash_loses_nothing_and_repeats_only_what_was_not_committed() -
         assert len(h.sent(shop.results)) <= 600 + h.duplicates
 
 
+async def test_what_an_agent_sends_again_after_it_raised_is_a_duplicate() -> None:
+    shop = Shop(retries=fg.Retry(2, backoff="1ms..5ms"))
+    mirror = shop.app.feed("mirror", columns={"n": "int64"})
+
+    async def work(batch: fg.Batch) -> None:
+        frame = batch.to_polars().select("n")
+        await mirror.send(frame)
+        if 5 in frame["n"]:
+            raise ValueError("five")
+
+    shop.work = work
+    with Harness(shop.app) as h:
+        h.produce(shop.orders, 8)
+        await h.run("5s")
+        assert len(h.sent(mirror)) > 8
+        assert h.duplicates == len(h.sent(mirror)) - 8
+        assert (h.lost, h.unfinished, len(h.dead_letters())) == (0, 0, 1)
+
+
 async def test_a_rebalance_repeats_nothing() -> None:
     shop = Shop()
     with Harness(shop.app) as h:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import struct
 
 import pytest
@@ -109,6 +110,32 @@ def test_what_is_committed_may_not_be_repeated() -> None:
     watch.committed()
     watch.died()
     assert watch.allowed == 2
+
+
+async def test_each_call_that_wrote_counts_for_the_records_it_had() -> None:
+    watch = Watch(filled(4))
+    watch.begin({"orders": frozenset({"agent"})})
+    watch.started(cut_of(0, 4), diverted=False)
+    parts: list[range] = []
+    await acknowledged(watch, parts)  # all of them, in vain
+    parts.append(range(2))
+    await acknowledged(watch, parts)  # these are done
+    parts.append(range(2, 3))  # done, without writing
+    parts.append(range(3, 4))
+    await acknowledged(watch, parts)  # in vain
+    watch.done_in_part(1, epoch_ms=10, num_done=3)
+    assert watch.duplicates == 4
+    watch.started(cut_of(3, 1, batch_id=2), diverted=False)
+    watch.finished(2, epoch_ms=10)
+    assert (watch.duplicates, watch.unfinished) == (5, 0)
+
+
+async def acknowledged(watch: Watch, parts: list[range]) -> None:
+    """Have something sent for batch 1, and acknowledged."""
+    sending = asyncio.get_running_loop().create_future()
+    watch.sent(1, sending, parts)
+    sending.set_result(None)
+    await asyncio.sleep(0)
 
 
 def test_a_failed_attempt_without_effect_is_no_duplicate() -> None:
