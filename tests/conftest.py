@@ -6,14 +6,19 @@ import os
 import re
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TypeVar
 
 import pytest
 from hypothesis import Phase, settings
 
 from flowguard.stress.embedded import EmbeddedBroker
-from tests.kafka_broker import KafkaBroker, NoKafka
+from tests.kafka_broker import SHORT_LIVED, KafkaBroker, NoKafka
 from tests.kafka_cluster import KafkaCluster
+
+# Tests start hundreds of processes. Where nothing may be kept of what one compiled, each compiles
+# all of flowguard: a third of the time that it takes to start.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # To make a failing example small takes minutes, and is done where someone waits for it.
 if os.environ.get("CI"):
@@ -51,15 +56,17 @@ def kafka(pytestconfig: pytest.Config) -> Iterator[KafkaBroker]:
     FLOWGUARD_REQUIRE_KAFKA is set. A test that stops it starts it again; one
     that needs a broker for itself takes `with KafkaBroker() as broker`.
     """
-    with had(KafkaBroker) as broker:  # a Kafka that can be had but does not start is a failure
+    # A Kafka that can be had but does not start is a failure.
+    with had(partial(KafkaBroker, jvm_options=SHORT_LIVED)) as broker:
         pytestconfig.stash[RUNNING] = broker
         yield broker
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def kafka_cluster(pytestconfig: pytest.Config) -> Iterator[KafkaCluster]:
-    """Apache Kafka with three nodes, started from its jars for those tests that ask for it.
+    """Apache Kafka with three nodes, started from its jars for the file that asks for it.
 
+    They end with that file: three nodes are busy also when nobody asks them for anything.
     Skips and fails as `kafka` does. A test that stops a node calls `heal()` at its end.
     """
     with had(KafkaCluster) as cluster:
