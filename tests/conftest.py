@@ -7,7 +7,7 @@ import re
 import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import Phase, settings
@@ -26,8 +26,8 @@ if os.environ.get("CI"):
     settings.register_profile("first-failure", settings.get_profile("ci"), phases=phases)
     settings.load_profile("first-failure")
 
-RUNNING = pytest.StashKey[KafkaBroker]()
-CLUSTER = pytest.StashKey[KafkaCluster]()
+#: Which Kafka the results stand for: descriptions, each with how long its start took.
+USED = pytest.StashKey[list[str]]()
 
 Kafka = TypeVar("Kafka", KafkaBroker, KafkaCluster)
 
@@ -39,13 +39,32 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.kafka)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin without a Kafka."""
+    config.stash[USED] = []
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Let the process that reports know which Kafka this one had, if it is one of several."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["kafka"] = session.config.stash[USED]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Note which Kafka a process that is done had; one that crashed does not say."""
+    node.config.stash[USED] += getattr(node, "workeroutput", {}).get("kafka", [])
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say which Kafka the results stand for."""
-    for key in (RUNNING, CLUSTER):
-        broker = terminalreporter.config.stash.get(key, None)
-        if broker is not None:
-            started = f"ready after {broker.started_in_s:.1f} s"
-            terminalreporter.write_line(f"kafka: {broker.description}, {started}")
+    for used in sorted(terminalreporter.config.stash[USED]):
+        terminalreporter.write_line(f"kafka: {used}")
+
+
+def note(config: pytest.Config, broker: KafkaBroker | KafkaCluster) -> None:
+    """Note what was started."""
+    config.stash[USED].append(f"{broker.description}, ready after {broker.started_in_s:.1f} s")
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +77,7 @@ def kafka(pytestconfig: pytest.Config) -> Iterator[KafkaBroker]:
     """
     # A Kafka that can be had but does not start is a failure.
     with had(partial(KafkaBroker, jvm_options=SHORT_LIVED)) as broker:
-        pytestconfig.stash[RUNNING] = broker
+        note(pytestconfig, broker)
         yield broker
 
 
@@ -70,7 +89,7 @@ def kafka_cluster(pytestconfig: pytest.Config) -> Iterator[KafkaCluster]:
     Skips and fails as `kafka` does. A test that stops a node calls `heal()` at its end.
     """
     with had(KafkaCluster) as cluster:
-        pytestconfig.stash[CLUSTER] = cluster
+        note(pytestconfig, cluster)
         yield cluster
 
 
