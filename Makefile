@@ -12,6 +12,10 @@ ENV   := $(BIN)/python
 DEMO  := $(VENV)/.demo
 DEV   := $(VENV)/.dev
 
+# Half of what tests do is wait, so two files run at once; in the order of their names, in which
+# the short ones are last. One process: ARGS="-n 0 ...", as --pdb wants it.
+PYTEST := $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+
 # The demo needs less than development; where that is installed already, it is enough.
 READY := $(if $(wildcard $(DEV)),$(DEV),$(DEMO))
 
@@ -29,8 +33,8 @@ install: $(DEV) ## set up .venv with everything for development and build the co
 demo: $(READY) ## run the demo; ARGS="--seconds 20 --no-browser"
 	@$(BIN)/flowguard demo $(ARGS)
 
-test: $(DEV) ## run the tests; ARGS="-k lanes", ARGS="-m slow"
-	@$(BIN)/pytest -q $(ARGS)
+test: $(DEV) ## run the tests, two files at once; ARGS="-k lanes", ARGS="-m slow", ARGS="-n 0 --pdb"
+	@$(PYTEST) $(ARGS)
 
 lint: $(DEV) ## check style with ruff; ARGS=--fix repairs
 	@$(BIN)/ruff check $(ARGS) .

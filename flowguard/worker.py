@@ -59,6 +59,9 @@ TELLING: Final = ("flowguard.worker", "flowguard.spill", UNPROCESSED)
 STOP_WITHIN_S: Final = 10.0
 LEAVE_WITHIN_S: Final = 5.0
 
+#: The loop is closed after this, whatever still runs on it; as in Faust.
+CANCELLED_WITHIN_S: Final = 1.0
+
 USER_IGNORED: Final = (
     "the user in the address of the broker is not used: set FLOWGUARD_BROKER_USERNAME and "
     "FLOWGUARD_BROKER_PASSWORD, or their _FILE"
@@ -158,6 +161,11 @@ class Worker(faust.Worker):
 
     def _on_startup_end_spinner(self) -> None:
         logger.info("ready")
+
+    async def _sentinel_task(self) -> None:
+        """Let what was cancelled come to its end before the loop closes; Faust waits a second."""
+        if left := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(left, timeout=CANCELLED_WITHIN_S)
 
     def stop_and_shutdown(self) -> None:
         """Wait for the end, and say how it went."""

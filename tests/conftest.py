@@ -6,14 +6,19 @@ import os
 import re
 import uuid
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import Phase, settings
 
 from flowguard.stress.embedded import EmbeddedBroker
-from tests.kafka_broker import KafkaBroker, NoKafka
+from tests.kafka_broker import SHORT_LIVED, KafkaBroker, NoKafka
 from tests.kafka_cluster import KafkaCluster
+
+# Tests start hundreds of processes. Where nothing may be kept of what one compiled, each compiles
+# all of flowguard: a third of the time that it takes to start.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # To make a failing example small takes minutes, and is done where someone waits for it.
 if os.environ.get("CI"):
@@ -21,8 +26,8 @@ if os.environ.get("CI"):
     settings.register_profile("first-failure", settings.get_profile("ci"), phases=phases)
     settings.load_profile("first-failure")
 
-RUNNING = pytest.StashKey[KafkaBroker]()
-CLUSTER = pytest.StashKey[KafkaCluster]()
+#: Which Kafka the results stand for: descriptions, each with how long its start took.
+USED = pytest.StashKey[list[str]]()
 
 Kafka = TypeVar("Kafka", KafkaBroker, KafkaCluster)
 
@@ -34,13 +39,32 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.kafka)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin without a Kafka."""
+    config.stash[USED] = []
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Let the process that reports know which Kafka this one had, if it is one of several."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["kafka"] = session.config.stash[USED]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Note which Kafka a process that is done had; one that crashed does not say."""
+    node.config.stash[USED] += getattr(node, "workeroutput", {}).get("kafka", [])
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say which Kafka the results stand for."""
-    for key in (RUNNING, CLUSTER):
-        broker = terminalreporter.config.stash.get(key, None)
-        if broker is not None:
-            started = f"ready after {broker.started_in_s:.1f} s"
-            terminalreporter.write_line(f"kafka: {broker.description}, {started}")
+    for used in sorted(terminalreporter.config.stash[USED]):
+        terminalreporter.write_line(f"kafka: {used}")
+
+
+def note(config: pytest.Config, broker: KafkaBroker | KafkaCluster) -> None:
+    """Note what was started."""
+    config.stash[USED].append(f"{broker.description}, ready after {broker.started_in_s:.1f} s")
 
 
 @pytest.fixture(scope="session")
@@ -51,19 +75,21 @@ def kafka(pytestconfig: pytest.Config) -> Iterator[KafkaBroker]:
     FLOWGUARD_REQUIRE_KAFKA is set. A test that stops it starts it again; one
     that needs a broker for itself takes `with KafkaBroker() as broker`.
     """
-    with had(KafkaBroker) as broker:  # a Kafka that can be had but does not start is a failure
-        pytestconfig.stash[RUNNING] = broker
+    # A Kafka that can be had but does not start is a failure.
+    with had(partial(KafkaBroker, jvm_options=SHORT_LIVED)) as broker:
+        note(pytestconfig, broker)
         yield broker
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def kafka_cluster(pytestconfig: pytest.Config) -> Iterator[KafkaCluster]:
-    """Apache Kafka with three nodes, started from its jars for those tests that ask for it.
+    """Apache Kafka with three nodes, started from its jars for the file that asks for it.
 
+    They end with that file: three nodes are busy also when nobody asks them for anything.
     Skips and fails as `kafka` does. A test that stops a node calls `heal()` at its end.
     """
     with had(KafkaCluster) as cluster:
-        pytestconfig.stash[CLUSTER] = cluster
+        note(pytestconfig, cluster)
         yield cluster
 
 

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol, Self
 
@@ -31,6 +32,7 @@ from flowguard.stress.embedded import answers, end, free_port, spawn
 
 __all__ = [
     "HOST",
+    "SHORT_LIVED",
     "VERSION",
     "JarsCluster",
     "KafkaBroker",
@@ -83,6 +85,9 @@ JVM_OPTIONS: Final = (
     *("-Xms1g", "-Xmx1g", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20"),
     *("-XX:InitiatingHeapOccupancyPercent=35", "-XX:+ExplicitGCInvokesConcurrent"),
 )
+#: For a broker of some tests: the thorough compiler takes 8 s of CPU to begin with, and gives
+#: none of it back before they are done.
+SHORT_LIVED: Final = (*JVM_OPTIONS, "-XX:TieredStopAtLevel=1")
 
 POM: Final = """\
 <project xmlns="http://maven.apache.org/POM/4.0.0">
@@ -148,16 +153,19 @@ class KafkaBroker:
     bring it back on the same port with the same log; `restartable` is False for a
     cluster that is not ours.
 
+    Args:
+        jvm_options: For its Java process, where it is started from the jars.
+
     Raises:
         NoKafka: From the constructor, if there is no way to have Kafka; from
             `start`, if it did not answer in time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, jvm_options: Sequence[str] = JVM_OPTIONS) -> None:
         reasons: list[str] = []
-        for way in (existing_cluster, container_cluster, jars_cluster):
+        for way in (existing_cluster, container_cluster, partial(jars_cluster, jvm_options)):
             try:
-                self._cluster = way()
+                self._cluster: Cluster = way()
                 break
             except NoKafka as error:
                 reasons.append(str(error))
@@ -446,9 +454,9 @@ def container_cluster() -> ContainerCluster:
     return ContainerCluster()
 
 
-def jars_cluster() -> JarsCluster:
+def jars_cluster(jvm_options: Sequence[str] = JVM_OPTIONS) -> JarsCluster:
     """Return Kafka from its jars."""
-    return JarsCluster(*find_jars())
+    return JarsCluster(*find_jars(), jvm_options=jvm_options)
 
 
 def find_jars() -> tuple[str, Path]:

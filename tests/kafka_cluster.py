@@ -166,6 +166,20 @@ class KafkaCluster:
         partitions = {} if found is None or found.error else found.partitions
         return {number: each.leader for number, each in partitions.items() if each.leader >= 0}
 
+    def partitions(self, topic: str) -> dict[int, int]:
+        """Return of how many partitions of a topic each node knows that runs.
+
+        A change gets to one after the other, and a client asks any of them.
+        """
+        known = {}
+        for number, node in self.nodes.items():
+            if node.runs:
+                # A client that has just begun asks whom it was told of.
+                client = AdminClient({"bootstrap.servers": node.bootstrap, "log_level": 0})
+                found = client.list_topics(timeout=10).topics.get(topic)
+                known[number] = 0 if found is None else len(found.partitions)
+        return known
+
     def leader(self, topic: str, partition: int) -> int:
         """Return who leads a partition."""
         return self.leaders(topic)[partition]

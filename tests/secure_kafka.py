@@ -12,6 +12,7 @@ The certificate of the broker is for `localhost`, and for no other name.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +26,7 @@ from flowguard.stress.embedded import free_port
 from tests.certificates import Authority
 from tests.kafka_broker import (
     HOST,
+    SHORT_LIVED,
     ContainerCluster,
     JarsCluster,
     KafkaBroker,
@@ -153,7 +155,7 @@ class Credentials:
 def cluster_of_our_own() -> ContainerCluster | JarsCluster:
     """Return one that can be configured."""
     reasons = []
-    for way in (container_cluster, jars_cluster):
+    for way in (container_cluster, partial(jars_cluster, SHORT_LIVED)):
         try:
             return way()
         except NoKafka as error:

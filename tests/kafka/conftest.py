@@ -41,7 +41,7 @@ def topic(kafka: KafkaBroker, topic_name: Callable[[str], str]) -> Callable[...,
     return create
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def secure() -> Iterator[SecureKafka]:
     """Return a broker that has a listener for each way to prove who is there."""
     try:

@@ -274,6 +274,7 @@ def test_partitions_that_are_added_to_a_topic_are_read(
     worker = workers.start(TWO_FEEDS, POLICY="stop", ORDERS=orders, OTHERS=others, DONE=done)
     outside.produce(orders, [Record({"id": i}, partition=i % 2) for i in range(100)])
     outside.admin.create_partitions([NewPartitions(orders, 4)])[orders].result(30)
+    eventually(lambda: set(cluster.partitions(orders).values()) == {4})
     eventually(lambda: len(cluster.leaders(orders)) == 4)
     outside.produce(orders, [Record({"id": i}, partition=i % 4) for i in range(100, 300)])
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.kafka.outside import Outside, Record
 from tests.kafka.worker import FAUST, FLOWGUARD, Worker, Workers
-from tests.kafka_broker import KafkaBroker
+from tests.kafka_broker import SHORT_LIVED, KafkaBroker
 
 #: So slow that a test can act in the middle.
 SLOW = """
@@ -136,7 +136,7 @@ def test_workers_join_and_leave_while_records_flow_and_nothing_is_lost_or_repeat
 def test_a_worker_survives_the_absence_of_the_broker_and_goes_on_by_itself(
     workers: Workers, topic_name: Callable[[str], str]
 ):
-    with KafkaBroker() as broker:
+    with KafkaBroker(jvm_options=SHORT_LIVED) as broker:
         if not broker.restartable:
             pytest.skip(f"{broker.description} cannot be stopped")
         outside = Outside(broker.bootstrap)

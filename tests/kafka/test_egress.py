@@ -14,7 +14,7 @@ import pytest
 import flowguard as fg
 from flowguard.errors import SettleError
 from tests.kafka.outside import Outside
-from tests.kafka_broker import KafkaBroker
+from tests.kafka_broker import SHORT_LIVED, KafkaBroker
 
 NOW_MS = 1_700_000_000_000
 
@@ -126,7 +126,7 @@ async def test_frames_and_single_values_of_one_topic_keep_their_order(
 async def test_a_broker_that_goes_down_and_comes_back_has_all_records_once_and_in_order(
     topic_name: Callable[[str], str],
 ):
-    with KafkaBroker() as broker:
+    with KafkaBroker(jvm_options=SHORT_LIVED) as broker:
         if not broker.restartable:
             pytest.skip(f"{broker.description} cannot be stopped")
         name = broker.create_topic(topic_name("out"), 2, {})

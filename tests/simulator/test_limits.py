@@ -14,7 +14,7 @@ import pytest
 
 from flowguard.stress.grid.run import Stretch
 from flowguard.stress.grid.scenarios import HELD_OUT, SCENARIOS, Scenario
-from flowguard.stress.grid.score import OURS, play, stretches_of, within
+from flowguard.stress.grid.score import OURS, Cell, judge, stretches_of, within
 
 BY_NAME: dict[str, Scenario] = {each.name: each for each in (*SCENARIOS, *HELD_OUT)}
 SEED = 11
@@ -45,8 +45,12 @@ EXPECTED = {
 
 
 @cache
-def stretches(name: str) -> list[Stretch]:
-    return list(stretches_of(BY_NAME[name], OURS, SEED))
+def stretches(name: str, seed: int = SEED) -> list[Stretch]:
+    return list(stretches_of(BY_NAME[name], OURS, seed))
+
+
+def cell_of(name: str, seed: int = SEED) -> Cell:
+    return judge(stretches(name, seed), BY_NAME[name], OURS, seed)
 
 
 def mean_limit(spent: list[Stretch]) -> float:
@@ -65,7 +69,7 @@ def test_limit_goodput_and_latency_stay_in_their_ranges(name: str):
     scenario = BY_NAME[name]
     steady = [each for span in scenario.steady for each in within(stretches(name), scenario, span)]
 
-    cell = play(scenario, OURS, SEED)
+    cell = cell_of(name)
 
     assert least <= mean_limit(steady) <= most
     assert cell.goodput >= goodput_min
@@ -73,14 +77,14 @@ def test_limit_goodput_and_latency_stay_in_their_ranges(name: str):
 
 
 def test_a_cold_start_reaches_nine_tenths_within_ten_windows():
-    cell = play(BY_NAME["servers-32"], OURS, SEED)
+    cell = cell_of("servers-32")
 
     assert cell.converged is not None
     assert cell.converged <= 10
 
 
 def test_a_fourfold_loss_of_capacity_is_followed_within_twenty_windows():
-    cell = play(BY_NAME["capacity-32-8-32"], OURS, SEED)
+    cell = cell_of("capacity-32-8-32")
 
     assert cell.recovered is not None
     assert cell.recovered <= 20
@@ -90,7 +94,7 @@ def test_a_fourfold_loss_of_capacity_is_followed_within_twenty_windows():
 
 @pytest.mark.parametrize("name", ["size-step-up", "size-step-down"])
 def test_batches_of_eight_times_the_size_do_not_move_the_limit(name: str):
-    moved = mean(play(BY_NAME[name], OURS, seed).moved for seed in (SEED, SEED + 1))
+    moved = mean(cell_of(name, seed).moved for seed in (SEED, SEED + 1))
 
     assert abs(moved) <= 0.1
 

@@ -19,7 +19,7 @@ from flowguard.stress.grid.arc import Arc
 from flowguard.stress.grid.run import Run, Stretch
 from flowguard.stress.grid.scenarios import Scenario
 
-__all__ = ["OURS", "PEERS", "PLAYERS", "Cell", "play", "stretches_of"]
+__all__ = ["OURS", "PEERS", "PLAYERS", "Cell", "judge", "play", "stretches_of"]
 
 #: Latency up to this costs nothing.
 LATENCY_FREE: Final = 1.3
@@ -61,7 +61,11 @@ class Cell:
 
 def play(scenario: Scenario, player: str, seed: int) -> Cell:
     """Run one cell."""
-    stretches = stretches_of(scenario, player, seed)
+    return judge(stretches_of(scenario, player, seed), scenario, player, seed)
+
+
+def judge(stretches: Sequence[Stretch], scenario: Scenario, player: str, seed: int) -> Cell:
+    """Judge one cell by all that happened."""
     spans = [within(stretches, scenario, span) for span in scenario.steady]
     steady = [each for span in spans for each in span]
     alone_s = sum(each.alone_s for each in steady)

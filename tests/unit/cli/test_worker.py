@@ -149,3 +149,29 @@ def test_another_broker_reaches_what_was_made_at_import(good_app: str) -> None:
     assert broker_servers(app) == ["there:7"]
     assert str(app.producer_transport.url[0]) == "kafka://there:7"
     assert app.conf.origins["broker"] == "command line"
+
+
+def test_a_loop_is_closed_as_soon_as_what_was_cancelled_has_ended_not_a_second_later(
+    good_app: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = find_app(good_app)
+    assert isinstance(app, App)
+    loop, ended = asyncio.new_event_loop(), asyncio.Event()
+
+    async def linger() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.01)
+            ended.set()
+
+    worker = Worker(app, loop=loop)
+    task = loop.create_task(linger())
+    loop.run_until_complete(asyncio.sleep(0))
+    monkeypatch.setattr(worker, "_gather_all", task.cancel)  # it gives up waiting
+    began_s = loop.time()
+
+    worker._shutdown_loop()
+
+    assert loop.is_closed() and ended.is_set()
+    assert loop.time() - began_s < flowguard.worker.CANCELLED_WITHIN_S
