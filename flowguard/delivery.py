@@ -156,7 +156,7 @@ class Delivery:
         else:
             self._outcome.finished(cut.batch_id, range(cut.num_records))
 
-    async def _write_letters(
+    def _write_letters(
         self,
         agent: str,
         lane: int,
@@ -166,17 +166,22 @@ class Delivery:
         *,
         attempt: int,
         again: bool,
-    ) -> None:
+    ) -> asyncio.Future[None]:
         """Write rows of a batch to the dead letters, unless there are too many.
 
-        Raises:
-            LettersNotWritten: They were not acknowledged, or are too many.
+        Returns:
+            What is done once they are acknowledged; `LettersNotWritten` if they are too many,
+            or were not taken.
         """
         stops = self._outcome.too_many_letters(agent, lane, letters_in(slices, reasons))
         writer = self.letters_of(agent)
         if stops:
-            raise LettersNotWritten("; ".join(stops.values()), topic=writer.topic, stops=stops)
-        await writer.write(slices, reasons, attempt=attempt, error=error, again=again)
+            refused = self._loop.create_future()
+            refused.set_exception(
+                LettersNotWritten("; ".join(stops.values()), topic=writer.topic, stops=stops)
+            )
+            return refused
+        return writer.write(slices, reasons, attempt=attempt, error=error, again=again)
 
     async def _decode_aside(self, cut: Cut, feed: Feed) -> None:
         """Decode on another thread; columns that are being inferred one batch at a time."""

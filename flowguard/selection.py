@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-__all__ = ["all_but", "rows_of"]
+__all__ = ["FEW_RUNS", "all_but", "rows_of", "runs_between"]
+
+#: To join so few runs costs less than to look at each row, and wakes no other threads.
+FEW_RUNS: Final = 16
 
 
 def rows_of(selection: Any, length: int) -> list[int]:
@@ -61,3 +64,14 @@ def all_but(rows: Sequence[int], length: int) -> npt.NDArray[np.bool_]:
     mask = np.ones(length, bool)
     mask[list(rows)] = False
     return mask
+
+
+def runs_between(rows: Sequence[int], length: int) -> list[tuple[int, int]]:
+    """Return the runs of other rows: where each begins, and how many rows it has.
+
+    Args:
+        rows: Ascending, each once.
+    """
+    starts = [0, *(row + 1 for row in rows)]
+    ends = [*rows, length]
+    return [(start, end - start) for start, end in zip(starts, ends, strict=True) if start < end]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import pyarrow as pa
@@ -15,13 +16,21 @@ from flowguard.settle.egress import Header, Outgoing
 
 Position: TypeAlias = tuple[TopicPartition, int]
 
-__all__ = ["DeadLetter", "Position", "letter_of", "letters_of", "outgoing_of", "positions_of"]
+__all__ = [
+    "DeadLetter",
+    "Position",
+    "Rejects",
+    "letter_of",
+    "letters_of",
+    "outgoing_of",
+    "positions_of",
+]
 
 #: Larger values are not kept: the broker refuses a record over 1 MiB unless told otherwise.
 VALUE_BYTES_MAX: Final = 900 * 1024
 
-#: Reading so few records by themselves costs less than reading them together.
-FEW_ROWS: Final = 4
+#: So few rows of a slice cost less to cut out one by one than to take together.
+FEW_ROWS: Final = 8
 
 #: As they are on the wire.
 NO_HEADERS: Final = wire.encode_headers([])
@@ -31,42 +40,68 @@ class DeadLetter(dict[str, Any]):
     """One record: key, value, headers, timestamp."""
 
 
+@dataclass(frozen=True, slots=True)
+class Rejects:
+    """Rows of one batch that cannot go on.
+
+    Args:
+        slices: Where the rows are, counted through all of them.
+        reasons: Row → why it cannot go on.
+        attempt: How often the record had been tried.
+        error: The kind of error, for `fg-error-type`.
+    """
+
+    slices: Sequence[Slice]
+    reasons: Mapping[int, str]
+    attempt: int
+    error: str
+
+
 def positions_of(slices: Sequence[Slice], rows: Iterable[int]) -> dict[int, Position]:
     """Return where in the log these rows are, ascending by row."""
     rows = sorted(rows)
     positions = [
-        (piece.chunk.partition, piece.offsets[place].as_py())
+        (piece.chunk.partition, piece.chunk.offset_at(piece.start + place))
         for piece, places in zip(slices, rows_by_slice(slices, rows), strict=True)
         for place in places
     ]
     return dict(zip(rows, positions, strict=True))
 
 
-def letters_of(
-    slices: Sequence[Slice], reasons: Mapping[int, str], *, attempt: int, error: str
-) -> list[DeadLetter]:
-    """Return the rejected rows as dead letters, in their order.
+def letters_of(*batches: Rejects) -> list[DeadLetter]:
+    """Return the rejected rows of batches as dead letters, in their order.
+
+    What takes long about a record is to get it out of its columns; those of several batches
+    are read together, which takes hardly longer than one.
 
     A value that is too large is left out; its digest tells which one it was.
     """
-    rows = sorted(reasons)
-    records = [
-        record | piece.chunk.partition._asdict()
-        for piece, places in zip(slices, rows_by_slice(slices, rows), strict=True)
-        for record in (records_at(piece.columns, places) if places else ())
-    ]
+    picked: list[pa.RecordBatch] = []
+    marks: list[tuple[TopicPartition, str, Rejects]] = []
+    for each in batches:
+        rows = iter(sorted(each.reasons))
+        found = rows_by_slice(each.slices, each.reasons)
+        for piece, places in zip(each.slices, found, strict=True):
+            if places:
+                picked += rows_at(piece.columns, places)
+                name = piece.chunk.partition
+                marks += [(name, each.reasons[next(rows)], each) for _ in places]
     return [
-        letter_of(record, reasons[row], attempt, error)
-        for row, record in zip(rows, records, strict=True)
+        letter_of(record | name._asdict(), reason, each.attempt, each.error)
+        for record, (name, reason, each) in zip(records_of(picked), marks, strict=True)
     ]
 
 
-def records_at(columns: pa.RecordBatch, places: Sequence[int]) -> list[dict[str, Any]]:
+def rows_at(columns: pa.RecordBatch, places: Sequence[int]) -> list[pa.RecordBatch]:
+    """Return some rows, in one piece or in several."""
+    if len(places) <= FEW_ROWS:  # nothing is copied
+        return [columns.slice(place, 1) for place in places]
+    return [columns.take(pa.array(places, pa.int64()))]
+
+
+def records_of(pieces: Sequence[pa.RecordBatch]) -> list[dict[str, Any]]:
     """Return records as dicts, their headers as dicts of name and value."""
-    if len(places) <= FEW_ROWS:  # to take them costs more than all else
-        records = [columns.slice(place, 1).to_pylist()[0] for place in places]
-    else:
-        records = columns.take(pa.array(places, pa.int64())).to_pylist()
+    records: list[dict[str, Any]] = pa.concat_batches(pieces).to_pylist() if pieces else []
     with_headers = [record for record in records if record["headers"] != NO_HEADERS]
     encoded = pa.array([record["headers"] for record in with_headers], pa.binary())
     decoded = wire.decode_headers(encoded).to_pylist() if with_headers else []

@@ -10,8 +10,8 @@ from typing import Final, Protocol
 from flowguard.chunk import Slice
 from flowguard.errors import LettersNotWritten
 from flowguard.settle.dead_letter import (
-    DeadLetter,
     Position,
+    Rejects,
     letters_of,
     outgoing_of,
     positions_of,
@@ -20,8 +20,10 @@ from flowguard.settle.egress import Outgoing
 
 __all__ = ["DeadLetterWriter", "LetterPort"]
 
-#: Letters wait so long for others to go with them. Nobody waits for a letter but the commit.
-LINGER_S: Final = 0.005
+#: Writes begin so far apart; what comes sooner waits for others to go with it. A write costs
+#: about as much for one letter as for fifty, here and at the broker, and nobody waits for a
+#: letter but the commit. A letter that none came before goes at once.
+PACE_S: Final = 0.02
 
 #: So many letters are remembered while their batch is tried again. One that is forgotten is
 #: only written a second time.
@@ -44,9 +46,10 @@ class LetterPort(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """The letters of one batch, and who waits for them to be acknowledged."""
+    """What one batch has rejected, and who waits for it to be acknowledged."""
 
-    letters: list[DeadLetter]
+    rejects: Rejects
+    positions: Iterable[Position]
     written: asyncio.Future[None]
 
 
@@ -69,8 +72,9 @@ class DeadLetterWriter:
         self._remembered: dict[Position, None] = {}  # oldest first
         self._waiting: list[Bundle] = []
         self._sending: asyncio.Task[None] | None = None
+        self._not_before_s = 0.0
 
-    async def write(
+    def write(
         self,
         slices: Sequence[Slice],
         reasons: Mapping[int, str],
@@ -78,8 +82,8 @@ class DeadLetterWriter:
         attempt: int,
         error: str,
         again: bool = False,
-    ) -> None:
-        """Write these rows of these slices, and wait until they are acknowledged.
+    ) -> asyncio.Future[None]:
+        """Write these rows of these slices.
 
         What an earlier attempt at the same batch has written already is left out.
 
@@ -90,25 +94,12 @@ class DeadLetterWriter:
             error: The kind of error, for `fg-error-type`.
             again: Its batch was started before, be it without an attempt that counts.
 
-        Raises:
-            LettersNotWritten: The topic did not take them.
+        Returns:
+            What is done once they are acknowledged; `LettersNotWritten` if the topic did not
+            take them.
         """
-        try:
-            await self._write(slices, reasons, attempt=attempt, error=error, again=again)
-        except Exception as problem:  # whatever it is, the records wait
-            raise LettersNotWritten(
-                f"dead letters cannot be written to {self.topic!r}: {problem}", topic=self.topic
-            ) from problem
-
-    async def _write(
-        self,
-        slices: Sequence[Slice],
-        reasons: Mapping[int, str],
-        *,
-        attempt: int,
-        error: str,
-        again: bool,
-    ) -> None:
+        loop = asyncio.get_running_loop()
+        written = loop.create_future()
         positions = positions_of(slices, reasons)
         if again or attempt > 1:
             positions = {
@@ -116,25 +107,19 @@ class DeadLetterWriter:
             }
             reasons = {row: reasons[row] for row in positions}
         if not reasons:
-            return
-        letters = letters_of(slices, reasons, attempt=attempt, error=error)
-        await self._send(letters)
-        self.written_total += len(letters)
-        self._remember(positions.values())
-
-    async def _send(self, letters: list[DeadLetter]) -> None:
-        """Send letters with the others that wait, and wait until these are acknowledged."""
-        loop = asyncio.get_running_loop()
-        bundle = Bundle(letters, loop.create_future())
-        self._waiting.append(bundle)
+            written.set_result(None)
+            return written
+        rejects = Rejects(slices, reasons, attempt, error)
+        self._waiting.append(Bundle(rejects, positions.values(), written))
         if self._sending is None:
-            self._sending = loop.create_task(self._send_waiting())
-        await bundle.written
+            self._sending = loop.create_task(self._send_waiting(loop))
+        return written
 
-    async def _send_waiting(self) -> None:
+    async def _send_waiting(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
             while self._waiting:
-                await asyncio.sleep(LINGER_S)
+                await asyncio.sleep(self._not_before_s - loop.time())
+                self._not_before_s = loop.time() + PACE_S
                 bundles, self._waiting = self._waiting, []
                 await self._send_together(bundles)
         finally:
@@ -144,31 +129,43 @@ class DeadLetterWriter:
 
     async def _send_together(self, bundles: list[Bundle]) -> None:
         try:
-            await self._send_now([letter for bundle in bundles for letter in bundle.letters])
+            count = await self._send_now([bundle.rejects for bundle in bundles])
         except asyncio.CancelledError:
             for bundle in bundles:
                 bundle.written.cancel()
             raise
-        except Exception as error:  # belongs to whoever waits
+        except Exception as problem:  # whatever it is, it belongs to whoever waits
             if len(bundles) > 1:
                 await asyncio.gather(*(self._send_together([bundle]) for bundle in bundles))
             elif not bundles[0].written.done():
-                bundles[0].written.set_exception(error)
+                bundles[0].written.set_exception(self._not_written(problem))
         else:
+            self.written_total += count
             for bundle in bundles:
+                self._remember(bundle.positions)
                 if not bundle.written.done():
                     bundle.written.set_result(None)
+
+    def _not_written(self, problem: Exception) -> LettersNotWritten:
+        error = LettersNotWritten(
+            f"dead letters cannot be written to {self.topic!r}: {problem}", topic=self.topic
+        )
+        error.__cause__ = problem
+        return error
 
     def stop(self) -> None:
         """Send nothing more; who waits is told."""
         if self._sending is not None:
             self._sending.cancel()
 
-    async def _send_now(self, letters: list[DeadLetter]) -> None:
+    async def _send_now(self, rejects: Sequence[Rejects]) -> int:
+        """Send what batches have rejected; return how many letters it was."""
         if not self._partition_count:
             await self._port.declare(self.topic)
             self._partition_count = await self._port.partition_count(self.topic)
+        letters = letters_of(*rejects)
         await self._port.send_columns(self.topic, outgoing_of(letters, self._partition_count))
+        return len(letters)
 
     def _remember(self, positions: Iterable[Position]) -> None:
         for position in positions:

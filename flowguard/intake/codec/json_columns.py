@@ -53,7 +53,7 @@ from flowguard.intake.codec.rows import (
     join_parts,
 )
 from flowguard.intake.schema import Schema
-from flowguard.selection import all_but
+from flowguard.selection import FEW_RUNS, all_but, runs_between
 
 __all__ = ["JsonColumns", "parse_json"]
 
@@ -216,9 +216,9 @@ class JsonColumns:
         if slow.table.schema != table.schema:  # inferred columns widened; the caller repeats
             return self._by_row(values.to_pylist())
         rejected = [Rejection(int(rows[row]), reason) for row, reason in slow.rejected]
-        kept = all_but([row for row, _ in rejected], len(values))
         if not slow.table.num_rows:
-            return Part(table.filter(pa.array(kept)), rejected)
+            return Part(_without(table, [row for row, _ in rejected]), rejected)
+        kept = all_but([row for row, _ in rejected], len(values))
         order = np.arange(len(values))
         order[rows[kept[rows]]] = np.arange(len(values), len(values) + slow.table.num_rows)
         return Part(pa.concat_tables([table, slow.table]).take(pa.array(order[kept])), rejected)
@@ -267,6 +267,14 @@ class JsonColumns:
 
     def _has_decimal(self, names: set[str]) -> bool:
         return any(pa.types.is_decimal(self._schema.arrow.field(name).type) for name in names)
+
+
+def _without(table: pa.Table, rows: Sequence[int]) -> pa.Table:
+    """Return a table without some rows, ascending."""
+    runs = runs_between(rows, table.num_rows)
+    if not runs or len(runs) > FEW_RUNS:
+        return table.filter(pa.array(all_but(rows, table.num_rows)))
+    return pa.concat_tables([table.slice(*run) for run in runs]).combine_chunks()
 
 
 # ------------------------------------------------------------------ guards

@@ -13,6 +13,7 @@ import re
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Context, Decimal, InvalidOperation
+from functools import cached_property
 from typing import Any, Final
 
 import msgspec
@@ -175,11 +176,18 @@ class RowReader:
                 raise WrongValue(f'column "{name}" is missing: the value is empty')
         return self.empty_row
 
+    @cached_property
+    def _no_rows(self) -> pa.Table:
+        """What is left where all values are bad, mostly a single one: made once."""
+        return self.schema.arrow.empty_table()
+
     def table(self, rows: Sequence[tuple[Any, ...]]) -> pa.Table:
         """Return rows as a table of the schema. Shape: `len(rows)` rows."""
         if not self.columns:
             return pa.table({"": pa.nulls(len(rows))}).select([])
-        columns = zip(*rows, strict=True) if rows else ([] for _ in self.columns)
+        if not rows:
+            return self._no_rows
+        columns = zip(*rows, strict=True)
         arrays = [
             pa.array(column, field.type)
             for column, field in zip(columns, self.schema.arrow, strict=True)

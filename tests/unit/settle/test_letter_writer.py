@@ -121,8 +121,7 @@ async def test_letters_that_come_during_a_write_go_together_with_the_next():
     port = SlowPort()
     writer = DeadLetterWriter("app.dlq", port)
     writing = [
-        asyncio.create_task(writer.write(slices(), {row: "bad"}, attempt=1, error="Undecodable"))
-        for row in range(3)
+        writer.write(slices(), {row: "bad"}, attempt=1, error="Undecodable") for row in range(3)
     ]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -133,6 +132,35 @@ async def test_letters_that_come_during_a_write_go_together_with_the_next():
         [b"a"], [None, b"c"],
     ])  # fmt: skip
     assert writer.written_total == 3
+
+
+async def test_a_letter_that_none_came_before_goes_at_once_and_the_next_ones_together():
+    port = FakePort()
+    writer = DeadLetterWriter("app.dlq", port)
+    began_s = asyncio.get_running_loop().time()
+
+    await writer.write(slices(), {0: "bad"}, attempt=1, error="Undecodable")
+    first_s = asyncio.get_running_loop().time() - began_s
+    second = writer.write(slices(), {1: "bad"}, attempt=1, error="Undecodable")
+    await asyncio.sleep(letter_writer.PACE_S / 4)
+    third = writer.write(slices(), {2: "bad"}, attempt=1, error="Undecodable")
+    await asyncio.gather(second, third)
+
+    assert first_s < letter_writer.PACE_S
+    assert [each.keys.to_pylist() for _, each in port.sent] == [[b"a"], [None, b"c"]]
+    assert asyncio.get_running_loop().time() - began_s >= letter_writer.PACE_S
+
+
+async def test_what_was_written_together_is_remembered_of_each_batch():
+    port = FakePort()
+    writer = DeadLetterWriter("app.dlq", port)
+    await asyncio.gather(
+        *(writer.write(slices(), {row: "bad"}, attempt=1, error="Undecodable") for row in range(3))
+    )
+
+    await writer.write(slices(), dict.fromkeys(range(3), "bad"), attempt=2, error="Undecodable")
+
+    assert [each.keys.to_pylist() for _, each in port.sent] == [[b"a", None, b"c"]]
 
 
 async def test_letters_that_are_refused_do_not_hold_up_those_of_other_batches():
@@ -156,13 +184,9 @@ async def test_letters_that_are_refused_do_not_hold_up_those_of_other_batches():
 async def test_nobody_waits_for_letters_for_ever_when_the_worker_stops():
     port = SlowPort()
     writer = DeadLetterWriter("app.dlq", port)
-    writing = [
-        asyncio.create_task(writer.write(slices(), {0: "bad"}, attempt=1, error="Undecodable"))
-    ]
-    await asyncio.sleep(2 * letter_writer.LINGER_S)
-    writing.append(
-        asyncio.create_task(writer.write(slices(), {1: "bad"}, attempt=1, error="Undecodable"))
-    )
+    writing = [writer.write(slices(), {0: "bad"}, attempt=1, error="Undecodable")]
+    await asyncio.sleep(0.01)  # the first is under way
+    writing.append(writer.write(slices(), {1: "bad"}, attempt=1, error="Undecodable"))
     await asyncio.sleep(0)
 
     writer.stop()

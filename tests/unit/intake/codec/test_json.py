@@ -157,6 +157,17 @@ def test_bad_values_among_many_are_all_found() -> None:
     assert cells(decoded) == [expected.get(row, row) for row in good]
 
 
+@pytest.mark.parametrize("every", [2, 40, 100])
+def test_bad_values_leave_the_others_in_their_order(every: int) -> None:
+    values = [b"no" if row % every == 1 else b'{"c":%d}' % row for row in range(200)]
+
+    decoded = decode({"c": "int64"}, *values)
+
+    assert cells(decoded) == [row for row in range(200) if row % every != 1]
+    assert [row for row, _ in decoded.rejected] == list(range(1, 200, every))
+    assert decoded.frame.n_chunks() == 1
+
+
 def test_values_larger_than_a_block_are_read() -> None:
     text = "x" * 3_000_000
     decoded = decode({"c": "string"}, b'{"c":"a"}', b'{"c":"%b"}' % text.encode(), b'{"c":"b"}')
