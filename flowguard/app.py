@@ -12,6 +12,7 @@ import faust
 import polars as pl
 import pyarrow as pa
 from faust.app.base import BootStrategy
+from faust.tables.manager import TableManager
 from faust.transport.drivers.aiokafka import Transport
 from faust.types import ProcessingGuarantee
 from faust.types.settings import Settings
@@ -28,6 +29,7 @@ from flowguard.faust_conf import FaustConf
 from flowguard.intake.consumer import FeedConsumer
 from flowguard.intake.producer import FeedProducer
 from flowguard.intake.schema import Schema
+from flowguard.intake.tables import FeedTables
 from flowguard.lanes.lane import Lane
 from flowguard.lanes.lane_set import LaneSet
 from flowguard.lanes.rules import Rule
@@ -38,7 +40,6 @@ from flowguard.settle.retry import Retry
 from flowguard.settle.service import EgressService, LetterService
 from flowguard.suggest import is_typo, reject_unknown
 from flowguard.units import Duration, Size
-from flowguard.web import FeedWeb
 
 __all__ = ["App"]
 
@@ -340,6 +341,20 @@ class App(faust.App):
         _ = self.web_token
         self.runtime.declared.check()
 
+    @cached_property
+    def tables(self) -> Any:
+        """Return Faust's tables."""
+        if self.conf.TableManager is not TableManager:  # somebody chose another
+            return super().tables
+        return FeedTables(app=self, beacon=self.beacon)
+
+    def worker_init_post_autodiscover(self) -> None:
+        """Prepare a web server only if there will be one, which takes long to load."""
+        if self.has_feeds and not self.conf.web_enabled:
+            self.on_worker_init.send()
+        else:
+            super().worker_init_post_autodiscover()
+
     def on_rebalance_return(self) -> None:
         """Tell sensors of it, unless the end of the rebalance before has ended this one, too.
 
@@ -371,7 +386,11 @@ class App(faust.App):
     def _new_web(self) -> Any:
         # `@app.page` may ask for it before an agent is declared, so FeedWeb itself looks,
         # once the server starts, whether the app has feeds.
-        return FeedWeb(self) if self.conf.web.scheme == "aiohttp" else super()._new_web()
+        if self.conf.web.scheme != "aiohttp":
+            return super()._new_web()
+        from flowguard.web import FeedWeb  # a web server takes long to load; some have no pages
+
+        return FeedWeb(self)
 
     def _new_producer(self) -> Any:
         if not self.declared_feeds:  # an app may send to feeds that it does not read

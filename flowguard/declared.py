@@ -19,7 +19,6 @@ from flowguard.lanes.lane_set import LaneSet
 from flowguard.lanes.overflow import Divert
 from flowguard.lanes.rules import Route
 from flowguard.lanes.split import Splitter
-from flowguard.spill_service import spill_lanes
 from flowguard.tally import AGENTS_MAX
 from flowguard.units import MILLISECOND, SECOND
 
@@ -106,7 +105,10 @@ class Declared:
             if count > AGENTS_MAX:
                 raise ConfigError(f"{count} agents read feed {name!r}; at most {AGENTS_MAX} can")
         check_algorithms(self.agents.values())
-        spill_lanes(self.lanes)
+        if self.lanes.spilling:
+            from flowguard.spill_service import spill_lanes  # much to load that few need
+
+            spill_lanes(self.lanes)
         _ = self.partition_plans
         self._check_diversions()
 

@@ -78,8 +78,6 @@ from flowguard.settle.watermarks import decode as decode_watermarks
 from flowguard.settle.watermarks import encode as encode_watermarks
 from flowguard.situation import snapshot_of
 from flowguard.snapshot import Snapshot
-from flowguard.spill.disk import Hand
-from flowguard.spill_service import SpillService, spill_lanes
 from flowguard.units import SECOND
 from flowguard.unprocessed import lines_of
 
@@ -87,6 +85,8 @@ if TYPE_CHECKING:
     from flowguard.app import App
     from flowguard.intake.consumer_thread import FeedConsumerThread
     from flowguard.intake.coordinator import FeedCoordinator
+    from flowguard.spill.disk import Hand
+    from flowguard.spill_service import SpillService
 
 __all__ = ["UNPROCESSED", "FeedRuntime"]
 
@@ -523,8 +523,10 @@ class FeedRuntime(Service):
     @cached_property
     def spill(self) -> SpillService | None:
         """Return what writes to disk, None if no lane spills."""
-        if not spill_lanes(self.lanes):
+        if not self.lanes.spilling:
             return None
+        from flowguard.spill_service import SpillService  # much to load that few need
+
         return SpillService(
             self.spill_dir,
             app=self.app.conf.id,

@@ -13,7 +13,6 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final, Protocol
 
 import pyarrow as pa
@@ -29,7 +28,7 @@ from flowguard.lanes.lane_set import LaneSet
 from flowguard.lanes.overflow import Spill
 from flowguard.spill.cipher import EphemeralKey, require_library
 from flowguard.spill.disk import Hand, SpillDisk
-from flowguard.spill.filesystem import RealFileSystem
+from flowguard.spill.filesystem import RealFileSystem, filesystem_of
 from flowguard.spill.manifest import Frame, FrameQueue, Run, usable
 from flowguard.spill.options import Identity, LaneSpill
 from flowguard.spill.payload import probe_crc
@@ -386,22 +385,6 @@ def doubts(slot: Slot, most_bytes: int) -> list[str]:
             "directory on a local disk"
         )
     return found
-
-
-def filesystem_of(directory: str, mounts: str = "/proc/self/mounts") -> str:
-    """Return the type of the file system that a directory is on, empty if nobody tells."""
-    try:
-        lines = Path(mounts).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return ""
-    place = os.path.realpath(directory)
-    fields = [line.split(" ") for line in lines if line.count(" ") >= 2]
-    holding = [
-        (len(mounted), kind)
-        for _, mounted, kind, *_ in fields
-        if place == mounted or place.startswith(mounted.rstrip("/") + "/")
-    ]
-    return max(holding, default=(0, ""))[1]
 
 
 def keys_of(policy: Spill) -> Any:

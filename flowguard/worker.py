@@ -22,10 +22,10 @@ from flowguard.observe.logs import guard_handlers
 from flowguard.refusal import Refusal, refusal_of, words_of
 from flowguard.runtime import UNPROCESSED
 from flowguard.units import format_duration, format_size
-from flowguard.web import FeedWeb
 
 if TYPE_CHECKING:
     from flowguard.app import App
+    from flowguard.web import FeedWeb
 
 __all__ = [
     "BrokerNotReached",
@@ -201,14 +201,23 @@ def warnings_of(app: App) -> Iterable[str]:
     """Yield what is not as whoever wrote it may think."""
     if app.conf.had_user and not app.conf.broker_credentials:
         yield USER_IGNORED
-    web = app.web
-    if app.has_feeds and app.conf.web_enabled and isinstance(web, FeedWeb):
+    web = pages_of(app) if app.has_feeds else None
+    if web is not None:
         exposure = web.exposure()
         if not (exposure.local or exposure.tls or exposure.token):
             yield (
                 f"{web.bind} can be reached from elsewhere, so only /metrics, /healthz and /readyz "
                 "are shown; give --web-token-file or web_ssl_context for all pages"
             )
+
+
+def pages_of(app: App) -> FeedWeb | None:
+    """Return the server of an app's pages, None if it has none or another one."""
+    if not app.conf.web_enabled:
+        return None
+    from flowguard.web import FeedWeb  # a web server takes long to load; some have no pages
+
+    return app.web if isinstance(app.web, FeedWeb) else None
 
 
 # Before the start.
@@ -317,8 +326,8 @@ def check_port(app: App) -> None:
     Raises:
         FlowguardError: Its message says which address, and what to do.
     """
-    web = app.web
-    if not (app.conf.web_enabled and isinstance(web, FeedWeb)):
+    web = pages_of(app)
+    if web is None:
         return
     if app.conf.web_transport.scheme == "unix":
         return

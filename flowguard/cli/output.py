@@ -10,7 +10,6 @@ import click
 
 from flowguard.cli.exit_codes import CommandError
 from flowguard.cli.terminal import encoded
-from flowguard.stress.charts import require_pygal
 
 __all__ = [
     "app_option",
@@ -43,6 +42,8 @@ def html_option(command: Command) -> Command:
 
     def check(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
         if value is not None and not ctx.resilient_parsing:
+            from flowguard.stress.charts import require_pygal  # few commands draw
+
             require_pygal()
         return value
 

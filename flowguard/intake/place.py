@@ -18,9 +18,8 @@ from typing import Final
 
 from flowguard.errors import SpillError
 from flowguard.intake.member_id import member_name
-from flowguard.spill.filesystem import RealFileSystem
+from flowguard.spill.filesystem import RealFileSystem, filesystem_of
 from flowguard.spill.slot import Slot, take_slot
-from flowguard.spill_service import filesystem_of
 
 __all__ = ["Place", "take_place"]
 

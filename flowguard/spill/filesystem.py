@@ -16,6 +16,7 @@ import stat
 import struct
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from flowguard.spill.ports import Entry, Space
@@ -23,7 +24,7 @@ from flowguard.spill.ports import Entry, Space
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["RealFile", "RealFileSystem"]
+__all__ = ["RealFile", "RealFileSystem", "filesystem_of"]
 
 DIRECTORY_MODE: Final = 0o700
 FILE_MODE: Final = 0o600
@@ -219,3 +220,19 @@ def _identity_of(path: str) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return status.st_dev, status.st_ino
+
+
+def filesystem_of(directory: str, mounts: str = "/proc/self/mounts") -> str:
+    """Return the type of the file system that a directory is on, empty if nobody tells."""
+    try:
+        lines = Path(mounts).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    place = os.path.realpath(directory)
+    fields = [line.split(" ") for line in lines if line.count(" ") >= 2]
+    holding = [
+        (len(mounted), kind)
+        for _, mounted, kind, *_ in fields
+        if place == mounted or place.startswith(mounted.rstrip("/") + "/")
+    ]
+    return max(holding, default=(0, ""))[1]
