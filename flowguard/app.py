@@ -344,7 +344,8 @@ class App(faust.App):
     @cached_property
     def tables(self) -> Any:
         """Return Faust's tables."""
-        if self.conf.TableManager is not TableManager:  # somebody chose another
+        chosen: Any = self.conf.TableManager
+        if chosen is not TableManager:  # somebody wants another one
             return super().tables
         return FeedTables(app=self, beacon=self.beacon)
 
