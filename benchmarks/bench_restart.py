@@ -122,7 +122,18 @@ def work(
             note(batch.records["partition"].to_pylist(), [int(value) for value in values])
 
     os.write(out, json.dumps({"up": time.time()}).encode() + b"\n")
-    programs.run_worker(app)
+    run(app)
+
+
+def run(app: Any) -> None:
+    """Run an app as `flowguard worker` does."""
+    import asyncio
+
+    from flowguard.worker import Worker
+
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    Worker(app, loglevel="warn", loop=loop).execute_from_commandline()
 
 
 def work_elastic(
@@ -132,14 +143,11 @@ def work_elastic(
     import asyncio
 
     import flowguard as fg
-    from flowguard.worker import Worker
 
     out = {
         lane: os.open(f"{notes}.{lane}", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         for lane in ("realtime", "bulk")
     }
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
     lanes = [fg.Lane("realtime", target="100ms", reserve=0.5), fg.Lane("bulk")]
     options = programs.app_options(broker) | {"datadir": datadir}
     options["topic_allow_declare"] = True  # of the control topic
@@ -161,7 +169,7 @@ def work_elastic(
             }
             os.write(out[batch.lane.name], json.dumps(told).encode() + b"\n")
 
-    Worker(app, loglevel="warn", loop=loop).execute_from_commandline()
+    run(app)
 
 
 class Settled(NamedTuple):
