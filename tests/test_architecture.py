@@ -45,6 +45,7 @@ LAYER_4 = {
     "flowguard.intake.range_reader",
     "flowguard.intake.positions",
     "flowguard.intake.sender",
+    "flowguard.intake.creation",
     "flowguard.intake.tables",
     "flowguard.intake.unawaited",
     "flowguard.intake.topic_lives",

@@ -26,6 +26,7 @@ from flowguard.facts import Stored
 from flowguard.intake.client import FeedClient
 from flowguard.intake.connection import Connect, open_connection
 from flowguard.intake.coordinator import FeedCoordinator, Replaced
+from flowguard.intake.creation import create_patiently
 from flowguard.intake.fetcher import Fetcher
 from flowguard.intake.member_id import instance_id
 from flowguard.intake.positions import EARLIEST, LATEST, find_offsets, store
@@ -52,8 +53,6 @@ HEARTBEAT_MS: Final = 1_000
 KNOWN_WITHIN_S: Final = 30.0
 ASK_EVERY_S: Final = 0.05
 
-#: A topic that could not be created is tried again after this.
-CREATE_EVERY_S: Final = 1.0
 
 #: Errors of the group are looked for so often.
 WATCH_EVERY_S: Final = 1.0
@@ -229,15 +228,11 @@ class FeedConsumerThread(AIOKafkaConsumerThread):
 
     async def create_topic(self, topic: str, *args: Any, **kwargs: Any) -> None:
         """Create a topic of Faust's; where no broker takes it now, and Faust ends the app, wait."""
-        while True:
-            try:
-                await super().create_topic(topic, *args, **kwargs)
-                return
-            except KafkaError as error:
-                if not error.retriable or self._is_stopping():
-                    raise
-                self.log.warning("cannot create topic %s now, trying again: %s", topic, error)
-            await asyncio.sleep(CREATE_EVERY_S)
+        await create_patiently(
+            lambda: super(FeedConsumerThread, self).create_topic(topic, *args, **kwargs),
+            topic,
+            self._is_stopping,
+        )
 
     # Fetching.
 

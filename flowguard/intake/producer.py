@@ -23,6 +23,7 @@ from flowguard._native.record_batches import RecordBatch, Rows
 from flowguard.agents.delivered import current_delivered
 from flowguard.errors import SettleError
 from flowguard.intake.client import FeedClient
+from flowguard.intake.creation import create_patiently
 from flowguard.intake.sender import BatchSender, Compression
 from flowguard.settle.egress import Outgoing
 
@@ -152,6 +153,14 @@ class FeedProducer(Producer):
                 topic=topic,
                 unavailable=True,
             ) from error
+
+    async def create_topic(self, topic: str, *args: Any, **kwargs: Any) -> None:
+        """Create a topic; where no broker takes it now, and Faust ends the app, wait a while."""
+        await create_patiently(
+            lambda: super(FeedProducer, self).create_topic(topic, *args, **kwargs),
+            topic,
+            lambda: self.should_stop,
+        )
 
     def encode(self, outgoing: Outgoing) -> Encoded:
         """Return records in the form that is sent; may run on any thread."""
