@@ -53,7 +53,6 @@ HEARTBEAT_MS: Final = 1_000
 KNOWN_WITHIN_S: Final = 30.0
 ASK_EVERY_S: Final = 0.05
 
-
 #: Errors of the group are looked for so often.
 WATCH_EVERY_S: Final = 1.0
 

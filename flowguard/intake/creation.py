@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -15,19 +16,23 @@ logger = logging.getLogger(__name__)
 
 CREATE_EVERY_S: Final = 1.0
 
-#: Whoever waits for a topic is told then.
-PATIENCE_S: Final = 60.0
-
 
 async def create_patiently(
-    create: Callable[[], Awaitable[None]], topic: str, is_stopping: Callable[[], bool]
+    create: Callable[[], Awaitable[None]],
+    topic: str,
+    is_stopping: Callable[[], bool],
+    *,
+    within_s: float = math.inf,
 ) -> None:
     """Create a topic; Faust asks one broker once, and ends the app if that one is away.
 
+    Args:
+        within_s: Whoever waits for the topic is told then that no broker took it.
+
     Raises:
-        KafkaError: No broker can create it, or none did within a minute.
+        KafkaError: No broker can create it, or none did in time.
     """
-    give_up_s = asyncio.get_running_loop().time() + PATIENCE_S
+    give_up_s = asyncio.get_running_loop().time() + within_s
     while True:
         try:
             return await create()

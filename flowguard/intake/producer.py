@@ -41,6 +41,9 @@ LOOK_AGAIN_S: Final = 0.5
 #: Room around a batch within `producer_max_request_size`.
 REQUEST_OVERHEAD_BYTES: Final = 4096
 
+#: A dead letter may wait for its topic; whoever reads the status has to hear of it.
+CREATE_WITHIN_S: Final = 60.0
+
 #: Kafka's numbers of codecs, with the packers that aiokafka uses.
 COMPRESSIONS: Final = {
     "gzip": Compression(1, gzip_encode),
@@ -160,6 +163,7 @@ class FeedProducer(Producer):
             lambda: super(FeedProducer, self).create_topic(topic, *args, **kwargs),
             topic,
             lambda: self.should_stop,
+            within_s=CREATE_WITHIN_S,
         )
 
     def encode(self, outgoing: Outgoing) -> Encoded:

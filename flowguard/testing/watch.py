@@ -28,11 +28,10 @@ __all__ = ["LatencySummary", "Watch", "WatchedRuntime"]
 
 Offsets = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.bool_]
-Times = npt.NDArray[np.int32]  # one for each record, or one for all of them
+Times = npt.NDArray[np.int32]
 Place = tuple[str, TopicPartition]  # an agent and a partition that it reads
 
 GROWS_BY: Final = 1024
-ONCE: Final[Times] = np.ones(1, np.int32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +64,7 @@ class Tally:
     def __init__(self) -> None:
         self._counts = np.zeros(GROWS_BY, np.int32)
 
-    def add(self, offsets: Offsets, times: Times = ONCE) -> None:
+    def add(self, offsets: Offsets, times: Times | int = 1) -> None:
         """Count these offsets once more, or so many times more; each stands in it once."""
         if len(offsets):
             self._counts = self.up_to(int(offsets[-1]) + 1)

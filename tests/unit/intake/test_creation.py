@@ -45,7 +45,8 @@ async def test_a_worker_that_stops_does_not_ask_again() -> None:
         await create_patiently(Brokers(NodeNotReadyError()).create, "orders", lambda: True)
 
 
-async def test_whoever_waits_is_told_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(creation, "PATIENCE_S", -1.0)
+async def test_whoever_waits_is_told_in_the_end() -> None:
+    brokers = Brokers(NodeNotReadyError())
     with pytest.raises(NodeNotReadyError):
-        await create_patiently(Brokers(NodeNotReadyError()).create, "orders", lambda: False)
+        await create_patiently(brokers.create, "orders", lambda: False, within_s=-1)
+    assert brokers.asked == 1
