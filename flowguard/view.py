@@ -429,11 +429,10 @@ class View:
                 flight.passes_from_ns = max(passed_ns)
         else:
             self._closures.close_for(flight)  # another one was let pass
+        if self.exhausted and not flight.passing:
+            self._let_none_pass()
         if not flight.passing:
             flight.passes_from_ns = -1
-        if flight.exhausted:
-            for other in self._followers(flight):
-                other.passing = False
         cut.started_ns = now_ns
         self.flights[cut.batch_id] = flight
         flight.seated = True
@@ -556,7 +555,8 @@ class View:
 
         What has failed as often as it may lets the next one pass, right now and once: if that
         succeeds, the record is to blame, and becomes a dead letter, so nothing was reordered.
-        If it fails as well, something is not there, and both wait.
+        If it fails as well, something is not there, and both wait. What comes back between the
+        two makes a good record look bad; to try it again would reorder it.
         """
         self.retries.add(flight.cut, due_ns=due_ns)
         if flight.doomed:
@@ -564,6 +564,8 @@ class View:
         if not flight.exhausted or flight.doomed:
             return
         self.exhausted[flight] = None
+        if any(self.seats_by_lane):
+            return  # what comes of the others tells as well, and reorders nothing
         if followers := self._followers(flight):
             first = min(followers, key=lambda other: other.place)
             first.passing = True
@@ -573,6 +575,17 @@ class View:
         else:
             self._closures.end(flight)
             self._lets_new_pass = self._ordered
+
+    def _let_none_pass(self) -> None:
+        """Let what has failed as often as it may be tried again before what is behind it.
+
+        Something else was started since it failed, and may show that what was missing is there.
+        """
+        self._lets_new_pass = False
+        for flight in self.exhausted:
+            self._closures.close_for(flight)
+            for other in self._followers(flight):
+                other.passing = False
 
     def _followers(self, flight: Flight) -> list[Flight]:
         """Return the failed batches that come after one in its sub-queues."""

@@ -203,10 +203,21 @@ def test_what_is_exhausted_opens_nothing_that_an_agent_has_a_batch_of() -> None:
     (first,) = d.records(A, range(4), SLOW)
     (second,) = d.give_back(first)
 
-    assert d.fail(first) == [], "not acknowledged"
+    assert d.fail(first) == [], "what comes of the second one tells as well"
+    assert d.give_back(second) == []
+    assert d.settle(second) == [first], "the agent works: now it shows which it was"
 
-    (third,) = d.give_back(second)
-    assert only_offsets(third) == [2]
+
+def test_nothing_passes_what_is_exhausted_once_something_else_was_started() -> None:
+    d = driver(seats=2)
+    (bad, *_) = d.records(A, range(2), SLOW)
+    (other, *_) = d.records(B, range(2), SLOW)
+
+    assert d.fail(bad) == [], "the other one may show whether it is to blame"
+    assert bad in d.finish(other), "what was missing may be there now"
+    d.finish(bad)
+
+    assert d.burying == []
 
 
 def test_what_is_exhausted_is_not_tried_while_what_passed_it_is_not_acknowledged() -> None:
