@@ -45,7 +45,7 @@ from flowguard.units import format_size
 
 PARTITIONS = 4
 MEMORY = "64MiB"
-CALL_S, RECORD_S, CAPACITY = 0.005, 0.0005, 2
+CALL_S, RECORD_S, CAPACITY = 0.004, 0.00125, 2
 TARGET_S = 0.025
 
 RATES = {"rt": 40.0, "hints": 60.0, "bulk": 200.0}

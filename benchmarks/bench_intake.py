@@ -35,7 +35,8 @@ from flowguard.chunk import TopicPartition
 from flowguard.clock import SystemClock
 from flowguard.control.memory import MemoryBudget
 from flowguard.facts import Fetched, Stopped
-from flowguard.intake.fetcher import Fetcher, PartitionPlan
+from flowguard.intake.cursors import Haste, PartitionPlan
+from flowguard.intake.fetcher import Fetcher
 from flowguard.units import MIB
 
 #: The last tenth stays unread: nobody is measured while it waits for the end.
@@ -123,7 +124,7 @@ def fetch_on_thread(
 def plan() -> PartitionPlan:
     """Return how `flowguard bench` reads: two lanes by a header."""
     rule = LaneRule.by_header(LANE_HEADER.encode(), {b"rt": 0}, 1)
-    return PartitionPlan(rule=rule, urgent=False, may_be_urgent=True, on_offset_loss="stop")
+    return PartitionPlan(rule=rule, haste=Haste.NONE, may_be_urgent=True, on_offset_loss="stop")
 
 
 def faults() -> int:

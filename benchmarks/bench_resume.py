@@ -29,7 +29,8 @@ from flowguard.chunk import TopicPartition
 from flowguard.clock import SystemClock
 from flowguard.control.memory import MemoryBudget
 from flowguard.facts import Fetched, Stopped
-from flowguard.intake.fetcher import Fetcher, PartitionPlan
+from flowguard.intake.cursors import Haste, PartitionPlan
+from flowguard.intake.fetcher import Fetcher
 from flowguard.units import MIB
 
 LIMIT_S = 0.050
@@ -55,7 +56,7 @@ async def measure(broker: str, topic: str, beside: bool, turns: int) -> list[flo
     await producer.start()
     memory = MemoryBudget(64 * MIB)
     plan = PartitionPlan(
-        rule=LaneRule.constant(0), urgent=False, may_be_urgent=False, on_offset_loss="stop"
+        rule=LaneRule.constant(0), haste=Haste.NONE, may_be_urgent=False, on_offset_loss="stop"
     )
     fetcher = Fetcher(
         client=client, plans={topic: plan}, lane_count=1, memory=memory, clock=SystemClock(),

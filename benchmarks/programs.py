@@ -18,6 +18,7 @@ import time
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from math import ceil
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any
@@ -128,9 +129,9 @@ class Surge:
     end_s: float = 0.0
 
     def due(self, elapsed_s: float) -> int:
-        """Return how many records are due by now."""
+        """Return how many records are due before that."""
         inside_s = min(max(0.0, elapsed_s - self.begin_s), self.end_s - self.begin_s)
-        return int(self.rate * (max(0.0, elapsed_s) + (self.factor - 1) * inside_s) + 1e-6)
+        return ceil(self.rate * (max(0.0, elapsed_s) + (self.factor - 1) * inside_s) - 1e-6)
 
     def at_s(self, number: int) -> float:
         """Return when a record is due."""

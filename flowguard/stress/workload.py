@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Final, Protocol
 
 import polars as pl
@@ -39,7 +40,7 @@ class Schedule(Protocol):
         ...
 
     def due(self, elapsed_ns: int) -> int:
-        """Return how many records are meant to have been sent by now."""
+        """Return how many records are meant to be sent before that."""
         ...
 
     def at_ns(self, index: int) -> int:
@@ -61,9 +62,9 @@ class ConstantRate:
         return int(self.per_s * max(0, self.end_ns - self.begin_ns) / SECOND)
 
     def due(self, elapsed_ns: int) -> int:
-        """Return how many records are meant to have been sent by now."""
+        """Return how many records are meant to be sent before that."""
         since_ns = min(elapsed_ns, self.end_ns) - self.begin_ns
-        return min(self.total, max(0, int(self.per_s * since_ns / SECOND)))
+        return min(self.total, max(0, ceil(self.per_s * since_ns / SECOND)))
 
     def at_ns(self, index: int) -> int:
         """Return the intended instant of a record."""
@@ -86,7 +87,7 @@ class TimeWarped:
         return len(self.instants_ns)
 
     def due(self, elapsed_ns: int) -> int:
-        """Return how many records are meant to have been sent by now."""
+        """Return how many records are meant to be sent before that."""
         return bisect_left(self.instants_ns, elapsed_ns)
 
     def at_ns(self, index: int) -> int:

@@ -31,6 +31,15 @@ def test_a_record_of_a_flood_is_due_just_after_its_instant() -> None:
     assert flood.due(flood.at_ns(500)) == 500
 
 
+@pytest.mark.parametrize("per_s", [1, 3, 40, 999.9, 250_000])
+def test_no_record_of_a_flood_is_due_later_than_its_instant(per_s: float) -> None:
+    flood = ConstantRate(per_s=per_s, begin_ns=SECOND, end_ns=40 * SECOND)
+
+    for index in (0, 1, 2, 7, 38):
+        assert flood.due(flood.at_ns(index)) <= index + 1e-6
+        assert flood.due(flood.at_ns(index) + 2) == index + 1, "not only when the next one is"
+
+
 def test_a_flood_that_ends_before_it_begins_is_empty() -> None:
     flood = ConstantRate(per_s=1_000, begin_ns=2 * SECOND, end_ns=SECOND)
 
