@@ -14,7 +14,7 @@ from flowguard._native.wire import LaneRule
 from flowguard.agents.agent import FeedAgent
 from flowguard.agents.feed import Feed
 from flowguard.errors import ConfigError
-from flowguard.intake.fetcher import PartitionPlan
+from flowguard.intake.cursors import Haste, PartitionPlan
 from flowguard.lanes.lane_set import LaneSet
 from flowguard.lanes.overflow import Divert
 from flowguard.lanes.rules import Route
@@ -31,6 +31,9 @@ __all__ = ["Declared"]
 #: worker about as much as a hundred records do.
 FETCHES_A_TARGET: Final = 16
 FETCH_PACE_NS_MAX: Final = 5 * MILLISECOND
+
+#: As far apart are fetches where all lanes have a target, and none of them a tight one.
+PATIENT_PACE_NS_MAX: Final = 20 * MILLISECOND
 
 
 class Declared:
@@ -135,15 +138,19 @@ class Declared:
     def _plan(self, feed: Feed, route: Route, splitter: Splitter) -> PartitionPlan:
         targets_ns = [self.lanes[rank].target_ns for rank in route.ranks]
         tight_ns = [each for each in targets_ns if each is not None]
+        all_tight = None not in targets_ns
+        longest_ns = PATIENT_PACE_NS_MAX if all_tight else FETCH_PACE_NS_MAX
+        pace_ns = min([longest_ns, *(each / FETCHES_A_TARGET for each in tight_ns)])
+        haste = Haste.NONE
+        if all_tight:
+            haste = Haste.MOST if pace_ns < FETCH_PACE_NS_MAX else Haste.SOME
         return PartitionPlan(
             splitter=splitter if splitter.needed else None,
             in_blocks=feed.options.order != "partition",
             rule=lane_rule(route),
-            urgent=None not in targets_ns,
+            haste=haste,
             may_be_urgent=bool(tight_ns),
-            pace_s=min([FETCH_PACE_NS_MAX * FETCHES_A_TARGET, *tight_ns])
-            / FETCHES_A_TARGET
-            / SECOND,
+            pace_s=pace_ns / SECOND,
             on_offset_loss=feed.options.on_offset_loss,
         )
 

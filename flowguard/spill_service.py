@@ -23,7 +23,7 @@ from flowguard.commands import FinishFrames, Park, ReadFrame, WriteFrame
 from flowguard.errors import FrameLost
 from flowguard.facts import Fact, FrameGone, Restored
 from flowguard.intake.chunks import Arrival, block_of
-from flowguard.intake.fetcher import PartitionPlan
+from flowguard.intake.cursors import PartitionPlan
 from flowguard.lanes.lane_set import LaneSet
 from flowguard.lanes.overflow import Spill
 from flowguard.spill.cipher import EphemeralKey, require_library

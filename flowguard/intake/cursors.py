@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 from flowguard._native import wire
 from flowguard.chunk import TopicPartition
 from flowguard.lanes.split import Splitter
 
-__all__ = ["Cursor", "PartitionPlan"]
+__all__ = ["Cursor", "Haste", "PartitionPlan"]
+
+
+class Haste(IntEnum):
+    """How soon the records of a partition are wanted, as its lanes by rule have a target."""
+
+    NONE = 0  # not all have one
+    SOME = 1  # all have one, and time for it
+    MOST = 2  # one of them is tight
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,7 +26,7 @@ class PartitionPlan:
 
     Args:
         rule: Which lane a record belongs to.
-        urgent: By rule it holds nothing but lanes with a target.
+        haste: How soon its records are wanted; those of one haste share a connection.
         may_be_urgent: It can hold a record of a lane with a target.
         pace_s: A request can wait so long for more records than a few, because no target
             is missed by that.
@@ -27,7 +36,7 @@ class PartitionPlan:
     """
 
     rule: wire.LaneRule
-    urgent: bool
+    haste: Haste
     may_be_urgent: bool
     on_offset_loss: str
     pace_s: float = 0.0

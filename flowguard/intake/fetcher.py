@@ -1,6 +1,6 @@
 """The fetch loop: requests out, chunks in.
 
-Runs on the consumer's thread. One task for each broker and kind of partition keeps a
+Runs on the consumer's thread. One task for each broker and haste of partitions keeps a
 request under way as long as a partition has room. Where a response's batches end is plain
 from their headers, so the next request is sent before the response is parsed, and the
 connection's own thread receives the next response while this one is parsed:
@@ -33,11 +33,11 @@ from flowguard.facts import Fetched, Stopped
 from flowguard.intake.chunks import Arrival, chunks_of
 from flowguard.intake.compression import decompress
 from flowguard.intake.connection import Awaited, Connect, FetchConnection, open_connection
-from flowguard.intake.cursors import Cursor, PartitionPlan
+from flowguard.intake.cursors import Cursor, Haste, PartitionPlan
 from flowguard.intake.lost_offsets import LostOffsets
 from flowguard.intake.topic_lives import TopicLives
 
-__all__ = ["Fetcher", "PartitionPlan"]
+__all__ = ["Fetcher"]
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +159,7 @@ class Fetcher:
         self._touch = touch
         self._loop = asyncio.get_running_loop()
         self._cursors: dict[TopicPartition, Cursor] = {}
-        self._tasks: dict[tuple[int, bool], asyncio.Task[None]] = {}
+        self._tasks: dict[tuple[int, Haste], asyncio.Task[None]] = {}
         self._lost_offsets = LostOffsets(
             client=client,
             cursors=lambda: self._cursors.values(),
@@ -175,7 +175,7 @@ class Fetcher:
         self._changed = asyncio.Event()
         self._director: asyncio.Task[None] | None = None
         self._requests = 0
-        self._sent_s: dict[tuple[int, bool], float] = {}  # of the request that is waited for
+        self._sent_s: dict[tuple[int, Haste], float] = {}  # of the request that is waited for
         self.errors_total = 0
 
     # Control.
@@ -261,19 +261,19 @@ class Fetcher:
         if any(sent_s < suspect_s for sent_s in self._sent_s.values()):
             self._client.force_metadata_update()
 
-    def _loop_key(self, cursor: Cursor) -> tuple[int, bool] | None:
+    def _loop_key(self, cursor: Cursor) -> tuple[int, Haste] | None:
         leader = self._client.cluster.leader_for_partition(cursor.name)
-        return None if leader is None or leader < 0 else (leader, cursor.plan.urgent)
+        return None if leader is None or leader < 0 else (leader, cursor.plan.haste)
 
     # One broker.
 
-    async def _serve(self, node: int, urgent: bool) -> None:
+    async def _serve(self, node: int, haste: Haste) -> None:
         """Fetch from one broker, connecting again as often as it takes.
 
         Ends when the broker leads no partition of ours any more.
         """
         backoff_s = RETRY_BACKOFF_S
-        while self._leads(node, urgent):
+        while self._leads(node, haste):
             answered = False
             connection: FetchConnection | None = None
             try:
@@ -283,57 +283,57 @@ class Fetcher:
                     buffer_bytes=lambda: self._memory.fetch_bytes_max,
                     memory_bytes=self._memory.memory_bytes,
                 )
-                async for _ in self._exchange(connection, node, urgent):
+                async for _ in self._exchange(connection, node, haste):
                     answered = True
             except Exception as error:  # whatever it is, the broker's partitions are read on
                 backoff_s = RETRY_BACKOFF_S if answered else backoff_s
                 self._lost(node, error, backoff_s)
                 for cursor in self._cursors.values():
-                    if self._loop_key(cursor) == (node, urgent):
+                    if self._loop_key(cursor) == (node, haste):
                         self._lost_offsets.doubt(cursor)
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(RETRY_BACKOFF_S_MAX, backoff_s * 2)
             finally:
                 if connection is not None:
                     connection.close()
-                self._memory.receive_into((node, urgent), 0)
+                self._memory.receive_into((node, haste), 0)
 
-    def _served(self, key: tuple[int, bool], task: asyncio.Task[None]) -> None:
+    def _served(self, key: tuple[int, Haste], task: asyncio.Task[None]) -> None:
         """Forget a task that ended; a partition may have come to its broker meanwhile."""
         if self._tasks.get(key) is task:
             del self._tasks[key]
         self._pulse()
 
     async def _exchange(
-        self, connection: FetchConnection, node: int, urgent: bool
+        self, connection: FetchConnection, node: int, haste: Haste
     ) -> AsyncIterator[None]:
         """Send requests and take in answers as long as there is what to ask for."""
         asked: Asked | None = None
-        while asked is not None or self._leads(node, urgent):
-            asked = asked or self._ask(node, urgent)
+        while asked is not None or self._leads(node, haste):
+            asked = asked or self._ask(node, haste)
             if asked is None:
                 await self._wait_for_room()
                 continue
             ahead: Asked | None = None
             try:
-                awaited = asked.awaited or self._send(connection, asked, urgent)
-                self._sent_s[node, urgent] = asked.sent_s
+                awaited = asked.awaited or self._send(connection, asked, haste)
+                self._sent_s[node, haste] = asked.sent_s
                 frame = await connection.receive(awaited, timeout_s=ANSWER_TIMEOUT_S)
-                self._memory.receive_into((node, urgent), connection.buffer_bytes)
+                self._memory.receive_into((node, haste), connection.buffer_bytes)
                 throttle_ms, error_code, sections = wire.read_fetch_response(frame)
                 if error_code:
                     raise kafka_errors.for_code(error_code)()
                 if len(frame) > LITTLE_BYTES or self._early_s(asked, asked.pace_s) <= 0:
-                    ahead = self._ask_ahead(frame, sections, asked, (node, urgent))
+                    ahead = self._ask_ahead(frame, sections, asked, (node, haste))
                 if ahead is not None:
-                    ahead.awaited = self._send(connection, ahead, urgent)
+                    ahead.awaited = self._send(connection, ahead, haste)
                 self._take_in(frame, sections, asked)
             except BaseException:
                 if ahead is not None:
                     self._memory.settle(ahead.reservation)
                 raise
             finally:
-                self._sent_s.pop((node, urgent), None)
+                self._sent_s.pop((node, haste), None)
                 self._memory.settle(asked.reservation)
             pause_s = throttle_ms / 1e3
             if not asked.moved:
@@ -349,9 +349,9 @@ class Fetcher:
         """Return how long it is until the next request may follow a request at a pace."""
         return asked.sent_s + pace_s - self._loop.time()
 
-    def _leads(self, node: int, urgent: bool) -> bool:
+    def _leads(self, node: int, haste: Haste) -> bool:
         """Tell whether the broker leads a partition of ours."""
-        return any(self._loop_key(each) == (node, urgent) for each in self._cursors.values())
+        return any(self._loop_key(each) == (node, haste) for each in self._cursors.values())
 
     async def _wait_for_room(self) -> None:
         """Wait until something changes; look again soon, as leaders and backoffs do too."""
@@ -369,11 +369,11 @@ class Fetcher:
             exc_info=None if isinstance(error, EXPECTED) else error,
         )  # fmt: skip
 
-    def _ask(self, node: int, urgent: bool) -> Asked | None:
+    def _ask(self, node: int, haste: Haste) -> Asked | None:
         """Reserve memory for the partitions of a broker that may be fetched now."""
-        return self._reserve({each: each.offset for each in self._fetchable(node, urgent)})
+        return self._reserve({each: each.offset for each in self._fetchable(node, haste)})
 
-    def _fetchable(self, node: int, urgent: bool) -> list[Cursor]:
+    def _fetchable(self, node: int, haste: Haste) -> list[Cursor]:
         """Return the partitions of a broker that may be fetched now, if memory has room."""
         now_s = self._loop.time()
         return [
@@ -382,7 +382,7 @@ class Fetcher:
             if cursor.readable
             and cursor.name not in self._held
             and cursor.not_before_s <= now_s
-            and self._loop_key(cursor) == (node, urgent)
+            and self._loop_key(cursor) == (node, haste)
         ]
 
     def _ask_ahead(
@@ -390,7 +390,7 @@ class Fetcher:
         frame: memoryview,
         sections: Sequence[wire.PartitionSection],
         asked: Asked,
-        key: tuple[int, bool],
+        key: tuple[int, Haste],
     ) -> Asked | None:
         """Reserve memory for what comes after a response that is not parsed yet.
 
@@ -431,7 +431,7 @@ class Fetcher:
         cursors = {each.name: each for each in offsets if each.account in reservation.shares}
         return Asked(cursors, {name: offsets[each] for name, each in cursors.items()}, reservation)
 
-    def _send(self, connection: FetchConnection, asked: Asked, urgent: bool) -> Awaited:
+    def _send(self, connection: FetchConnection, asked: Asked, haste: Haste) -> Awaited:
         may_be_urgent = any(each.plan.may_be_urgent for each in asked.cursors.values())
         topics: dict[str, list[tuple[int, int, int, int, int]]] = defaultdict(list)
         self._requests += 1
@@ -440,7 +440,7 @@ class Fetcher:
             topics[name.topic].append((name.partition, -1, offset, -1, share_bytes))
         request = FetchRequest_v11(
             -1,  # replica_id: a consumer
-            self._wait_ms(urgent),
+            self._wait_ms(haste),
             1 if may_be_urgent else min(BULK_BYTES_MIN, asked.reservation.total_bytes),
             asked.reservation.total_bytes,
             READ_COMMITTED,
@@ -454,9 +454,9 @@ class Fetcher:
         asked.pace_s = min(each.plan.pace_s for each in asked.cursors.values())
         return connection.send_fetch(request)
 
-    def _wait_ms(self, urgent: bool) -> int:
+    def _wait_ms(self, haste: Haste) -> int:
         """Return how long the broker may hold a request that has nothing to bring."""
-        if urgent:
+        if haste is Haste.MOST:
             return URGENT_WAIT_MS
         quick = self._held or self._loop.time() < self._quick_until_s
         return HELD_WAIT_MS if quick else SHARED_WAIT_MS

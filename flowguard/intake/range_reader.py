@@ -22,12 +22,12 @@ from flowguard.errors import WireError
 from flowguard.intake.chunks import Arrival, chunks_of
 from flowguard.intake.compression import decompress
 from flowguard.intake.connection import Connect, FetchConnection, open_connection
+from flowguard.intake.cursors import PartitionPlan
 from flowguard.intake.fetcher import (
     ANSWER_TIMEOUT_S,
     OFFSET_OUT_OF_RANGE,
     READ_COMMITTED,
     STALE_METADATA,
-    PartitionPlan,
 )
 from flowguard.units import KIB, MIB
 

@@ -17,7 +17,8 @@ from flowguard.clock import SystemClock
 from flowguard.control.memory import MemoryBudget
 from flowguard.facts import Fetched, Stopped
 from flowguard.intake import fetcher as module
-from flowguard.intake.fetcher import Fetcher, PartitionPlan
+from flowguard.intake.cursors import Haste, PartitionPlan
+from flowguard.intake.fetcher import Fetcher
 from flowguard.units import KIB, MIB
 from tests.native.batches import ZSTD, Row
 from tests.scripted_broker import ScriptedBroker
@@ -135,7 +136,7 @@ def plan(
 ) -> PartitionPlan:
     return PartitionPlan(
         rule=rule or LaneRule.constant(0),
-        urgent=urgent,
+        haste=Haste.MOST if urgent else Haste.NONE,
         may_be_urgent=urgent,
         on_offset_loss=on_offset_loss,
     )
@@ -247,6 +248,17 @@ async def test_urgent_partitions_have_a_connection_of_their_own(broker: Scripted
     assert not [asked for asked in broker.requests if {T0, U0} <= asked.offsets.keys()]
 
 
+async def test_partitions_whose_targets_have_time_do_not_share_a_connection_with_tight_ones(
+    broker: ScriptedBroker,
+) -> None:
+    hastes = {"t": replace(plan(urgent=True), haste=Haste.SOME), "u": plan(urgent=True)}
+    async with reading(broker, plans=hastes) as reader:
+        reader.assign(T0, U0)
+        await until(lambda: broker.connections == 2 and len(broker.requests) >= 2)
+
+    assert not [asked for asked in broker.requests if {T0, U0} <= asked.offsets.keys()]
+
+
 async def test_an_urgent_partition_is_read_while_the_broker_holds_back_the_other_request() -> None:
     slow, fast = ScriptedBroker(), ScriptedBroker()
     slow.hold()
@@ -269,7 +281,7 @@ async def test_a_broker_that_leads_nothing_of_ours_any_more_is_let_go(
         await until(lambda: reader.offsets(T0) and broker.connections == 2)
 
         reader.assign(U0)
-        await until(lambda: list(reader.fetcher._tasks) == [(1, True)])
+        await until(lambda: list(reader.fetcher._tasks) == [(1, Haste.MOST)])
         await until(lambda: len(reading_threads()) == 1)
         reader.assign(T0, U0, epoch=2)
         await until(lambda: len(reader.offsets(T0)) == 6)

@@ -14,7 +14,7 @@ from aiokafka.errors import (
 )
 
 from flowguard.chunk import TopicPartition
-from flowguard.intake.fetcher import PartitionPlan
+from flowguard.intake.cursors import PartitionPlan
 from flowguard.intake.topic_lives import NO_ID, TopicIdRequest, TopicIdResponse_v12, TopicLives
 from tests.scripted_broker import ScriptedBroker
 from tests.unit.intake.test_fetcher import T0, T1, Reader, plan, reading, settled_requests, until
