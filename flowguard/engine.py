@@ -302,7 +302,7 @@ class Engine:
         view = self._view_with[fact.batch_id]
         flight = view.flights[fact.batch_id]
         flight.nacked = fact.nacked
-        view.stand_up(flight, fact.at_ns)
+        view.stand_up(flight, fact.at_ns, fact.held_ns)
         self.stir([view])
         return []
 

@@ -130,11 +130,14 @@ class Returned:
 
     Args:
         nacked: It wants some of the records again.
+        held_ns: The longest time for which it kept everything else on the event loop from
+            running; None if nobody looked.
     """
 
     batch_id: int
     at_ns: int
     nacked: bool = False
+    held_ns: int | None = None
 
 
 class Nack(NamedTuple):

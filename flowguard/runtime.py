@@ -346,9 +346,10 @@ class FeedRuntime(Service):
         """Take in that the broker stored this."""
         self.observe(Committed(points=points, at_ns=self.clock.now_ns()))
 
-    def returned(self, batch_id: int, *, nacked: bool = False) -> None:
+    def returned(self, batch_id: int, *, nacked: bool = False, held_ns: int | None = None) -> None:
         """Take in that an agent came back."""
-        self.observe(Returned(batch_id=batch_id, at_ns=self.clock.now_ns(), nacked=nacked))
+        at_ns = self.clock.now_ns()
+        self.observe(Returned(batch_id=batch_id, at_ns=at_ns, nacked=nacked, held_ns=held_ns))
 
     def too_many_letters(
         self, agent: str, lane: int, letters: Mapping[TopicPartition, tuple[int, int]]

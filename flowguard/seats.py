@@ -18,6 +18,10 @@ __all__ = ["Seats"]
 
 LOOP: Final = "concurrency"
 
+#: A lane that reserves a share of the seats has one of its own, also while it is tried out
+#: whether fewer are enough: those that a lower lane has may be taken for long.
+LEAST_WITH_RESERVE: Final = 2
+
 
 class Seats:
     """Tell how many batches of an agent may be under way, and learn from those that were.
@@ -27,6 +31,11 @@ class Seats:
         decisions: Where each step of the limit is kept with its reason.
         shadow: Loops that only say what they would do; if this one is among them, there are
             as many seats as there can be.
+
+    Attributes:
+        limit: How many there are now.
+        reserved: By lane, how many of them no other lane gets.
+        always_reserved: By lane, how many of them are never fewer than that.
     """
 
     def __init__(
@@ -39,9 +48,13 @@ class Seats:
     ) -> None:
         adaptive = plan.adaptive
         self.shadow = LOOP in shadow
+        least = plan.seats if adaptive is None else adaptive.min
+        if any(lane.reserve for lane in lanes):
+            least = min(plan.seats, max(least, LEAST_WITH_RESERVE))
+        self.always_reserved = reserves(lanes, least)
         self.limiter = Limiter(
             Fixed() if adaptive is None else make_algorithm(adaptive.algorithm),
-            limit_min=plan.seats if adaptive is None else adaptive.min,
+            limit_min=least,
             limit_max=plan.seats,
             enforced=not self.shadow,
         )

@@ -15,8 +15,8 @@ from flowguard.commands import Cut
 from flowguard.control.decision import Decision, DecisionLog
 from flowguard.control.limit import Outcome
 from flowguard.control.rate import RateLimit
+from flowguard.dispatch.batch_sizes import BatchSizes
 from flowguard.dispatch.concurrency import Adaptive
-from flowguard.dispatch.sizing import BatchLimit
 from flowguard.holdings import Flight, Part, Partition
 from flowguard.lanes.lane_set import LaneSet
 from flowguard.parting import divide, pick
@@ -126,7 +126,7 @@ class View:
         self.decisions = DecisionLog() if decisions is None else decisions
         self.shadow = shadow
         self.seats = Seats(plan, lanes, decisions=self.decisions, shadow=shadow)
-        self.limit = BatchLimit(plan.records_max, target_ns=lanes.target_ns_min)
+        self.sizes = BatchSizes(plan.records_max, lanes, self.seats.always_reserved)
         self.retries = RetryQueue()
         self.letters = LetterLimit(plan.dead_letters.max_ratio)
         self.served = 0  # batches that were settled
@@ -149,6 +149,7 @@ class View:
         self._ns_per_cost = 0.0
         self._ordered = plan.order != "none"
         self._rates = rates
+        self._size_batches(self.batch_records)
         self._bytes_max = bytes_max
         self._unsettled_by_lane = [0] * len(lanes)
         self._closures = Closures(self.scheduler, self.flights, ordered=self._ordered)
@@ -164,9 +165,6 @@ class View:
         self._flow_lanes = 0  # bits of lanes that queue by flow
         self._passed_over = 0
         self._fair = any(lane.fair_by is not None for lane in lanes)
-        for rank, rate in enumerate(rates):
-            if rate is not None:
-                self.scheduler.set_batch_records(rank, rate.burst_records)
 
     # What comes in.
 
@@ -183,7 +181,7 @@ class View:
         lane = chunks[0].lane
         if self.lanes[lane].target_ns is not None and not self._has_target:
             self._has_target = True
-            self.limit.bulk_factor = 1.0
+            self.sizes.common.bulk_factor = 1.0
         if self.waiting_since_ns[lane] is None:
             self.waiting_since_ns[lane] = now_ns
         self.backlog.admit(partition, ledger, chunks, ordinal)
@@ -282,7 +280,7 @@ class View:
         """Tell whether the lane waits for its batch to fill."""
         if self.lanes[rank].target_ns is not None or self.plan.linger_ns == 0:
             return False
-        if self.scheduler.ready_records(rank) >= self.limit.records:
+        if self.scheduler.ready_records(rank) >= self._batch_records[rank]:
             return False
         since_ns = self.waiting_since_ns[rank]
         if since_ns is None:
@@ -294,9 +292,11 @@ class View:
         return rate is None or rate.allows(now_ns)
 
     def _next_cut(self, mask: int, now_ns: int) -> Flight | None:
+        if (records := self.batch_records) != self._batch_records:
+            self._size_batches(records)
         taken = mask and self.scheduler.take(
             mask,
-            self.limit.records,
+            max(records),
             self._bytes_max,
             exclusive=self._ordered,
             single_queue=self.plan.by_partition,
@@ -310,6 +310,18 @@ class View:
             self.waiting_since_ns[lane] = None  # what is left has lingered already
         parts = [self.backlog.hand_out(lane, *cut) for _, *cut in cuts]
         return Flight(Cut(0, self.plan.name, lane, tuple(part.piece for part in parts)), parts)
+
+    @property
+    def batch_records(self) -> list[int]:
+        """Return for each lane how many records its next batch may have."""
+        return self.sizes.of_lanes
+
+    def _size_batches(self, records: list[int]) -> None:
+        """Let the scheduler cut no batch larger than its lane and its rate permit."""
+        self._batch_records = records
+        for rank, (most, rate) in enumerate(zip(records, self._rates, strict=True)):
+            most = most if rate is None else min(most, rate.burst_records)
+            self.scheduler.set_batch_records(rank, most)
 
     def _retry(self, cut: Cut) -> Flight:
         self.retries.remove(cut)
@@ -450,8 +462,8 @@ class View:
         """Let batches become larger or smaller as what they cost says, now and then."""
         limiter = self.seats.limiter
         shadow = BATCH_SIZE in self.shadow
-        in_use = self.limit.records
-        review = self.limit.review(
+        in_use = self.batch_records
+        review = self.sizes.common.review(
             now_ns,
             fixed_ns=limiter.cost.fixed_ns,
             record_ns=limiter.cost.record_ns if limiter.cost.known else None,
@@ -459,7 +471,7 @@ class View:
             window_ns=limiter.window_ns,
             enforce=not shadow,
         )
-        if review is None or (not shadow and self.limit.records == in_use):
+        if review is None or (not shadow and self.batch_records == in_use):
             return  # a target keeps batches smaller than that anyway
         before, after, why = review
         if not shadow:
@@ -482,8 +494,8 @@ class View:
         Args:
             factor: 1 for what they normally are; what the agent allows is never exceeded.
         """
-        if factor != self.limit.bulk_factor and not self._has_target:
-            self.limit.bulk_factor = factor
+        if factor != self.sizes.common.bulk_factor and not self._has_target:
+            self.sizes.common.bulk_factor = factor
             self.invalidate("the batch size changed")
 
     def _ended(self, flight: Flight, outcome: Outcome, now_ns: int) -> None:
@@ -492,8 +504,12 @@ class View:
             in_flight = sum(self.seats_by_lane)
             self.seats.ended(flight.cut, outcome, in_flight=in_flight, now_ns=now_ns)
 
-    def stand_up(self, flight: Flight, now_ns: int) -> None:
-        """Free the seat of a batch whose agent came back, and let its sub-queues go on."""
+    def stand_up(self, flight: Flight, now_ns: int, held_ns: int | None = None) -> None:
+        """Free the seat of a batch whose agent came back, and let its sub-queues go on.
+
+        Args:
+            held_ns: The longest time for which it held the event loop, None if nobody looked.
+        """
         self._ended(flight, "ok", now_ns)
         self._free_seat(flight)
         if flight.nacked:
@@ -504,7 +520,9 @@ class View:
             return  # what a fallback takes says nothing of the function that it stands in for
         service_ns = now_ns - flight.cut.started_ns
         self.serving.times.add(service_ns, now_ns)
-        self.limit.sample(records=flight.cut.num_records, service_ns=service_ns, now_ns=now_ns)
+        self.sizes.sample(
+            records=flight.cut.num_records, service_ns=service_ns, held_ns=held_ns, now_ns=now_ns
+        )
         self.service_ns += (service_ns - self.service_ns) / (8 if self.service_ns else 1)
         self._correct(flight, service_ns)
 

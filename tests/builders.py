@@ -272,9 +272,12 @@ class EngineDriver:
         """Take in records of one lane."""
         return self.fetch(partition, chunk_of(list(offsets), partition=partition, lane=lane))
 
-    def give_back(self, cut: Cut, *, nacked: bool = False) -> list[Cut]:
+    def give_back(self, cut: Cut, *, nacked: bool = False, held_ns: int | None = None) -> list[Cut]:
         """Let the agent come back; the batch is not settled yet."""
-        return self.tell(Returned(batch_id=cut.batch_id, at_ns=self.now_ns, nacked=nacked))
+        returned = Returned(
+            batch_id=cut.batch_id, at_ns=self.now_ns, nacked=nacked, held_ns=held_ns
+        )
+        return self.tell(returned)
 
     def settle(
         self,

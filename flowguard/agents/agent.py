@@ -21,6 +21,7 @@ from flowguard.agents.call import LEFT_LOOP, Called, call
 from flowguard.agents.delivered import Inbox
 from flowguard.agents.error_log import ErrorLog
 from flowguard.agents.feed import Feed
+from flowguard.agents.loop_time import LoopTime
 from flowguard.agents.stream import FeedStream
 from flowguard.agents.time_limit import TimeLimit, timeout_of
 from flowguard.batch import Batch
@@ -247,7 +248,8 @@ class FeedAgent(Agent):
         if isinstance(aref, Awaitable) and self._sinks:
             raise ImproperlyConfigured("Agent must yield to use sinks")
         assert isinstance(aref.stream, FeedStream)
-        serve = self._serve(aref.stream, self.fun, aref)
+        serve = LoopTime(self._serve(aref.stream, self.fun, aref), self.loop.time)
+        aref.stream.loop_time = serve
         task = self.loop.create_task(serve, name=f"agent {self.name}")
         task._beacon = beacon  # type: ignore[attr-defined]
         aref.actor_task = task

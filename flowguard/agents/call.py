@@ -69,7 +69,7 @@ class OneBatch(FeedStream):
 class Nobody:
     """Whom a call reports to: its caller sees how it ended."""
 
-    def returned(self, batch_id: int, *, nacked: bool = False) -> None:
+    def returned(self, batch_id: int, *, nacked: bool = False, held_ns: int | None = None) -> None:
         """Nothing to do."""
 
     def finished(

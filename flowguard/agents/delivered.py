@@ -31,8 +31,12 @@ def current_delivered() -> Delivered | None:
 class Outcome(Protocol):
     """Where a delivered batch reports to."""
 
-    def returned(self, batch_id: int, *, nacked: bool = False) -> None:
-        """The agent came back for its next batch, and nothing has failed so far."""
+    def returned(self, batch_id: int, *, nacked: bool = False, held_ns: int | None = None) -> None:
+        """The agent came back for its next batch, and nothing has failed so far.
+
+        Args:
+            held_ns: The longest time for which it held the event loop, None if nobody looked.
+        """
 
     def finished(
         self, batch_id: int, dead_letters: Collection[int], nacked: Mapping[int, Nack] | None = None
@@ -61,6 +65,7 @@ class Delivered:
         batch: What the agent has now: all of it, or a part.
         open: The agent is not done with it.
         parts: With which of its records the agent was called again, after all of them failed.
+        held_ns: The longest time for which the agent held the event loop, None if nobody looked.
     """
 
     def __init__(
@@ -75,6 +80,7 @@ class Delivered:
         self.batch = batch
         self.open = True
         self.parts: list[range] = []
+        self.held_ns: int | None = None
         self._batch_id = batch_id
         self._dead_letters = frozenset(dead_letters)
         self._outcome = outcome
@@ -162,7 +168,7 @@ class Delivered:
         self.open = False
         if self._narrowing is not None:
             if self._error is None and self._narrowing.error is None:
-                self._outcome.returned(self._batch_id)
+                self._outcome.returned(self._batch_id, held_ns=self.held_ns)
             self._settle()
             return
         batch = self.batch
@@ -172,7 +178,8 @@ class Delivered:
             if batch.rejections:
                 self._dead_letters |= batch.rejections.keys()
                 self.hold(self._bury(batch.rejections))
-            self._outcome.returned(self._batch_id, nacked=bool(batch.nacks))
+            nacked = bool(batch.nacks)
+            self._outcome.returned(self._batch_id, nacked=nacked, held_ns=self.held_ns)
         self._settle()
 
     def _acknowledged(self, future: asyncio.Future[Any]) -> None:

@@ -11,6 +11,7 @@ from mode.utils.aiter import aiter
 
 from flowguard.agents.delivered import Delivered, current
 from flowguard.agents.event import BatchEvent, set_current_event
+from flowguard.agents.loop_time import LoopTime
 from flowguard.agents.time_limit import TimeLimit
 from flowguard.errors import HookError
 
@@ -33,6 +34,7 @@ class FeedStream(Stream[Any]):
     parted: Delivered | None = None  # failed, and goes on with some of its records
     began_s = 0.0  # when it got that, by the event loop's time
     time_limit = TimeLimit(None)  # set by the agent when it enters the function
+    loop_time: LoopTime | None = None  # of the task that runs it
 
     def __aiter__(self) -> AsyncIterator[Any]:
         """Return an iterator; after a failure a new one goes on where the last one stopped."""
@@ -47,6 +49,8 @@ class FeedStream(Stream[Any]):
             # next batch: an exception, break or return ends the generator instead.
             yield delivered.batch
             self._end()
+            if self.loop_time is not None:
+                delivered.held_ns = self.loop_time.longest_ns
             delivered.returned()
             self.parted = delivered if delivered.open else None
 
@@ -63,6 +67,8 @@ class FeedStream(Stream[Any]):
         self.began_s = asyncio.get_running_loop().time()
         delivered.begin(self.began_s)
         self.time_limit.begin()
+        if self.loop_time is not None:
+            self.loop_time.begin()
         event = BatchEvent(self.app, delivered.batch)
         self.current_event = event  # Faust's context variable keeps a weak reference only
         set_current_event(event)

@@ -119,6 +119,11 @@ class BatchLimit:
         self._unchanged = 0  # full batches since the limit moved, or was tried
 
     @property
+    def worthwhile(self) -> int:
+        """Return how many records a batch may have, as far as they are worth waiting for."""
+        return self._worthwhile
+
+    @property
     def records(self) -> int:
         """Return the most records of the next batch."""
         probes = self._learnt < FEW_RECORDS and self._unchanged >= PROBE_EACH

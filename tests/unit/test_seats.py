@@ -249,7 +249,8 @@ def test_batches_that_a_fallback_serves_teach_nothing_of_the_agent():
 
 def shop(*, shadow: frozenset[str] = frozenset(), **options) -> EngineDriver:
     """Return an agent to which a record takes a millisecond, whatever the batch."""
-    d = EngineDriver(order="none", seats=1, shadow=shadow, **({"lanes": (Lane("only"),)} | options))
+    usual = {"lanes": (Lane("only"),), "seats": 1}
+    d = EngineDriver(order="none", shadow=shadow, **(usual | options))
     d.assign(A=0)
     return d
 
@@ -310,10 +311,36 @@ def test_bulk_batches_may_grow_where_no_lane_with_a_target_shares_the_agent():
     view = d.engine.views["agent"]
     d.records(A, range(500), lane=1)
     view.let_bulk_grow(4.0)
-    assert view.limit.records == 256
+    assert view.sizes.common.records == 256
 
     d.records(A, range(500, 510), lane=0)
-    assert view.limit.records == 64  # they share the agent now
+    assert view.sizes.common.records == 64  # they share the agent now
 
     view.let_bulk_grow(4.0)
-    assert view.limit.records == 64
+    assert view.sizes.common.records == 64
+
+
+def test_a_lane_that_reserves_seats_always_has_one_of_its_own():
+    lanes = (Lane("urgent", target="40ms", reserve=0.5), Lane("bulk"))
+    reserving = shop(lanes=lanes, seats=4, adaptive=Adaptive(max=4)).engine.views["agent"]
+    alone = shop(lanes=lanes, seats=1, adaptive=Adaptive(max=1)).engine.views["agent"]
+
+    assert reserving.seats.limiter.limit_min == 2
+    assert reserving.seats.always_reserved == [1, 0]
+    assert alone.seats.limiter.limit_min == 1
+    assert alone.seats.always_reserved == [0, 0]
+
+
+def test_batches_beside_a_seat_of_a_tight_lane_s_own_are_longer_if_they_only_wait():
+    lanes = (Lane("urgent", target="40ms", reserve=0.5), Lane("bulk"))
+    d = shop(lanes=lanes, seats=2, records_max=1000)
+    d.records(A, range(5000), lane=1)
+    sizes = []
+    for _ in range(10):
+        cut = d.running[0]
+        sizes.append(cut.num_records)
+        d.now_ns += cut.num_records * MILLISECOND
+        d.give_back(cut, held_ns=0)
+        d.settle(cut)
+
+    assert sizes[-1] == 50, "as long as is worth it, where a quarter of the target is 10 ms"

@@ -356,13 +356,13 @@ def test_nothing_is_late_before_it_is_known_what_a_batch_takes() -> None:
 def test_what_a_fallback_takes_teaches_nothing() -> None:
     d = driver("deadline")
     taught(d, service_ms=40)
-    before = d.engine.views["agent"].service_ns, d.engine.views["agent"].limit.records
+    before = d.engine.views["agent"].service_ns, d.engine.views["agent"].sizes.common.records
     (cut,) = d.records(B, range(4), lane=0)
     assert cut.degraded == "deadline"
     d.wait(5_000)
     d.finish(cut)
     view = d.engine.views["agent"]
-    assert (view.service_ns, view.limit.records) == before
+    assert (view.service_ns, view.sizes.common.records) == before
     assert serving(d).times.percentile_ns(95, d.now_ns) == 40 * MILLISECOND
 
 

@@ -311,7 +311,7 @@ class Worker:
             return
         self._watch.returned(cut, self._agenda.now_ns)
         refused = self._rng.random() < self._broker.plan.refused
-        self.observe(Returned(batch_id=cut.batch_id, at_ns=self._agenda.now_ns))
+        self.observe(Returned(batch_id=cut.batch_id, at_ns=self._agenda.now_ns, held_ns=0))
         ended = Answer("what it sent was not acknowledged") if refused else None
         self.later(self._broker.ack_ns, lambda: self._settle(cut, ended))
 

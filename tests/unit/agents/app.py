@@ -50,7 +50,7 @@ class Outcomes:
         self.nacked: dict[int, dict[int, Nack]] = {}
         self._changed = asyncio.Event()
 
-    def returned(self, batch_id: int, *, nacked: bool = False) -> None:
+    def returned(self, batch_id: int, *, nacked: bool = False, held_ns: int | None = None) -> None:
         self._note("returned", batch_id)
 
     def finished(
