@@ -38,8 +38,10 @@ FLOOR: Final = 0.05
 #: for the other gets every so manieth start: the same share that `CAP` leaves to lower lanes.
 PASSED_OVER_MAX: Final = round(1 / (1 - CAP)) - 1
 
-#: Batches of one lane that wait for acknowledgement, for each seat of the agent.
-UNSETTLED_PER_SEAT: Final = 8
+#: Batches of one lane that wait for acknowledgement, for each seat of the agent. Dead letters
+#: are gathered for 20 ms, in which an agent can be done with a dozen batches; what output they
+#: may hold is bounded by memory.
+UNSETTLED_PER_SEAT: Final = 32
 
 #: The loop that decides how large batches are.
 BATCH_SIZE: Final = "batch-size"
