@@ -138,11 +138,11 @@ class Declared:
     def _plan(self, feed: Feed, route: Route, splitter: Splitter) -> PartitionPlan:
         targets_ns = [self.lanes[rank].target_ns for rank in route.ranks]
         tight_ns = [each for each in targets_ns if each is not None]
-        all_tight = None not in targets_ns
-        longest_ns = PATIENT_PACE_NS_MAX if all_tight else FETCH_PACE_NS_MAX
+        all_have_one = None not in targets_ns
+        longest_ns = PATIENT_PACE_NS_MAX if all_have_one else FETCH_PACE_NS_MAX
         pace_ns = min([longest_ns, *(each / FETCHES_A_TARGET for each in tight_ns)])
         haste = Haste.NONE
-        if all_tight:
+        if all_have_one:
             haste = Haste.MOST if pace_ns < FETCH_PACE_NS_MAX else Haste.SOME
         return PartitionPlan(
             splitter=splitter if splitter.needed else None,

@@ -175,7 +175,7 @@ def agent_state(view: View) -> AgentState:
         name=view.plan.name,
         limit=view.seats.limit,
         in_flight=sum(view.seats_by_lane),
-        batch_size=max(view.batch_records),
+        batch_size=max(view.sizes.of_lanes),
         service_time=view.service_ns / 1e9 if view.service_ns else None,
     )
 

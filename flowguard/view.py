@@ -151,7 +151,7 @@ class View:
         self._ns_per_cost = 0.0
         self._ordered = plan.order != "none"
         self._rates = rates
-        self._size_batches(self.batch_records)
+        self._size_batches(self.sizes.of_lanes)
         self._bytes_max = bytes_max
         self._unsettled_by_lane = [0] * len(lanes)
         self._closures = Closures(self.scheduler, self.flights, ordered=self._ordered)
@@ -294,7 +294,7 @@ class View:
         return rate is None or rate.allows(now_ns)
 
     def _next_cut(self, mask: int, now_ns: int) -> Flight | None:
-        if (records := self.batch_records) != self._batch_records:
+        if (records := self.sizes.of_lanes) != self._batch_records:
             self._size_batches(records)
         taken = mask and self.scheduler.take(
             mask,
@@ -312,11 +312,6 @@ class View:
             self.waiting_since_ns[lane] = None  # what is left has lingered already
         parts = [self.backlog.hand_out(lane, *cut) for _, *cut in cuts]
         return Flight(Cut(0, self.plan.name, lane, tuple(part.piece for part in parts)), parts)
-
-    @property
-    def batch_records(self) -> list[int]:
-        """Return for each lane how many records its next batch may have."""
-        return self.sizes.of_lanes
 
     def _size_batches(self, records: list[int]) -> None:
         """Let the scheduler cut no batch larger than its lane and its rate permit."""
@@ -443,10 +438,10 @@ class View:
                 flight.passes_from_ns = max(passed_ns)
         else:
             self._closures.close_for(flight)  # another one was let pass
-        if self.exhausted and not flight.passing:
-            self._let_none_pass()
         if not flight.passing:
             flight.passes_from_ns = -1
+            if self.exhausted:
+                self._let_none_pass()
         cut.started_ns = now_ns
         self.flights[cut.batch_id] = flight
         flight.seated = True
@@ -464,7 +459,7 @@ class View:
         """Let batches become larger or smaller as what they cost says, now and then."""
         limiter = self.seats.limiter
         shadow = BATCH_SIZE in self.shadow
-        in_use = self.batch_records
+        in_use = self.sizes.of_lanes
         review = self.sizes.common.review(
             now_ns,
             fixed_ns=limiter.cost.fixed_ns,
@@ -473,7 +468,7 @@ class View:
             window_ns=limiter.window_ns,
             enforce=not shadow,
         )
-        if review is None or (not shadow and self.batch_records == in_use):
+        if review is None or (not shadow and self.sizes.of_lanes == in_use):
             return  # a target keeps batches smaller than that anyway
         before, after, why = review
         if not shadow:
@@ -506,7 +501,7 @@ class View:
             in_flight = sum(self.seats_by_lane)
             self.seats.ended(flight.cut, outcome, in_flight=in_flight, now_ns=now_ns)
 
-    def stand_up(self, flight: Flight, now_ns: int, held_ns: int | None = None) -> None:
+    def stand_up(self, flight: Flight, now_ns: int, held_ns: int | None) -> None:
         """Free the seat of a batch whose agent came back, and let its sub-queues go on.
 
         Args:

@@ -32,23 +32,26 @@ class LoopTime(Coroutine[Any, Any, None]):
     @property
     def longest_ns(self) -> int:
         """Return the longest it ran since it began, until now; asked by the coroutine itself."""
-        return round(max(self._longest_s, self._clock() - self._began_s) * SECOND)
+        return round(self._held_s * SECOND)
+
+    @property
+    def _held_s(self) -> float:
+        return max(self._longest_s, self._clock() - self._began_s)
 
     def send(self, value: Any) -> Any:
         """Run until it awaits something."""
-        self._began_s = self._clock()
-        try:
-            return self._coroutine.send(value)
-        finally:
-            self._longest_s = max(self._longest_s, self._clock() - self._began_s)
+        return self._run(self._coroutine.send, value)
 
     def throw(self, *error: Any) -> Any:
         """Run from an error until it awaits something."""
+        return self._run(self._coroutine.throw, *error)
+
+    def _run(self, step: Callable[..., Any], *given: Any) -> Any:
         self._began_s = self._clock()
         try:
-            return self._coroutine.throw(*error)
+            return step(*given)
         finally:
-            self._longest_s = max(self._longest_s, self._clock() - self._began_s)
+            self._longest_s = self._held_s
 
     def close(self) -> None:
         """End it where it is."""

@@ -36,10 +36,10 @@ class BatchSizes:
         self.common = BatchLimit(records_max, target_ns=lanes.target_ns_min)
         self._on_loop = BatchLimit(records_max, target_ns=lanes.target_ns_min)
         waiting = [tightest_waiting_ns(lanes, rank, reserved) for rank in range(len(lanes))]
-        patient = {target_ns for target_ns in waiting if target_ns != lanes.target_ns_min}
-        limits = {each: BatchLimit(records_max, target_ns=each) for each in patient if each}
+        patient = set(waiting) - {lanes.target_ns_min}
+        limits = {each: BatchLimit(records_max, target_ns=each) for each in patient}
         self._patient = list(limits.values())
-        self._of_lane = [limits.get(target_ns or 0) for target_ns in waiting]
+        self._of_lane = [limits.get(each) for each in waiting]
 
     @property
     def of_lanes(self) -> list[int]:

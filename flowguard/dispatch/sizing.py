@@ -103,6 +103,7 @@ class BatchLimit:
 
     Attributes:
         bulk_factor: How many times as large as that they may be now, within `records_max`.
+        worthwhile: So many records a batch are worth their time, as the slow loop says.
     """
 
     def __init__(self, records_max: int, *, target_ns: int | None) -> None:
@@ -110,7 +111,7 @@ class BatchLimit:
         self.service_ns_max = None if target_ns is None else target_ns // TARGET_SHARE
         self.bulk_factor = 1.0
         self._learnt = records_max if target_ns is None else min(records_max, RECORDS_FIRST)
-        self._worthwhile = records_max
+        self.worthwhile = records_max
         self._reviewed_ns: int | None = None
         self._fixed_ns = 0
         self._late: tuple[int, int] | None = None  # the last batch, if it took too long
@@ -119,15 +120,10 @@ class BatchLimit:
         self._unchanged = 0  # full batches since the limit moved, or was tried
 
     @property
-    def worthwhile(self) -> int:
-        """Return how many records a batch may have, as far as they are worth waiting for."""
-        return self._worthwhile
-
-    @property
     def records(self) -> int:
         """Return the most records of the next batch."""
         probes = self._learnt < FEW_RECORDS and self._unchanged >= PROBE_EACH
-        most = min(self._learnt + probes, self._worthwhile)
+        most = min(self._learnt + probes, self.worthwhile)
         return max(1, min(self.records_max, int(most * self.bulk_factor)))
 
     def review(
@@ -154,7 +150,7 @@ class BatchLimit:
         if now_ns - self._reviewed_ns < max(REVIEW_NS, REVIEW_WINDOWS * window_ns):
             return None
         self._reviewed_ns = now_ns
-        before = self._worthwhile
+        before = self.worthwhile
         if record_ns is None:
             # Batches of one size do not tell what makes them long; half as many records do.
             wanted = before / REVIEW_FACTOR if service_ns > LONG_NS else float(before)
@@ -168,7 +164,7 @@ class BatchLimit:
         if max(after, before) < REVIEW_RATIO * min(after, before):
             return None
         if enforce:
-            self._worthwhile = after
+            self.worthwhile = after
         return Review(before, after, why)
 
     def sample(self, *, records: int, service_ns: int, now_ns: int) -> None:

@@ -115,7 +115,8 @@ class Model:
         if not self.down or (alone and ids[0] <= self.first):
             self.down = (HERE / "down").exists()
         if self.down:
-            self.first = min(self.first, ids[0]) if alone else self.first
+            if alone:
+                self.first = min(self.first, ids[0])
             with (HERE / "calls").open("a") as calls:
                 calls.write(".")
             raise RuntimeError("the model does not answer")
