@@ -27,13 +27,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import shutil
 import sys
+import threading
 import time
 import uuid
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from queue import SimpleQueue
 from typing import Any
 
 import programs
@@ -110,6 +113,13 @@ def work(
     programs.run_worker(app)
 
 
+def listen(pipe: Connection, told: SimpleQueue[dict[str, Any]]) -> None:
+    """Take what a worker tells at once: its event loop stands still while the pipe is full."""
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            told.put(pipe.recv())
+
+
 @dataclass
 class Seen:
     """What a contender did.
@@ -142,11 +152,15 @@ class Run:
     def group(self) -> str:
         return f"{self.run}-{uuid.uuid4().hex[:4]}"
 
-    def worker(self, group: str) -> Any:
-        return programs.start(
+    def worker(self, group: str) -> tuple[Any, SimpleQueue[dict[str, Any]]]:
+        """Start a worker; return its process, and what it tells."""
+        process, pipe = programs.start(
             work, broker=self.broker, topic=self.topic, sink=self.sink, group=group,
             memory=self.memory, directory=self.directory,
         )  # fmt: skip
+        told: SimpleQueue[dict[str, Any]] = SimpleQueue()
+        threading.Thread(target=listen, args=(pipe, told), daemon=True).start()
+        return process, told
 
     def bare(self) -> Seen:
         """Let the bare loop read."""
@@ -170,13 +184,13 @@ class Run:
     def flowguard(self, *, restart: bool) -> Seen:
         """Let a worker read."""
         group = self.group()
-        worker, pipe = self.worker(group)
+        worker, tells = self.worker(group)
         ends = programs.ends(self.broker, self.topic, PARTITIONS)
         before: list[float] = []
         begin_s = 0.0
         try:
             while True:
-                told = pipe.recv()
+                told = tells.get()
                 if told["read"] and not begin_s:
                     begin_s = time.monotonic()
                     before = []
@@ -187,8 +201,8 @@ class Run:
             spilled = told["bytes"]
             latencies, missing = self.offer()
             after: list[float] = []
-            while pipe.poll(0):
-                after += pipe.recv()["late_ms"]
+            while not tells.empty():
+                after += tells.get()["late_ms"]
             seen = Seen(
                 caught_s, latencies, missing, (sorted(before), sorted(after)), spilled,
                 peak_rss(worker.pid),
@@ -206,16 +220,16 @@ class Run:
         print("  waiting 65 s for the group to forget the killed worker", flush=True)
         time.sleep(65)
         begin_s = time.monotonic()
-        worker, pipe = self.worker(group)
+        worker, tells = self.worker(group)
         try:
-            told = pipe.recv()
+            told = tells.get()
             while not told["positions"]:
-                told = pipe.recv()
+                told = tells.get()
             ready_s = time.monotonic() - begin_s
             spilled, number = told["spilled"], told["bytes"]
             time.sleep(3)
-            while pipe.poll(0):
-                told = pipe.recv()
+            while not tells.empty():
+                told = tells.get()
             from_kafka = told["read"] - spilled
             print(
                 f"  restart: {ready_s:.1f} s from its start until it has its partitions; "
