@@ -29,6 +29,7 @@ LAYER_4 = {
     "flowguard.settle.letter_writer",
     "flowguard.intake.fetcher",
     "flowguard.intake.connection",
+    "flowguard.intake.fetch_request",
     "flowguard.intake.assignor",
     "flowguard.intake.client",
     "flowguard.intake.consumer",

@@ -73,6 +73,10 @@ class MemoryBudget:
 
     Args:
         memory_bytes: All that feeds may hold, >= 1 MiB.
+
+    Attributes:
+        fetch_bytes_max: Most bytes of one response.
+        receive_bytes: What the receive buffers of all connections take.
     """
 
     def __init__(self, memory_bytes: int) -> None:
@@ -90,11 +94,13 @@ class MemoryBudget:
         self.requested_bytes = 0
         self.frame_bytes = 0
         self.output_bytes = 0
+        self.receive_bytes = 0  # what the receive buffers of all connections take
         self._held: dict[Hashable, int] = {}
         self._paused: dict[Hashable, int] = {}  # at which room it goes on, at least
         self._received: dict[Hashable, int] = {}
         self._pool_used = 0
         self._lock = Lock()
+        self._recount()
 
     @property
     def used_bytes(self) -> int:
@@ -107,28 +113,21 @@ class MemoryBudget:
             + self.receive_bytes
         )
 
-    @property
-    def receive_bytes(self) -> int:
-        """Return what the receive buffers of all connections take."""
-        return sum(self._received.copy().values())
-
-    @property
-    def fetch_bytes_max(self) -> int:
-        """Return the most bytes of one response: connections share the receive buffers."""
-        buffers = BUFFERS_PER_CONNECTION * max(1, len(self._received))
-        return max(FETCH_BYTES_MIN, min(FETCH_BYTES_MAX, self.receive_bytes_max // buffers))
-
     def receive_into(self, connection: Hashable, num_bytes: int) -> None:
         """Take note of what the receive buffers of a connection take; 0 when it is closed.
 
         A single wire batch larger than what was asked for makes a buffer grow; what goes
         beyond the part of receive buffers is taken from the pool.
         """
+        if self._received.get(connection, 0) == num_bytes:
+            return
         with self._lock:
             if num_bytes:
                 self._received[connection] = num_bytes
             else:
                 self._received.pop(connection, None)
+            self.receive_bytes = sum(self._received.values())
+            self._recount()
 
     @property
     def paused(self) -> frozenset[Hashable]:
@@ -162,8 +161,11 @@ class MemoryBudget:
         """
         needs = partitions if isinstance(partitions, Mapping) else dict.fromkeys(partitions, 0)
         with self._lock:
+            pool_bytes = self._pool_free()
             shares = {
-                each: share for each, need in needs.items() if (share := self._share(each, need))
+                each: share
+                for each, need in needs.items()
+                if (share := self._share(each, need, pool_bytes))
             }
             if needs and not shares and self.held_bytes == self.requested_bytes == 0:
                 most = max(needs, key=needs.__getitem__)
@@ -253,23 +255,14 @@ class MemoryBudget:
         """Return the bytes of columns that one partition holds."""
         return self._held.get(partition, 0)
 
-    def _share(self, partition: Hashable, need: int) -> int:
-        room = self._room(partition)
+    def _share(self, partition: Hashable, need: int, pool_bytes: int) -> int:
+        room = max(0, self._own_share - self._held.get(partition, 0)) + max(0, pool_bytes)
         enough = self._enough if partition in self._paused else min(self._enough, FETCH_BYTES_MIN)
         if room < max(need, enough):
             self._paused[partition] = need
             return 0
         self._paused.pop(partition, None)
         return min(PARTITION_BYTES_MAX, self.fetch_bytes_max, room // COLUMNS_PER_WIRE_BYTE)
-
-    @property
-    def _own_share(self) -> int:
-        return self.columns_bytes_max // 2 // max(1, len(self._held))
-
-    @property
-    def _enough(self) -> int:
-        """Room at which a paused partition goes on: a whole request, or its share if smaller."""
-        return min(self.fetch_bytes_max * COLUMNS_PER_WIRE_BYTE, self._own_share // 2)
 
     def _room(self, partition: Hashable, *, reserved_bytes: int = 0) -> int:
         """Return the room of a partition; what is reserved for it is no one else's."""
@@ -292,5 +285,12 @@ class MemoryBudget:
         self._pool_used += max(0, before + num_bytes - own) - max(0, before - own)
 
     def _recount(self) -> None:
-        own = self._own_share
+        """Split the memory anew, after partitions or connections have come or gone."""
+        # The most bytes of one response: connections share the receive buffers.
+        buffers = BUFFERS_PER_CONNECTION * max(1, len(self._received))
+        bytes_max = min(FETCH_BYTES_MAX, self.receive_bytes_max // buffers)
+        self.fetch_bytes_max = max(FETCH_BYTES_MIN, bytes_max)
+        self._own_share = own = self.columns_bytes_max // 2 // max(1, len(self._held))
+        # Room at which a paused partition goes on: a whole request, or its share if smaller.
+        self._enough = min(self.fetch_bytes_max * COLUMNS_PER_WIRE_BYTE, own // 2)
         self._pool_used = sum(max(0, held - own) for held in self._held.values())

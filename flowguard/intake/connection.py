@@ -24,16 +24,10 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import IncompatibleBrokerVersion, KafkaConnectionError, StaleMetadata
-from aiokafka.protocol.fetch import FetchRequest_v11
 
-__all__ = [
-    "FETCH_VERSION", "Awaited", "Connect", "FetchConnection", "credentials_of", "open_connection",
-]  # fmt: skip
+from flowguard.intake.fetch_request import FETCH_API_KEY, FETCH_VERSION, FetchRequest
 
-#: The first version that fetches zstd is 10; 11 is the last without flexible fields.
-#: Kafka 2.3 and later have it.
-FETCH_API_KEY: Final = 1
-FETCH_VERSION: Final = 11
+__all__ = ["Awaited", "Connect", "FetchConnection", "credentials_of", "open_connection"]
 
 LENGTH: Final = struct.Struct(">i")
 
@@ -379,7 +373,7 @@ class FetchConnection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka is 
             self._receiver.close()
         return super().close(*args, **kwargs)
 
-    def send_fetch(self, request: FetchRequest_v11) -> Awaited:
+    def send_fetch(self, request: FetchRequest) -> Awaited:
         """Send a request; its answer is `receive(…)`d before the next one but one.
 
         Raises:
@@ -388,12 +382,8 @@ class FetchConnection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka is 
         if not self.alive or self._receiver is None:
             raise KafkaConnectionError(f"no connection to {self.host}:{self.port}")
         correlation_id = self._next_correlation_id()
-        header = request.build_request_header(
-            correlation_id=correlation_id, client_id=self._client_id
-        )
-        message = header.encode() + request.encode()
-        answer = self._receiver.exchange(LENGTH.pack(len(message)) + message)
-        return Awaited(correlation_id, answer)
+        message = request.encode(correlation_id, self._client_id)
+        return Awaited(correlation_id, self._receiver.exchange(message))
 
     async def receive(self, awaited: Awaited, *, timeout_s: float) -> memoryview:
         """Return the body of a response.

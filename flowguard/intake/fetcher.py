@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +21,6 @@ from typing import Any, Final
 
 from aiokafka import errors as kafka_errors
 from aiokafka.client import AIOKafkaClient
-from aiokafka.protocol.fetch import FetchRequest_v11
 
 from flowguard._native import wire
 from flowguard.chunk import TopicPartition
@@ -34,14 +32,13 @@ from flowguard.intake.chunks import Arrival, chunks_of
 from flowguard.intake.compression import decompress
 from flowguard.intake.connection import Awaited, Connect, FetchConnection, open_connection
 from flowguard.intake.cursors import Cursor, Haste, PartitionPlan
+from flowguard.intake.fetch_request import FetchRequest
 from flowguard.intake.lost_offsets import LostOffsets
 from flowguard.intake.topic_lives import TopicLives
 
 __all__ = ["Fetcher"]
 
 logger = logging.getLogger(__name__)
-
-READ_COMMITTED: Final = 1
 
 #: The broker holds a request this long when it has nothing new. A partition that gets room
 #: meanwhile joins the next request, so it must be short for partitions that are paused.
@@ -433,22 +430,17 @@ class Fetcher:
 
     def _send(self, connection: FetchConnection, asked: Asked, haste: Haste) -> Awaited:
         may_be_urgent = any(each.plan.may_be_urgent for each in asked.cursors.values())
-        topics: dict[str, list[tuple[int, int, int, int, int]]] = defaultdict(list)
         self._requests += 1
-        for name, offset in rotate(list(asked.offsets.items()), self._requests):
-            share_bytes = asked.reservation.shares[asked.cursors[name].account]
-            topics[name.topic].append((name.partition, -1, offset, -1, share_bytes))
-        request = FetchRequest_v11(
-            -1,  # replica_id: a consumer
-            self._wait_ms(haste),
-            1 if may_be_urgent else min(BULK_BYTES_MIN, asked.reservation.total_bytes),
-            asked.reservation.total_bytes,
-            READ_COMMITTED,
-            0,  # session_id: none
-            -1,  # session_epoch: final, a full request
-            list(topics.items()),
-            [],  # forgotten_topics_data
-            "",  # rack_id
+        shares = asked.reservation.shares
+        total_bytes = asked.reservation.total_bytes
+        request = FetchRequest(
+            wait_ms=self._wait_ms(haste),
+            bytes_min=1 if may_be_urgent else min(BULK_BYTES_MIN, total_bytes),
+            bytes_max=total_bytes,
+            places={
+                name: (offset, shares[asked.cursors[name].account])
+                for name, offset in rotate(list(asked.offsets.items()), self._requests)
+            },
         )
         asked.sent_s = self._loop.time()
         asked.pace_s = min(each.plan.pace_s for each in asked.cursors.values())

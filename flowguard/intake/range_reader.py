@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from aiokafka import errors as kafka_errors
 from aiokafka.client import AIOKafkaClient
-from aiokafka.protocol.fetch import FetchRequest_v11
 
 from flowguard._native import wire
 from flowguard.chunk import Chunk, TopicPartition
@@ -23,10 +22,10 @@ from flowguard.intake.chunks import Arrival, chunks_of
 from flowguard.intake.compression import decompress
 from flowguard.intake.connection import Connect, FetchConnection, open_connection
 from flowguard.intake.cursors import PartitionPlan
+from flowguard.intake.fetch_request import FetchRequest
 from flowguard.intake.fetcher import (
     ANSWER_TIMEOUT_S,
     OFFSET_OUT_OF_RANGE,
-    READ_COMMITTED,
     STALE_METADATA,
 )
 from flowguard.units import KIB, MIB
@@ -133,10 +132,10 @@ class RangeReader:
         self, connection: FetchConnection, name: TopicPartition, offset: int
     ) -> tuple[list[list[Chunk]], int]:
         """Return the blocks of one response, and where the next one begins."""
-        asked = (name.partition, -1, offset, -1, self._bytes)
-        request = FetchRequest_v11(
-            -1, WAIT_MS, 1, self._bytes, READ_COMMITTED, 0, -1, [(name.topic, [asked])], [], ""
-        )
+        request = FetchRequest(
+            wait_ms=WAIT_MS, bytes_min=1, bytes_max=self._bytes,
+            places={name: (offset, self._bytes)},
+        )  # fmt: skip
         frame = await connection.receive(connection.send_fetch(request), timeout_s=ANSWER_TIMEOUT_S)
         _, error_code, sections = wire.read_fetch_response(frame)
         if error_code:

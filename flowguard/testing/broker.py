@@ -14,9 +14,10 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from aiokafka.protocol.fetch import FetchRequest_v11, FetchResponse_v11
+from aiokafka.protocol.fetch import FetchResponse_v11
 
 from flowguard.chunk import TopicPartition
+from flowguard.intake.fetch_request import FetchRequest
 from flowguard.testing.log import OK, Log
 
 __all__ = ["NODE", "Broker", "Latency", "produce_answer"]
@@ -126,32 +127,31 @@ class Broker:
         await asyncio.sleep(self.latency.draw())
         await self._going_on.wait()
 
-    async def fetched(self, request: FetchRequest_v11) -> bytes:
+    async def fetched(self, request: FetchRequest) -> bytes:
         """Return the body of the answer to a fetch request, once there is enough or time is up."""
         await self.take_its_time()
-        until_s = self.loop.time() + request.max_wait_time / 1e3
+        until_s = self.loop.time() + request.wait_ms / 1e3
         while True:
             body, size = self._read(request)
             left_s = until_s - self.loop.time()
-            if size >= request.min_bytes or left_s <= 0:
+            if size >= request.bytes_min or left_s <= 0:
                 return body
             await asyncio.wait([self.log.changed(self.loop)], timeout=left_s)
             await self._going_on.wait()
 
-    def _read(self, request: FetchRequest_v11) -> tuple[bytes, int]:
+    def _read(self, request: FetchRequest) -> tuple[bytes, int]:
         topics: dict[str, list[Any]] = defaultdict(list)
-        left_bytes = request.max_bytes
+        left_bytes = request.bytes_max
         size = 0
-        for topic, partitions in request.topics:
-            for number, _, offset, _, share_bytes in partitions:
-                partition = self.log.partition(TopicPartition(topic, number))
-                records = b""
-                if left_bytes > 0:
-                    records = partition.bytes_from(offset, min(left_bytes, share_bytes))
-                left_bytes -= len(records)
-                size += len(records)
-                end = partition.end
-                topics[topic].append((number, OK, end, end, 0, [], -1, records))
+        for name, (offset, share_bytes) in request.places.items():
+            partition = self.log.partition(name)
+            records = b""
+            if left_bytes > 0:
+                records = partition.bytes_from(offset, min(left_bytes, share_bytes))
+            left_bytes -= len(records)
+            size += len(records)
+            end = partition.end
+            topics[name.topic].append((name.partition, OK, end, end, 0, [], -1, records))
         response: bytes = FetchResponse_v11(0, OK, 0, list(topics.items())).encode()
         return response, size
 

@@ -16,7 +16,6 @@ from typing import Any, Final, cast
 
 import pyarrow as pa
 from aiokafka.errors import KafkaConnectionError
-from aiokafka.protocol.fetch import FetchRequest_v11
 from aiokafka.structs import RecordMetadata
 
 from flowguard._native import wire
@@ -24,6 +23,7 @@ from flowguard._native.murmur2 import partitions_of
 from flowguard._native.record_batches import RecordBatch, Rows
 from flowguard.chunk import TopicPartition
 from flowguard.intake.connection import Awaited, FetchConnection
+from flowguard.intake.fetch_request import FetchRequest
 from flowguard.intake.produce_broker import Broker as SendingBroker
 from flowguard.intake.produce_connection import Listener, ProduceConnection
 from flowguard.intake.sender import BatchSender
@@ -158,7 +158,7 @@ class MemoryFetch(FetchConnection):
                 answer.set_exception(self._lost)
                 answer.exception()
 
-    def send_fetch(self, request: FetchRequest_v11) -> Awaited:
+    def send_fetch(self, request: FetchRequest) -> Awaited:
         """Send a request."""
         if not self.alive:
             raise KafkaConnectionError("no connection to the harness")

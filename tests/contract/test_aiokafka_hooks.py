@@ -18,7 +18,7 @@ from aiokafka.conn import AIOKafkaConnection
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.producer.message_accumulator import MessageAccumulator
-from aiokafka.protocol.fetch import FetchRequest_v11, FetchResponse_v11
+from aiokafka.protocol.fetch import FetchResponse_v11
 from aiokafka.protocol.produce import ProduceRequest_v7, ProduceResponse_v7
 from aiokafka.protocol.transaction import (
     InitProducerIdRequest,
@@ -114,27 +114,6 @@ async def test_a_connection_can_be_taken_over_once_it_has_negotiated() -> None:
             assert second == first + 1
         finally:
             connection.close()
-
-
-def test_a_fetch_request_v11_is_laid_out_as_the_protocol_says() -> None:
-    request = FetchRequest_v11(
-        -1, 500, 1, 4096, 1, 0, -1, [("t", [(3, -1, 77, -1, 1024)])], [], "rack"
-    )
-
-    expected = struct.pack(">iiiibii", -1, 500, 1, 4096, 1, 0, -1)
-    expected += struct.pack(">ih1si", 1, 1, b"t", 1) + struct.pack(">iiqqi", 3, -1, 77, -1, 1024)
-    expected += struct.pack(">ih4s", 0, 4, b"rack")
-
-    assert request.encode() == expected
-    assert (request.API_KEY, request.API_VERSION) == (1, 11)
-
-
-def test_a_request_header_v1_comes_before_it() -> None:
-    request = FetchRequest_v11(-1, 0, 0, 0, 0, 0, -1, [], [], "")
-
-    header = request.build_request_header(correlation_id=9, client_id="me").encode()
-
-    assert header == struct.pack(">hhih2s", 1, 11, 9, 2, b"me")
 
 
 def test_our_parser_and_aiokafka_read_the_same_response() -> None:

@@ -18,13 +18,14 @@ from typing import Any
 
 import pytest
 from aiokafka.errors import IncompatibleBrokerVersion, KafkaConnectionError
-from aiokafka.protocol.fetch import FetchRequest_v11
 
+from flowguard.chunk import TopicPartition
 from flowguard.intake import connection as connections
 from flowguard.intake.connection import SHORT_BYTES, FetchConnection, SocketReceiver
+from flowguard.intake.fetch_request import FetchRequest
 from tests.scripted_broker import LENGTH, ScriptedBroker, empty_fetch, frame
 
-REQUEST = FetchRequest_v11(-1, 5, 1, 1000, 1, 0, -1, [("t", [(0, -1, 7, -1, 500)])], [], "")
+REQUEST = FetchRequest(5, 1, 1000, {TopicPartition("t", 0): (7, 500)})
 
 
 def anonymous(purpose: ssl._SSLMethod) -> ssl.SSLContext:
@@ -271,8 +272,8 @@ async def test_answers_around_the_size_that_takes_one_receive_are_whole(wire: Wi
 
 async def test_a_request_larger_than_the_socket_takes_at_once_arrives_whole(wire: Wire) -> None:
     broker = ScriptedBroker(raw_answer=lambda number: [frame(number, b"done")])
-    places = [(number, -1, 7, -1, 500) for number in range(30_000)]
-    large = FetchRequest_v11(-1, 5, 1, 1000, 1, 0, -1, [("t", places)], [], "")
+    places = {TopicPartition("t", number): (7, 500) for number in range(30_000)}
+    large = FetchRequest(5, 1, 1000, places)
 
     async with wire.connected(broker) as connection:
         if isinstance(connection._receiver, SocketReceiver):
