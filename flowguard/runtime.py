@@ -347,7 +347,8 @@ class FeedRuntime(Service):
         self.observe(Committed(points=points, at_ns=self.clock.now_ns()))
 
     def returned(self, batch_id: int, *, nacked: bool = False, held_ns: int | None = None) -> None:
-        """Take in that an agent came back."""
+        """Take in that an agent came back; what it sent is on its way before anything else."""
+        self.app.egress.send_now()
         at_ns = self.clock.now_ns()
         self.observe(Returned(batch_id=batch_id, at_ns=at_ns, nacked=nacked, held_ns=held_ns))
 

@@ -215,6 +215,11 @@ class FeedProducer(Producer):
             written = self._sender.send_batches(topic, encoded)
         return written[0] if len(written) == 1 else asyncio.ensure_future(all_done(written))
 
+    def send_now(self) -> None:
+        """Let what was written go out before whatever else the event loop has to do."""
+        if self._sender is not None:
+            self._sender.send_now()
+
     @property
     def _compression(self) -> Compression | None:
         return COMPRESSIONS[self.compression_type] if self.compression_type else None

@@ -215,6 +215,12 @@ class BatchSender:
         if self._soon is None and not self._closed:
             self._soon = self._loop.call_soon(self._wakened)
 
+    def send_now(self) -> None:
+        """Send what is about to be sent, before whatever else the event loop has to do."""
+        if self._soon is not None:
+            self._soon.cancel()
+            self._wakened()
+
     def _wakened(self) -> None:
         self._soon = None
         try:

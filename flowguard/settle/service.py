@@ -161,7 +161,7 @@ class EgressService:
             return done
         # Its turn for room is taken in the same order, so what is before it never waits for it.
         stay = self.room.enter(size_of(frame))
-        sending = self._send_now(feed, frame, key_by, stay)
+        sending = self._send_at_once(feed, frame, key_by, stay)
         if sending is None:
             sending = self._send_in_turn(feed, frame, key_by, stay)
         sending.add_done_callback(lambda _: stay.leave())
@@ -170,7 +170,12 @@ class EgressService:
             delivered.hold(sending)
         return sending
 
-    def _send_now(
+    def send_now(self) -> None:
+        """Let what an agent has sent go out, now that it sends no more for its batch."""
+        producer: FeedProducer = self._app.producer  # type: ignore[assignment]
+        producer.send_now()
+
+    def _send_at_once(
         self, feed: Destination, frame: Frame, key_by: str | None, stay: Stay
     ) -> asyncio.Future[None] | None:
         """Send few records that need to wait for nothing; None if they do.
