@@ -126,7 +126,9 @@ class Slice:
     @property
     def columns(self) -> pa.RecordBatch:
         """Return the records as columns; nothing is copied."""
-        return self.chunk.columns.slice(self.start, self.count)
+        columns = self.chunk.columns
+        whole = self.count == columns.num_rows
+        return columns if whole else columns.slice(self.start, self.count)
 
     @property
     def offsets(self) -> pa.Int64Array:
@@ -146,7 +148,9 @@ class Slice:
     @property
     def timestamps(self) -> pa.Int64Array:
         """Return the timestamps of the records, ms; nothing is copied."""
-        return self.chunk.columns.column(1).slice(self.start, self.count)
+        timestamps = self.chunk.columns.column(1)
+        whole = self.count == len(timestamps)
+        return timestamps if whole else timestamps.slice(self.start, self.count)
 
     @property
     def oldest_timestamp_ms(self) -> int:

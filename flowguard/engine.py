@@ -17,7 +17,7 @@ Invariants:
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias, assert_never
 
@@ -564,8 +564,10 @@ class Engine:
         return min((due for view in self.views.values() if (due := view.due_ns)), default=None)
 
 
-def live_rows(flight: Flight, rows: Iterable[int]) -> int:
+def live_rows(flight: Flight, rows: Collection[int]) -> int:
     """Return how many of these rows of a batch are still ours."""
+    if not rows:
+        return 0
     found = rows_by_slice((part.piece for part in flight.parts), rows)
     return sum(len(own) for part, own in zip(flight.parts, found, strict=True) if part.live)
 

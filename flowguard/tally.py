@@ -203,6 +203,8 @@ class Tally:
 
     def _bury(self, lane: int) -> None:
         """Take dead letters out of what is settled, as far as it is settled."""
+        if not self._dead_letters[lane]:
+            return
         counts = self._counts[lane]
         count = min(self._dead_letters[lane], counts.settled)
         self._dead_letters[lane] -= count
