@@ -53,7 +53,7 @@ from includes.record cimport (
     read_header_count,
     read_record,
 )
-from includes.varint cimport write_varint
+from includes.varint cimport read_varint, write_varint
 
 import pyarrow as pa
 
@@ -1283,12 +1283,35 @@ def encode_headers(pairs) -> bytes:
     """Return headers as they are on the wire: their count, then name and value of each."""
     cdef bytearray out = bytearray()
     write_varint(out, len(pairs))
+    write_headers(out, pairs)
+    return bytes(out)
+
+
+def append_headers(bytes headers not None, pairs) -> bytes:
+    """Return headers as they are on the wire, with others behind them.
+
+    Raises:
+        WireError: They do not begin with their count.
+    """
+    cdef const uint8_t* at = headers
+    cdef int32_t count
+    cdef const uint8_t* rest = read_varint(at, at + len(headers), &count)
+    cdef bytearray out = bytearray()
+    if rest == NULL:
+        raise malformed_headers(0)
+    write_varint(out, count + len(pairs))
+    out += headers[rest - at :]
+    write_headers(out, pairs)
+    return bytes(out)
+
+
+cdef int write_headers(bytearray out, pairs) except -1:
     for name, value in pairs:
         write_varint(out, len(name))
         out += name
         write_varint(out, -1 if value is None else len(value))
         out += value or b""
-    return bytes(out)
+    return 0
 
 
 # --- Lines --------------------------------------------------------------------------------

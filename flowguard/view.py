@@ -39,9 +39,9 @@ FLOOR: Final = 0.05
 PASSED_OVER_MAX: Final = round(1 / (1 - CAP)) - 1
 
 #: Batches of one lane that wait for acknowledgement, for each seat of the agent. Dead letters
-#: are gathered for 20 ms, in which an agent can be done with a dozen batches; what output they
+#: are gathered for 50 ms, in which an agent can be done with dozens of batches; what output they
 #: may hold is bounded by memory.
-UNSETTLED_PER_SEAT: Final = 32
+UNSETTLED_PER_SEAT: Final = 64
 
 #: The loop that decides how large batches are.
 BATCH_SIZE: Final = "batch-size"

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import pyarrow as pa
 
 from flowguard._native import wire
 from flowguard._native.murmur2 import partitions_of
 from flowguard.chunk import Slice, TopicPartition, rows_by_slice
-from flowguard.settle.egress import Header, Outgoing
+from flowguard.settle.egress import Outgoing
 
 Position: TypeAlias = tuple[TopicPartition, int]
 
@@ -29,15 +29,20 @@ __all__ = [
 #: Larger values are not kept: the broker refuses a record over 1 MiB unless told otherwise.
 VALUE_BYTES_MAX: Final = 900 * 1024
 
-#: So few rows of a slice cost less to cut out one by one than to take together.
-FEW_ROWS: Final = 8
 
-#: As they are on the wire.
-NO_HEADERS: Final = wire.encode_headers([])
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """One record that cannot go on, with where it came from and why in its headers.
 
+    Args:
+        timestamp: Milliseconds since 1970.
+        headers: As they are on the wire.
+    """
 
-class DeadLetter(dict[str, Any]):
-    """One record: key, value, headers, timestamp."""
+    key: bytes | None
+    value: bytes | None
+    timestamp: int
+    headers: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,76 +76,48 @@ def positions_of(slices: Sequence[Slice], rows: Iterable[int]) -> dict[int, Posi
 def letters_of(*batches: Rejects) -> list[DeadLetter]:
     """Return the rejected rows of batches as dead letters, in their order.
 
-    What takes long about a record is to get it out of its columns; those of several batches
-    are read together, which takes hardly longer than one.
-
     A value that is too large is left out; its digest tells which one it was.
     """
-    picked: list[pa.RecordBatch] = []
-    marks: list[tuple[TopicPartition, str, Rejects]] = []
+    letters = []
     for each in batches:
         rows = iter(sorted(each.reasons))
         found = rows_by_slice(each.slices, each.reasons)
         for piece, places in zip(each.slices, found, strict=True):
-            if places:
-                picked += rows_at(piece.columns, places)
-                name = piece.chunk.partition
-                marks += [(name, each.reasons[next(rows)], each) for _ in places]
-    return [
-        letter_of(record | name._asdict(), reason, each.attempt, each.error)
-        for record, (name, reason, each) in zip(records_of(picked), marks, strict=True)
-    ]
+            letters += [letter_of(piece, place, each.reasons[next(rows)], each) for place in places]
+    return letters
 
 
-def rows_at(columns: pa.RecordBatch, places: Sequence[int]) -> list[pa.RecordBatch]:
-    """Return some rows, in one piece or in several."""
-    if len(places) <= FEW_ROWS:  # nothing is copied
-        return [columns.slice(place, 1) for place in places]
-    return [columns.take(pa.array(places, pa.int64()))]
-
-
-def records_of(pieces: Sequence[pa.RecordBatch]) -> list[dict[str, Any]]:
-    """Return records as dicts, their headers as dicts of name and value."""
-    records: list[dict[str, Any]] = pa.concat_batches(pieces).to_pylist() if pieces else []
-    with_headers = [record for record in records if record["headers"] != NO_HEADERS]
-    encoded = pa.array([record["headers"] for record in with_headers], pa.binary())
-    decoded = wire.decode_headers(encoded).to_pylist() if with_headers else []
-    for record in records:
-        record["headers"] = []
-    for record, headers in zip(with_headers, decoded, strict=True):
-        record["headers"] = headers
-    return records
-
-
-def letter_of(record: Mapping[str, Any], reason: str, attempt: int, error: str) -> DeadLetter:
-    """Return one record as a dead letter."""
-    value: bytes | None = record["value"]
+def letter_of(piece: Slice, place: int, reason: str, rejects: Rejects) -> DeadLetter:
+    """Return one record of a slice as a dead letter; nothing else of its columns is touched."""
+    chunk, row = piece.chunk, piece.start + place
+    offset, timestamp, key, value, headers = (
+        column[row].as_py() for column in chunk.columns.columns
+    )
     if value is not None and len(value) > VALUE_BYTES_MAX:
         digest = hashlib.sha256(value).hexdigest()
         reason = f"{reason} (value of {len(value)} bytes left out, sha256 {digest})"
         value = None
-    notes = {
-        "fg-error-type": error,
-        "fg-error-reason": reason,
-        "fg-attempt": str(attempt),
-        "fg-orig-topic": record["topic"],
-        "fg-orig-partition": str(record["partition"]),
-        "fg-orig-offset": str(record["offset"]),
-        "fg-orig-timestamp": str(record["timestamp"]),
-    }
-    kept: list[Header] = [(each["name"], each["value"]) for each in record["headers"]]
-    kept += [(name, text.encode()) for name, text in notes.items()]
-    return DeadLetter(key=record["key"], value=value, timestamp=record["timestamp"], headers=kept)
+    topic, partition = chunk.partition
+    notes = (
+        (b"fg-error-type", rejects.error.encode()),
+        (b"fg-error-reason", reason.encode()),
+        (b"fg-attempt", b"%d" % rejects.attempt),
+        (b"fg-orig-topic", topic.encode()),
+        (b"fg-orig-partition", b"%d" % partition),
+        (b"fg-orig-offset", b"%d" % offset),
+        (b"fg-orig-timestamp", b"%d" % timestamp),
+    )
+    return DeadLetter(key, value, timestamp, wire.append_headers(headers, notes))
 
 
 def outgoing_of(letters: Sequence[DeadLetter], partition_count: int) -> Outgoing:
     """Return dead letters as columns."""
-    keys = pa.array([each["key"] for each in letters], pa.binary())
+    keys = pa.array([each.key for each in letters], pa.binary())
     return Outgoing(
         keys=keys,
-        values=pa.array([each["value"] for each in letters], pa.binary()),
+        values=pa.array([each.value for each in letters], pa.binary()),
         partitions=partitions_of(keys, partition_count),
-        timestamps=pa.array([each["timestamp"] for each in letters], pa.int64()),
+        timestamps=pa.array([each.timestamp for each in letters], pa.int64()),
         partition_count=partition_count,
-        own_headers=[each["headers"] for each in letters],
+        encoded_headers=pa.array([each.headers for each in letters], pa.binary()),
     )

@@ -23,7 +23,7 @@ __all__ = ["DeadLetterWriter", "LetterPort"]
 #: Writes begin so far apart; what comes sooner waits for others to go with it. A write costs
 #: about as much for one letter as for fifty, here and at the broker, and nobody waits for a
 #: letter but the commit. A letter that none came before goes at once.
-PACE_S: Final = 0.02
+PACE_S: Final = 0.05
 
 #: So many letters are remembered while their batch is tried again. One that is forgotten is
 #: only written a second time.

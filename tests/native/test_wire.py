@@ -672,6 +672,20 @@ def test_headers_decode_to_what_was_encoded(
     assert values.to_pylist() == [dict(row).get(name) for row in rows]
 
 
+@given(header_pairs, header_pairs | st.lists(st.just((b"x", b"")), min_size=60, max_size=70))
+def test_headers_are_appended_byte_for_byte(
+    first: list[tuple[bytes, bytes | None]], more: list[tuple[bytes, bytes | None]]
+) -> None:
+    appended = wire.append_headers(wire.encode_headers(first), more)
+
+    assert appended == wire.encode_headers([*first, *more])
+
+
+def test_headers_without_a_count_are_a_wire_error() -> None:
+    with pytest.raises(WireError):
+        wire.append_headers(b"", [(b"x", b"1")])
+
+
 @pytest.mark.parametrize("headers", [b"", b"\x01", b"\x02", b"\x02\x01\x01", b"\x00\x00"])
 def test_malformed_headers_name_their_row(headers: bytes) -> None:
     column = pa.array([b"\x00", headers], pa.binary())
