@@ -219,7 +219,7 @@ class Failing:
         view.failed_in_row = 0
         for part in flight.live:
             view.letters.settled(part.partition.name, flight.cut.lane, part.piece.count)
-        for other in [each for each in view.exhausted if each.cut in view.retries]:
+        for other in [each for each in view.precedence.exhausted if each.cut in view.retries]:
             before = other.place < flight.place and other.cut.lane == flight.cut.lane
             if flight.passing and before and not other.queues.isdisjoint(flight.queues):
                 self._bury(view, other)

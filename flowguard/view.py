@@ -20,6 +20,7 @@ from flowguard.dispatch.concurrency import Adaptive
 from flowguard.holdings import Flight, Part, Partition
 from flowguard.lanes.lane_set import LaneSet
 from flowguard.parting import divide, pick
+from flowguard.precedence import Precedence
 from flowguard.queue_waits import QueueWaits
 from flowguard.seats import Seats
 from flowguard.serving import Serving
@@ -133,8 +134,6 @@ class View:
         self.letters = LetterLimit(plan.dead_letters.max_ratio)
         self.served = 0  # batches that were settled
         self.failed_in_row = 0  # since then
-        self.exhausted: dict[Flight, None] = {}
-        self._lets_new_pass = False
         self._unburied: set[Flight] = set()  # whose dead letters were not acknowledged
         self.flights: dict[int, Flight] = {}
         self.backlog = Backlog(
@@ -155,6 +154,9 @@ class View:
         self._bytes_max = bytes_max
         self._unsettled_by_lane = [0] * len(lanes)
         self._closures = Closures(self.scheduler, self.flights, ordered=self._ordered)
+        self.precedence = Precedence(
+            self.flights, self.retries, self._closures, ordered=self._ordered
+        )
         self._revoking: set[Partition] = set()
         self._has_target = False  # it has had records of a lane with a target
         self.waits = QueueWaits(lanes, self.backlog.waiting, self._closures.counts)
@@ -229,13 +231,12 @@ class View:
 
         It is part of the same probe, if something is taken to be missing.
         """
-        if not self.exhausted:
+        if not self.precedence.exhausted:
             return None
         for cut in self.retries.due(now_ns):
             if self.flights[cut.batch_id].passing and self._may_retry(cut):
                 return self._retry(cut)
-        if self._lets_new_pass:
-            self._lets_new_pass = False
+        if self.precedence.new_may_pass():
             return self._next_cut(self._lane_mask(now_ns), now_ns)
         return None
 
@@ -352,40 +353,12 @@ class View:
             and not self._is_led(flight)
             and self._may_sit(cut.lane)
             and not flight.revoking
-            and not (self._ordered and self._follows_another(flight))
+            and not self.precedence.holds_back(flight)
         )
 
     def _is_led(self, flight: Flight) -> bool:
         """Tell whether a batch waits for what comes of the records before it."""
         return flight.leader is not None and self.rest_of(flight.leader) is flight
-
-    def _follows_another(self, flight: Flight) -> bool:
-        """Tell whether a failed batch must wait for another one of its sub-queues.
-
-        What an agent sends may fail after it came back, when it has the next batch already,
-        so several batches of a sub-queue can wait for their retry: they go one by one, in
-        order, and none before what was sent for the ones before it is acknowledged.
-        """
-        return any(
-            other.cut.lane == flight.cut.lane
-            and (other.seated or self._goes_before(other, flight))
-            and not other.queues.isdisjoint(flight.queues)
-            for other in self.flights.values()
-            if other is not flight
-        )
-
-    def _goes_before(self, other: Flight, flight: Flight) -> bool:
-        """Tell whether a batch must end before another one, which failed, is tried again.
-
-        What has passed an exhausted one decides about it, so its end is waited for.
-        """
-        waits = other.cut in self.retries
-        if other.aside:
-            return False
-        if other.place > flight.place:
-            return flight.exhausted and not waits
-        passes = flight.passing and other.failed_ns >= flight.passes_from_ns
-        return not (passes and other.exhausted and waits and not other.doomed)
 
     def is_only(self, flight: Flight) -> bool:
         """Tell whether no other record waits for the agent or is with it."""
@@ -428,20 +401,9 @@ class View:
         if not flight.failed:
             flight.place = (cut.batch_id,)
             flight.served_before = self.served
-            passed_ns = [
-                each.failed_ns
-                for each in self.exhausted
-                if each.cut.lane == cut.lane and not each.queues.isdisjoint(flight.queues)
-            ]
-            flight.passing = self._ordered and bool(passed_ns)
-            if flight.passing:
-                flight.passes_from_ns = max(passed_ns)
         else:
             self._closures.close_for(flight)  # another one was let pass
-        if not flight.passing:
-            flight.passes_from_ns = -1
-            if self.exhausted:
-                self._let_none_pass()
+        self.precedence.started(flight)
         cut.started_ns = now_ns
         self.flights[cut.batch_id] = flight
         flight.seated = True
@@ -566,55 +528,12 @@ class View:
         self._closures.open_without(flight, gone)
 
     def retry(self, flight: Flight, due_ns: int) -> None:
-        """Let a batch that was set back be tried again.
-
-        What has failed as often as it may lets the next one pass, right now and once: if that
-        succeeds, the record is to blame, and becomes a dead letter, so nothing was reordered.
-        If it fails as well, something is not there, and both wait. What comes back between the
-        two makes a good record look bad; to try it again would reorder it.
-        """
+        """Let a batch that was set back be tried again."""
         self.retries.add(flight.cut, due_ns=due_ns)
         if flight.doomed:
             self._unburied.add(flight)
-        if not flight.exhausted or flight.doomed:
-            return
-        self.exhausted[flight] = None
-        if any(self.seats_by_lane):
-            return  # what comes of the others tells as well, and reorders nothing
-        if followers := self._followers(flight):
-            first = min(followers, key=lambda other: other.place)
-            first.passing = True
-            chained = flight.passes_from_ns >= 0  # it had passed others itself
-            first.passes_from_ns = flight.passes_from_ns if chained else flight.failed_ns
-            self.retries.add(first.cut, due_ns=flight.failed_ns)
-        else:
-            self._closures.end(flight)
-            self._lets_new_pass = self._ordered
-
-    def _let_none_pass(self) -> None:
-        """Let what has failed as often as it may be tried again before what is behind it.
-
-        Something else was started since it failed, and may show that what was missing is there.
-        """
-        self._lets_new_pass = False
-        for flight in self.exhausted:
-            self._closures.close_for(flight)
-            for other in self._followers(flight):
-                other.passing = False
-
-    def _followers(self, flight: Flight) -> list[Flight]:
-        """Return the failed batches that come after one in its sub-queues."""
-        if not self._ordered:
-            return []
-        return [
-            other
-            for other in self.flights.values()
-            if other.place > flight.place
-            and other.cut in self.retries
-            and not other.doomed
-            and other.cut.lane == flight.cut.lane
-            and not other.queues.isdisjoint(flight.queues)
-        ]
+        elif flight.exhausted:
+            self.precedence.let_next_pass(flight, seats_taken=any(self.seats_by_lane))
 
     def split(self, flight: Flight, count: int, batch_id: int) -> Flight:
         """Let a batch that was set back go on with its first records; return that of the rest.
@@ -695,7 +614,7 @@ class View:
 
     def _forget(self, flight: Flight) -> None:
         del self.flights[flight.cut.batch_id]
-        self.exhausted.pop(flight, None)
+        self.precedence.forget(flight)
         self._unburied.discard(flight)
 
     def due_burials(self, now_ns: int) -> list[Flight]:
@@ -720,7 +639,7 @@ class View:
         flight.doomed = True
         self.retries.remove(flight.cut)
         self._unburied.discard(flight)
-        self.exhausted.pop(flight, None)
+        self.precedence.forget(flight)
         self._unsettled_by_lane[flight.cut.lane] += 1
         if flight.aside:
             self._closures.end(flight)

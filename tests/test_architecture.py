@@ -65,7 +65,7 @@ LAYERS = {
     "flowguard.config": 1, "flowguard.snapshot": 1, "flowguard.trace_context": 1,
     "flowguard.engine": 3, "flowguard.holdings": 3, "flowguard.tally": 3, "flowguard.view": 3,
     "flowguard.situation": 3, "flowguard.overflow": 3, "flowguard.steering": 3,
-    "flowguard.seats": 3, "flowguard.failing": 3, "flowguard.parting": 3,
+    "flowguard.precedence": 3, "flowguard.seats": 3, "flowguard.failing": 3, "flowguard.parting": 3,
     "flowguard.closures": 3, "flowguard.selection": 1,
     "flowguard.dimming": 3, "flowguard.serving": 3, "flowguard.queue_waits": 3,
     "flowguard.backlog": 3, "flowguard.conflation": 3, "flowguard.diversion": 3,
