@@ -51,6 +51,7 @@ from flowguard.facts import (
 )
 from flowguard.lanes.lane import Lane
 from flowguard.lanes.lane_set import LaneSet
+from flowguard.settle.dead_letter import DeadLetter, Rejects, letters_of
 from flowguard.settle.letter_limit import DeadLetters
 from flowguard.settle.retry import Retry
 from flowguard.spill.manifest import Frame, FrameQueue
@@ -126,6 +127,20 @@ def chunk_of(
 def slice_of(chunk: Chunk, start: int = 0, count: int | None = None) -> Slice:
     """Return rows of a chunk, all of them by default."""
     return Slice(chunk, start, chunk.num_records - start if count is None else count)
+
+
+def dead_letter(
+    chunk: Chunk, reason: str, error: str
+) -> tuple[DeadLetter, list[tuple[str, bytes | None]]]:
+    """Return the only record of a chunk as a dead letter, and that letter's headers."""
+    (letter,) = letters_of(Rejects([slice_of(chunk)], {0: reason}, 1, error))
+    return letter, headers_of(letter)
+
+
+def headers_of(letter: DeadLetter) -> list[tuple[str, bytes | None]]:
+    """Return the headers of a dead letter."""
+    (headers,) = wire.decode_headers(pa.array([letter.headers], pa.binary())).to_pylist()
+    return [(each["name"], each["value"]) for each in headers]
 
 
 def offsets_of(cut: Cut) -> list[tuple[int, int]]:

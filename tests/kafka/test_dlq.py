@@ -15,9 +15,10 @@ import pytest
 from click.testing import CliRunner, Result
 from confluent_kafka import TIMESTAMP_CREATE_TIME
 
+from flowguard.chunk import TopicPartition
 from flowguard.cli import cli, dlq_sending
 from flowguard.cli.exit_codes import FAILED, OK, USAGE
-from flowguard.settle.dead_letter import letter_of
+from tests.builders import chunk_of, dead_letter
 from tests.kafka.outside import Outside, Record, headers_of
 from tests.kafka.worker import FLOWGUARD, Workers, eventually
 
@@ -72,12 +73,16 @@ def letter(
     tombstone: bool = False,
 ) -> Record:
     """Return a letter as flowguard's worker writes it, one a second."""
-    record = {"key": key or b"key-%d" % number, "topic": orders, "partition": original_partition,
-              "offset": 1000 + number, "timestamp": BASE_MS + 1000 * number,
-              "value": None if tombstone else value or b"{%d" % number}  # fmt: skip
-    own = [{"name": name, "value": content} for name, content in headers]
-    made = letter_of(record | {"headers": own}, reason, 1, kind)
-    return Record(made["value"], made["key"], made["headers"], partition, made["timestamp"])
+    record = chunk_of(
+        [1000 + number],
+        partition=TopicPartition(orders, original_partition),
+        timestamps=[BASE_MS + 1000 * number],
+        keys=[key or b"key-%d" % number],
+        values=[None if tombstone else value or b"{%d" % number],
+        headers=[[(name.encode(), content) for name, content in headers]],
+    )
+    made, notes = dead_letter(record, reason, kind)
+    return Record(made.value, made.key, notes, partition, made.timestamp)
 
 
 def document(result: Result) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from flowguard.chunk import TopicPartition
 from flowguard.cli.broker import Access, access_to, server_of
 from flowguard.cli.dlq_contents import as_entry, excerpt, readable
 from flowguard.cli.dlq_counts import OTHER, Counts
@@ -20,7 +21,7 @@ from flowguard.cli.exit_codes import NO_BROKER, OK, USAGE, CommandError
 from flowguard.cli.find_app import find_app
 from flowguard.cli.moments import moment_ms, place_of, when
 from flowguard.clock import SystemClock
-from flowguard.settle.dead_letter import letter_of
+from tests.builders import chunk_of, dead_letter
 from tests.unit.cli.conftest import Run
 
 HOUR_MS = 3600 * 1000
@@ -38,13 +39,14 @@ def letter(
     timestamp_ms: int = 1_700_000_000_000,
 ) -> Letter:
     """Return a letter as flowguard's worker writes it."""
-    record = {"key": b"k", "value": value, "timestamp": timestamp_ms, "topic": topic,
-              "partition": 3, "offset": 1000 + offset}  # fmt: skip
-    own = [{"name": name, "value": content} for name, content in headers]
-    made = letter_of(record | {"headers": own}, reason, 1, kind)
+    record = chunk_of(
+        [1000 + offset], partition=TopicPartition(topic, 3), keys=[b"k"], values=[value],
+        timestamps=[timestamp_ms], headers=[[(name.encode(), own) for name, own in headers]],
+    )  # fmt: skip
+    made, notes = dead_letter(record, reason, kind)
     return Letter(
-        topic="shop.dlq", partition=0, offset=offset, timestamp_ms=made["timestamp"],
-        key=made["key"], value=made["value"], headers=made["headers"],
+        topic="shop.dlq", partition=0, offset=offset, timestamp_ms=made.timestamp,
+        key=made.key, value=made.value, headers=notes,
     )  # fmt: skip
 
 

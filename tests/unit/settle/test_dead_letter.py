@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import hashlib
 
-import pyarrow as pa
 import pytest
 
-from flowguard._native import wire
 from flowguard.chunk import TopicPartition
-from flowguard.settle.dead_letter import VALUE_BYTES_MAX, DeadLetter, Rejects, letters_of
-from tests.builders import EPOCH_MS, chunk_of, slice_of
+from flowguard.settle.dead_letter import VALUE_BYTES_MAX, Rejects, letters_of
+from tests.builders import EPOCH_MS, chunk_of, headers_of, slice_of
 
 ORDERS = TopicPartition("orders", 3)
-
-
-def headers_of(letter: DeadLetter) -> list[tuple[str, bytes | None]]:
-    (headers,) = wire.decode_headers(pa.array([letter.headers], pa.binary())).to_pylist()
-    return [(each["name"], each["value"]) for each in headers]
 
 
 def slices(values: list[bytes | None] | None = None):
