@@ -90,9 +90,10 @@ class Serving:
     @property
     def gate_ns(self) -> int | None:
         """Return from when on a batch may be started; None if only a fact can change it."""
-        gates = [self.primary.gate_ns]
-        if not self.primary.over and self.stands_in:
-            gates.append(self.fallback.gate_ns)
+        gate_ns = self.primary.gate_ns
+        if self.primary.over or not self.stands_in:
+            return gate_ns
+        gates = (gate_ns, self.fallback.gate_ns)
         return min((each for each in gates if each is not None), default=None)
 
     def is_open(self, now_ns: int) -> bool:
