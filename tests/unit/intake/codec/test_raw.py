@@ -6,10 +6,14 @@ from collections.abc import Sequence
 
 import polars as pl
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowguard.errors import ConfigError
+from flowguard.intake.codec import make_codec
 from flowguard.intake.codec.raw import FEW_VALUES, RawCodec
+from flowguard.intake.schema import Schema
 
 binary = st.one_of(st.none(), st.binary(max_size=20))
 arrays = st.lists(st.lists(binary, max_size=FEW_VALUES), max_size=4)
@@ -48,3 +52,14 @@ def test_text_is_written_in_utf_8(values: list[str | None]) -> None:
     encoded = RawCodec().encode(pl.DataFrame({"value": pl.Series(values, dtype=pl.String)}))
 
     assert encoded.to_pylist() == [None if value is None else value.encode() for value in values]
+
+
+@pytest.mark.parametrize("frame", [{"value": [1]}, {"other": [b"x"]}, {"value": [b"x"], "b": [1]}])
+def test_raw_writes_nothing_but_one_binary_column(frame: dict[str, list[object]]) -> None:
+    with pytest.raises(ValueError, match='codec "raw" writes'):
+        RawCodec().encode(pl.DataFrame(frame))
+
+
+def test_raw_with_columns_is_a_config_error() -> None:
+    with pytest.raises(ConfigError, match="leave columns out"):
+        make_codec("raw", Schema.parse({"a": "int64"}))
