@@ -165,6 +165,7 @@ class FeedRuntime(Service):
         self.joined = False  # the group has told us once which partitions are ours
         self.missing_topics: frozenset[str] = frozenset()
         self._timer: asyncio.TimerHandle | None = None
+        self._returned: tuple[Returned, ...] = ()  # told with what follows at once
         self._wanted: Mapping[TopicPartition, tuple[int, int]] | None = None
         self._wanted_changed = asyncio.Event()
         self._held: frozenset[TopicPartition] = frozenset()
@@ -346,11 +347,25 @@ class FeedRuntime(Service):
         """Take in that the broker stored this."""
         self.observe(Committed(points=points, at_ns=self.clock.now_ns()))
 
-    def returned(self, batch_id: int, *, nacked: bool = False, held_ns: int | None = None) -> None:
-        """Take in that an agent came back; what it sent is on its way before anything else."""
+    def returned(
+        self,
+        batch_id: int,
+        *,
+        nacked: bool = False,
+        held_ns: int | None = None,
+        settled: bool = False,
+    ) -> None:
+        """Take in that an agent came back; what it sent is on its way before anything else.
+
+        Where its batch is settled by that, the engine is told of both at once.
+        """
         self.app.egress.send_now()
         at_ns = self.clock.now_ns()
-        self.observe(Returned(batch_id=batch_id, at_ns=at_ns, nacked=nacked, held_ns=held_ns))
+        fact = Returned(batch_id=batch_id, at_ns=at_ns, nacked=nacked, held_ns=held_ns)
+        if settled:
+            self._returned = (fact,)
+        else:
+            self.observe(fact)
 
     def too_many_letters(
         self, agent: str, lane: int, letters: Mapping[TopicPartition, tuple[int, int]]
@@ -363,14 +378,16 @@ class FeedRuntime(Service):
     ) -> None:
         """Take in that a batch is settled."""
         self.delivery.let_frame_go(batch_id)
+        returned, self._returned = self._returned, ()
         self.observe(
+            *returned,
             Finished(
                 batch_id=batch_id,
                 dead_letters=dead_letters,
                 at_ns=self.clock.now_ns(),
                 epoch_ms=self.clock.epoch_ms(),
                 nacked=nacked or {},
-            )
+            ),
         )
         self._landed.set()
 

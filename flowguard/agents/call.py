@@ -69,7 +69,14 @@ class OneBatch(FeedStream):
 class Nobody:
     """Whom a call reports to: its caller sees how it ended."""
 
-    def returned(self, batch_id: int, *, nacked: bool = False, held_ns: int | None = None) -> None:
+    def returned(
+        self,
+        batch_id: int,
+        *,
+        nacked: bool = False,
+        held_ns: int | None = None,
+        settled: bool = False,
+    ) -> None:
         """Nothing to do."""
 
     def finished(

@@ -31,11 +31,19 @@ def current_delivered() -> Delivered | None:
 class Outcome(Protocol):
     """Where a delivered batch reports to."""
 
-    def returned(self, batch_id: int, *, nacked: bool = False, held_ns: int | None = None) -> None:
+    def returned(
+        self,
+        batch_id: int,
+        *,
+        nacked: bool = False,
+        held_ns: int | None = None,
+        settled: bool = False,
+    ) -> None:
         """The agent came back for its next batch, and nothing has failed so far.
 
         Args:
             held_ns: The longest time for which it held the event loop, None if nobody looked.
+            settled: Nothing is waited for, so that `finished` follows at once.
         """
 
     def finished(
@@ -168,7 +176,7 @@ class Delivered:
         self.open = False
         if self._narrowing is not None:
             if self._error is None and self._narrowing.error is None:
-                self._outcome.returned(self._batch_id, held_ns=self.held_ns)
+                self._came_back()
             self._settle()
             return
         batch = self.batch
@@ -178,9 +186,12 @@ class Delivered:
             if batch.rejections:
                 self._dead_letters |= batch.rejections.keys()
                 self.hold(self._bury(batch.rejections))
-            nacked = bool(batch.nacks)
-            self._outcome.returned(self._batch_id, nacked=nacked, held_ns=self.held_ns)
+            self._came_back(nacked=bool(batch.nacks))
         self._settle()
+
+    def _came_back(self, *, nacked: bool = False) -> None:
+        settled = not self._pending
+        self._outcome.returned(self._batch_id, nacked=nacked, held_ns=self.held_ns, settled=settled)
 
     def _acknowledged(self, future: asyncio.Future[Any]) -> None:
         self._pending.discard(future)

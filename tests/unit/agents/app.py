@@ -48,10 +48,20 @@ class Outcomes:
         self.told: list[tuple[Any, ...]] = []
         self.found: dict[int, Found | None] = {}
         self.nacked: dict[int, dict[int, Nack]] = {}
+        self.at_once: set[int] = set()  # settled when the agent came back
         self._changed = asyncio.Event()
 
-    def returned(self, batch_id: int, *, nacked: bool = False, held_ns: int | None = None) -> None:
+    def returned(
+        self,
+        batch_id: int,
+        *,
+        nacked: bool = False,
+        held_ns: int | None = None,
+        settled: bool = False,
+    ) -> None:
         self._note("returned", batch_id)
+        if settled:
+            self.at_once.add(batch_id)
 
     def finished(
         self, batch_id: int, dead_letters: Collection[int], nacked: Mapping[int, Nack] | None = None

@@ -35,6 +35,7 @@ async def test_coming_back_for_the_next_batch_finishes_the_last_one() -> None:
         await served.outcomes.until("finished", 1)
 
     assert served.outcomes.told == [("returned", 1), ("finished", 1, 0)]
+    assert served.outcomes.at_once == {1}
 
 
 async def test_a_batch_is_not_finished_while_the_agent_works_on_it() -> None:
@@ -160,6 +161,7 @@ async def test_a_send_inside_the_loop_holds_the_batch() -> None:
         served.deliver()
         await served.outcomes.until("returned", 1)
         assert served.outcomes.names(1) == ["returned"]
+        assert not served.outcomes.at_once
         acknowledged.set_result(None)
         await served.outcomes.until("finished", 1)
 
