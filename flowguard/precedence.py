@@ -28,7 +28,8 @@ class Precedence:
         ordered: Whether the order of a sub-queue matters.
 
     Attributes:
-        exhausted: Batches whose record has failed as often as it may, and was not tried since.
+        exhausted: Batches whose record has failed as often as it may, and which are not on their
+            way to the dead letters.
     """
 
     def __init__(
