@@ -27,6 +27,13 @@ def test_crashes_and_rebalances_lose_nothing_repeat_what_was_uncommitted_and_kee
     assert 0 < figures.duplicates <= figures.allowed
 
 
+def test_a_commit_under_way_goes_before_that_of_a_rebalance():
+    figures = ran(range(742, 743))
+
+    assert figures.rebalances == 2
+    assert figures.is_good, "\n".join(figures.lines)
+
+
 def test_a_commit_of_all_that_was_read_is_found(monkeypatch: pytest.MonkeyPatch):
     def read_is_done(self: PartitionLedger) -> CommitPoint:
         return CommitPoint(self.position, (self.position,) * len(self.restored))

@@ -130,6 +130,10 @@ class Worker:
             self.lanes, later=self.later, observe=self.observe, now_ns=lambda: agenda.now_ns
         )
         self._calls: dict[int, Call] = {}
+        #: By when they were sent, the commits that are under way.
+        self._committing: dict[
+            int, tuple[Mapping[TopicPartition, CommitPoint], Mapping[TopicPartition, Partition]]
+        ] = {}
         self._tick_at_ns: int | None = None
         self._loops = {
             topic: loop for topics, loop in self._fetch_loops(scenario) for topic in topics
@@ -393,13 +397,20 @@ class Worker:
 
     def _commit_now_and_then(self) -> None:
         if self._broker.reachable(self._agenda.now_ns):
-            points, held = self.engine.commit_points(), dict(self.engine.partitions)
-            self.later(self._broker.plan.commit_ns, lambda: self._store(points, held))
+            sent_ns = self._agenda.now_ns
+            self._committing[sent_ns] = self.engine.commit_points(), dict(self.engine.partitions)
+            self.later(self._broker.plan.commit_ns, lambda: self._commit_arrives(sent_ns))
         self.later(self.plan.commit_ns, self._commit_now_and_then)
 
+    def _commit_arrives(self, sent_ns: int) -> None:
+        if (commit := self._committing.pop(sent_ns, None)) is not None:
+            self._store(*commit)
+
     def commit(self) -> None:
-        """Commit now."""
+        """Commit now; what is under way goes first, as with a worker."""
         if self._broker.reachable(self._agenda.now_ns):
+            for sent_ns in list(self._committing):
+                self._commit_arrives(sent_ns)
             self._store(self.engine.commit_points(), self.engine.partitions)
 
     def _store(
