@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -126,31 +126,27 @@ class Slice:
     @property
     def columns(self) -> pa.RecordBatch:
         """Return the records as columns; nothing is copied."""
-        columns = self.chunk.columns
-        whole = self.count == columns.num_rows
-        return columns if whole else columns.slice(self.start, self.count)
+        return self._cut(self.chunk.columns)
 
     @property
     def offsets(self) -> pa.Int64Array:
         """Return the offsets of the records; nothing is copied."""
-        return self.chunk.columns.column(0).slice(self.start, self.count)
+        return self._cut(self.chunk.columns.column(0))
 
     @property
     def keys(self) -> pa.BinaryArray:
         """Return the keys of the records; nothing is copied."""
-        return self.chunk.columns.column(2).slice(self.start, self.count)
+        return self._cut(self.chunk.columns.column(2))
 
     @property
     def entities(self) -> pa.BinaryArray:
         """Return what each record is the latest state of; nothing is copied."""
-        return self.chunk.entities.slice(self.start, self.count)
+        return self._cut(self.chunk.entities)
 
     @property
     def timestamps(self) -> pa.Int64Array:
         """Return the timestamps of the records, ms; nothing is copied."""
-        timestamps = self.chunk.columns.column(1)
-        whole = self.count == len(timestamps)
-        return timestamps if whole else timestamps.slice(self.start, self.count)
+        return self._cut(self.chunk.columns.column(1))
 
     @property
     def oldest_timestamp_ms(self) -> int:
@@ -163,6 +159,10 @@ class Slice:
     def num_bytes(self) -> int:
         """Return the slice's share of the chunk's bytes."""
         return self.chunk.num_bytes * self.count // max(1, self.chunk.num_records)
+
+    def _cut(self, columns: Any) -> Any:
+        """Return its rows of a column, or of all; what it has whole is not even sliced."""
+        return columns if self.count == len(columns) else columns.slice(self.start, self.count)
 
 
 def run_of(slices: Iterable[Slice], start: int, count: int) -> list[Slice]:

@@ -242,8 +242,7 @@ class Engine:
         self._take_blocks(partition, before, fact)
         partition.ledger.position = max(partition.ledger.position, fact.next_offset)
         self.spilling.read_up_to(partition)
-        if behind:
-            self._take_blocks(partition, behind, fact)
+        self._take_blocks(partition, behind, fact)
         ranks = {lane for lane, _ in [*before, *behind]}
         self.overflow.fetched(views, ranks, fact.at_ns)
         self.stir(views)
@@ -251,9 +250,6 @@ class Engine:
 
     def _sort(self, partition: Partition, chunk: Chunk, before: Blocks, behind: Blocks) -> bool:
         """Tell apart what comes before and behind what is on disk; True if that made room."""
-        if not self.spilling.disks:
-            before[chunk.lane, chunk.block].append(chunk)
-            return False
         parts = self.spilling.rest(partition, chunk)
         for part in parts:
             blocks = behind if self.spilling.is_behind(partition, part) else before

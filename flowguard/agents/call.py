@@ -69,14 +69,7 @@ class OneBatch(FeedStream):
 class Nobody:
     """Whom a call reports to: its caller sees how it ended."""
 
-    def returned(
-        self,
-        batch_id: int,
-        *,
-        nacked: bool = False,
-        held_ns: int | None = None,
-        settled: bool = False,
-    ) -> None:
+    def returned(self, batch_id: int, **_: Any) -> None:
         """Nothing to do."""
 
     def finished(

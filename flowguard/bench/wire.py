@@ -17,6 +17,7 @@ from typing import Final
 
 from flowguard.bench.records import wire_batches
 from flowguard.errors import FlowguardError
+from flowguard.intake.primitives import I16, I32, text
 from flowguard.units import MIB
 
 __all__ = ["Link", "fetch", "fill", "links_of", "produce", "skim_fetch"]
@@ -26,8 +27,6 @@ PRODUCE_VERSION: Final = 7
 FETCH: Final = 1
 FETCH_VERSION: Final = 4
 
-I16: Final = struct.Struct(">h")
-I32: Final = struct.Struct(">i")
 I64: Final = struct.Struct(">q")
 
 ACKS_LEADER: Final = 1
@@ -224,12 +223,6 @@ def whole_batches(body: memoryview, start: int, end: int) -> Iterator[int]:
             return
         yield at
         at += size
-
-
-def text(value: str) -> bytes:
-    """Return a string as Kafka writes it."""
-    encoded = value.encode()
-    return I16.pack(len(encoded)) + encoded
 
 
 def links_of(leaders: Mapping[int, str]) -> Sequence[tuple[Link, list[int]]]:

@@ -94,7 +94,7 @@ class MemoryBudget:
         self.requested_bytes = 0
         self.frame_bytes = 0
         self.output_bytes = 0
-        self.receive_bytes = 0  # what the receive buffers of all connections take
+        self.receive_bytes = 0
         self._held: dict[Hashable, int] = {}
         self._paused: dict[Hashable, int] = {}  # at which room it goes on, at least
         self._received: dict[Hashable, int] = {}
@@ -161,11 +161,8 @@ class MemoryBudget:
         """
         needs = partitions if isinstance(partitions, Mapping) else dict.fromkeys(partitions, 0)
         with self._lock:
-            pool_bytes = self._pool_free()
             shares = {
-                each: share
-                for each, need in needs.items()
-                if (share := self._share(each, need, pool_bytes))
+                each: share for each, need in needs.items() if (share := self._share(each, need))
             }
             if needs and not shares and self.held_bytes == self.requested_bytes == 0:
                 most = max(needs, key=needs.__getitem__)
@@ -255,8 +252,8 @@ class MemoryBudget:
         """Return the bytes of columns that one partition holds."""
         return self._held.get(partition, 0)
 
-    def _share(self, partition: Hashable, need: int, pool_bytes: int) -> int:
-        room = max(0, self._own_share - self._held.get(partition, 0)) + max(0, pool_bytes)
+    def _share(self, partition: Hashable, need: int) -> int:
+        room = self._room(partition)
         enough = self._enough if partition in self._paused else min(self._enough, FETCH_BYTES_MIN)
         if room < max(need, enough):
             self._paused[partition] = need

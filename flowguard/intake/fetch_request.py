@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from flowguard.chunk import TopicPartition
+from flowguard.intake.primitives import I16, I32, text
 
 __all__ = ["FETCH_API_KEY", "FETCH_VERSION", "FetchRequest"]
 
@@ -35,8 +36,6 @@ NO_SESSION: Final = 0
 FULL_REQUEST: Final = -1
 UNKNOWN: Final = -1
 
-I16: Final = struct.Struct(">h")
-I32: Final = struct.Struct(">i")
 HEAD: Final = struct.Struct(">hhi")
 BODY_HEAD: Final = struct.Struct(">iiiibiii")
 PARTITION: Final = struct.Struct(">iiqqi")
@@ -67,18 +66,13 @@ class FetchRequest:
             by_topic[topic].append(place)
         parts = [
             HEAD.pack(FETCH_API_KEY, FETCH_VERSION, correlation_id),
-            encode_text(client_id),
+            text(client_id),
             BODY_HEAD.pack(
                 CONSUMER, self.wait_ms, self.bytes_min, self.bytes_max, READ_COMMITTED,
                 NO_SESSION, FULL_REQUEST, len(by_topic),
             ),
         ]  # fmt: skip
         for topic, places in by_topic.items():
-            parts += [encode_text(topic), I32.pack(len(places)), *places]
+            parts += [text(topic), I32.pack(len(places)), *places]
         parts.append(END)
         return I32.pack(sum(map(len, parts))) + b"".join(parts)
-
-
-def encode_text(text: str) -> bytes:
-    encoded = text.encode()
-    return I16.pack(len(encoded)) + encoded

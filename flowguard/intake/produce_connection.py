@@ -24,6 +24,7 @@ from aiokafka.errors import IncompatibleBrokerVersion, KafkaConnectionError
 
 from flowguard._native.record_batches import RecordBatch
 from flowguard.chunk import TopicPartition
+from flowguard.intake.primitives import I16, I32, text
 
 __all__ = ["AnswerReceiver", "Listener", "ProduceConnection", "read_answer"]
 
@@ -36,8 +37,6 @@ ACKS_ALL: Final = -1
 #: How long the broker waits for its replicas; Kafka's own default.
 REPLICAS_WITHIN_MS: Final = 30_000
 
-I16: Final = struct.Struct(">h")
-I32: Final = struct.Struct(">i")
 PARTITION_HEAD: Final = struct.Struct(">ii")
 PARTITION_ANSWER: Final = struct.Struct(">ihqqq")
 
@@ -203,12 +202,6 @@ def request_of(
     size = sum(map(len, pieces)) - I32.size
     I32.pack_into(pieces[0], 0, size)
     return [bytes(each) if isinstance(each, bytearray) else each for each in pieces if len(each)]
-
-
-def text(value: str) -> bytes:
-    """Return a string as Kafka writes it."""
-    encoded = value.encode()
-    return I16.pack(len(encoded)) + encoded
 
 
 def read_answer(frame: memoryview) -> tuple[int, Mapping[TopicPartition, int]]:

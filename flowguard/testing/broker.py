@@ -18,6 +18,7 @@ from aiokafka.protocol.fetch import FetchResponse_v11
 
 from flowguard.chunk import TopicPartition
 from flowguard.intake.fetch_request import FetchRequest
+from flowguard.intake.primitives import I32, text
 from flowguard.testing.log import OK, Log
 
 __all__ = ["NODE", "Broker", "Latency", "produce_answer"]
@@ -193,7 +194,6 @@ def produce_answer(correlation_id: int, errors: Iterable[tuple[TopicPartition, i
         topics[name.topic].append((name.partition, error))
     parts = [struct.pack(">ii", correlation_id, len(topics))]
     for topic, partitions in topics.items():
-        encoded = topic.encode()
-        parts.append(struct.pack(">h", len(encoded)) + encoded + struct.pack(">i", len(partitions)))
+        parts.append(text(topic) + I32.pack(len(partitions)))
         parts += [struct.pack(">ihqqq", number, error, 0, -1, 0) for number, error in partitions]
     return b"".join(parts)

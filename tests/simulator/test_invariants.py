@@ -166,7 +166,7 @@ def test_memory_beyond_the_budget_is_found(monkeypatch: pytest.MonkeyPatch) -> N
         return 1 << 40
 
     monkeypatch.setattr(MemoryBudget, "allowance", generous)
-    monkeypatch.setattr(MemoryBudget, "_share", lambda self, *_: 1 << 30)
+    monkeypatch.setattr(MemoryBudget, "_share", lambda self, partition, need: 1 << 30)
     dump = "[[arrivals]]\nlane='backfill'\nmodel='batch-dump'\ncount=50_000\nsize='2KiB'"
 
     slow = "slow_share = 1.0\nslow_factor = 100.0"

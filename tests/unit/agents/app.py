@@ -51,14 +51,7 @@ class Outcomes:
         self.at_once: set[int] = set()  # settled when the agent came back
         self._changed = asyncio.Event()
 
-    def returned(
-        self,
-        batch_id: int,
-        *,
-        nacked: bool = False,
-        held_ns: int | None = None,
-        settled: bool = False,
-    ) -> None:
+    def returned(self, batch_id: int, *, settled: bool = False, **_: Any) -> None:
         self._note("returned", batch_id)
         if settled:
             self.at_once.add(batch_id)
